@@ -1,0 +1,78 @@
+/* API: dunlin.v1 and grpc.health.v1 on gRPC (HTTP/2 by nghttp2, sockets by libuv).
+ *
+ * N threads, each with its own loop and its own listening socket (SO_REUSEPORT): a request is parsed,
+ * computed and answered on the thread that accepted it. A call that must wait (a write, a SESSION or
+ * LINEARIZABLE read) parks; the consensus thread posts the completion to the call's thread. */
+#ifndef DN_API_API_H
+#define DN_API_API_H
+
+#include "base/error.h"
+#include "base/hash.h"
+#include "base/metrics.h"
+#include "consensus/consensus.h"
+#include "index/index.h"
+#include "recommend/recommend.h"
+#include "session/session.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct dn_api_limits {            /* 0: the default behind it */
+    uint32_t message_bytes;       /* one request message: 4 MiB */
+    uint32_t connections;         /* per thread: 1024 */
+    uint32_t streams;             /* concurrent, per connection: 256 */
+    uint32_t arena_bytes;         /* memory of one request: 32 MiB */
+    uint32_t default_deadline_ms; /* when the client gives none: 5000 */
+    uint32_t max_deadline_ms;     /* 60000 */
+    uint32_t pending_calls;       /* parked calls per thread: 10000 */
+    uint64_t pending_bytes;       /* request and response bytes held per thread: 256 MiB */
+    uint32_t idle_timeout_ms;     /* a connection that finished no request for this long is closed: 300000 */
+};
+
+struct dn_api_options {
+    const char *address; /* "host:port"; port 0 picks one */
+    unsigned threads;    /* 0: 1 */
+    struct dn_api_limits limits;
+    const char *node_name;
+    uint64_t node_id;
+    const char *cluster_id;
+    const char *version;
+    const struct dn_member *members;
+    const char *const *member_names;
+    size_t member_count;
+    uint32_t shard_count; /* session shards: groups 1..shard_count */
+    struct dn_consensus *consensus;
+    struct dn_epoch *epoch;
+    struct dn_shard *const *shards; /* shards[g-1] is group g; all are hosted here */
+    const struct dn_catalog *catalog;
+    struct dn_retrieval *retrieval;
+    struct dn_recommend_settings recommend;
+    uint8_t hash_key[DN_HASH_KEY_BYTES]; /* user and event ids are hashed with it */
+    uint32_t freshness_alarm_ms;         /* answers older than this say stale; default 2000 */
+    /* Whether the node is ready to serve; writes the reason when not. Any thread. */
+    bool (*ready)(void *data, char *ret_reason, size_t size);
+    void *ready_data;
+    struct dn_metrics *metrics;
+};
+
+struct dn_api;
+
+/* Listens and starts the threads. The error names the address and why (in use, not allowed). */
+enum dn_code dn_api_start(const struct dn_api_options *options, struct dn_api **ret, struct dn_error *err);
+/* The port in use (for port 0). */
+uint16_t dn_api_port(const struct dn_api *api);
+/* From now on grpc.health.v1 says NOT_SERVING, connections get GOAWAY, new streams are refused, running calls
+ * go on; returns when all are done or after drain_ms. */
+void dn_api_drain(struct dn_api *api, unsigned drain_ms);
+/* Closes everything and joins the threads. Completions still in flight from consensus must have come in:
+ * stop consensus first. */
+void dn_api_stop(struct dn_api *api);
+void dn_api_destroy(struct dn_api *api);
+
+/* True when every API loop turned within the last max_age_us. */
+bool dn_api_alive(const struct dn_api *api, uint64_t max_age_us);
+
+/* The shard (group number) of a user: 1 + murmur2(user) mod shard_count. */
+uint32_t dn_api_shard_of(const char *user, size_t length, uint32_t shard_count);
+
+#endif

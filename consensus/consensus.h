@@ -1,0 +1,198 @@
+/* Consensus: several Raft groups on one thread, behind a header that shows neither libraft nor the disk.
+ *
+ * One `struct dn_consensus` is one node's part: a libuv loop on its own thread drives every group this node
+ * hosts. Group 0 is the catalogue, groups 1..S are session shards. A group replicates *records*: opaque byte
+ * strings that its state machine (struct dn_fsm) applies. Records of many callers that are due together are
+ * packed into one Raft entry, which carries a format version, a feature level and the leader's wall time.
+ *
+ * What is promised:
+ *  1. A record whose completion says DN_OK was applied on this node, is on the disks of a majority, and is
+ *     applied once and in the same order on every node.
+ *  2. A record whose completion says anything else may still be applied later, once: callers make records
+ *     idempotent (event ids) and may propose them again.
+ *  3. Nothing stops the loop for more than about 5 ms: applies are queued and sliced, snapshots are written
+ *     by a pool thread, the disk is never waited for.
+ *  4. A damaged log or snapshot, or the data directory of another node, keeps the node from starting; it
+ *     never votes with less than it had.
+ *
+ * Any node takes a proposal or a barrier: a follower passes it to the leader over the peer link, and tries
+ * again with the next leader until the deadline. */
+#ifndef DN_CONSENSUS_CONSENSUS_H
+#define DN_CONSENSUS_CONSENSUS_H
+
+#include "base/buffer.h"
+#include "base/error.h"
+#include "base/metrics.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define DN_NODES_MAX 7           /* members of a cluster */
+#define DN_GROUPS_MAX 65         /* group 0 and at most 64 shards */
+#define DN_RECORD_MAX (4u << 20) /* bytes in one record */
+#define DN_RESULT_MAX (1u << 20) /* bytes in one record's result */
+
+/* ---- state machines ------------------------------------------------------------------------------- */
+
+/* Where and when a record is applied: the same on every node. */
+struct dn_apply {
+    uint64_t index;   /* Raft index of the entry */
+    uint32_t ordinal; /* position of the record in its entry, from 0 */
+    int64_t time_ms;  /* the group's time: the largest leader's wall time in its log so far */
+};
+
+/* A replicated state machine. All functions are called on the consensus thread except where they say pool
+ * thread. They must be deterministic: no clock, no random numbers, no pointer order, no node settings. */
+struct dn_fsm {
+    void *state;
+    /* Applies one record and appends the answer for its proposer to `result` (which is empty at entry; it is
+     * built on every node and dropped on those that did not propose). Never fails: a record that is not
+     * understood or not allowed is answered with a refusal. */
+    void (*apply)(void *state, const struct dn_apply *at, const uint8_t *record, size_t length,
+                  struct dn_buffer *result);
+    /* Once after the records of every entry (ticks have none): expiry and decay move on here, in bounded
+     * steps; after it returns, readers may be told that at->index is applied. */
+    void (*entry_done)(void *state, const struct dn_apply *at);
+    /* A hash of the whole state, kept up to date incrementally: O(1). */
+    uint64_t (*hash)(void *state);
+    /* Captures the state at this moment in O(1) or nearly; at most one capture is open at a time. */
+    void *(*snapshot_begin)(void *state);
+    /* Pool thread, while apply goes on: appends the captured state to `out`. */
+    enum dn_code (*snapshot_write)(void *state, void *capture, struct dn_buffer *out, struct dn_error *err);
+    /* Closes the capture, whether it was written or not. */
+    void (*snapshot_end)(void *state, void *capture);
+    /* Pool thread, or the starting thread: builds a new state from bytes that snapshot_write made, without
+     * touching the live one. The bytes passed a checksum but are checked all the same. */
+    enum dn_code (*restore_build)(void *state, const uint8_t *bytes, size_t length, void **ret_built,
+                                  struct dn_error *err);
+    /* Puts the built state in place of the live one: a pointer swap. */
+    void (*restore_install)(void *state, void *built);
+    /* Frees a built state that will not be installed. */
+    void (*restore_discard)(void *state, void *built);
+};
+
+/* ---- life ----------------------------------------------------------------------------------------- */
+
+struct dn_member {
+    uint64_t node_id;    /* 1.. ; unique */
+    const char *address; /* "host:port" of the peer port */
+};
+
+struct dn_consensus_options {
+    const char *data_dir;            /* exists; groups live in data_dir/raft/<group> */
+    const char *cluster_id;          /* 1..64 printable characters; bound into every peer connection */
+    uint64_t node_id;                /* this node; one of members */
+    const struct dn_member *members; /* identical on every node; used when the data directory is empty */
+    size_t member_count;
+    const char *bind_address;     /* "host:port" to listen on for peers; NULL: own member address */
+    uint32_t group_count;         /* groups 0..group_count-1 */
+    const struct dn_fsm *fsms;    /* group_count of them; copied */
+    unsigned election_timeout_ms; /* 0: 300 */
+    unsigned heartbeat_ms;        /* 0: 50 */
+    unsigned tick_ms;             /* idle leader commits a tick this often; 0: 200 */
+    uint64_t snapshot_log_bytes;  /* snapshot a group after this many bytes of log; 0: 64 MiB */
+    uint64_t min_free_bytes;      /* refuse proposals below this much free disk; 0: 64 MiB */
+    size_t segment_bytes;         /* raft_uv segment size; 0: 4 MiB; a multiple of 4096 */
+    unsigned entry_max_bytes; /* most bytes packed into one entry (a larger record goes alone); 0: 256 KiB */
+    unsigned inflight_max;    /* entries proposed and not yet applied, per group; 0: 8 */
+    struct dn_metrics *metrics; /* may be NULL */
+    /* Called on the consensus thread after applied indexes moved, once a loop turn. May be NULL. */
+    void (*on_applied)(void *data);
+    /* Called on the consensus thread when this node finds its state in the minority, or a group fails for
+     * good: log it and leave the process. May be NULL (then the node aborts). */
+    void (*on_fatal)(void *data, const char *reason);
+    /* Called on the consensus thread when this node became (true) or stopped being (false) a group's leader,
+     * once everything committed before was applied. May be NULL. */
+    void (*on_leader)(void *data, uint32_t group, bool leader, uint64_t term);
+    void *callback_data;
+};
+
+struct dn_consensus;
+
+/* Opens the data directory, recovers every group, restores state, and starts the thread. On failure the
+ * error names the file (and the offset) and what to do. The identity file (node, cluster, address) in
+ * data_dir is written on first start and checked later. */
+enum dn_code dn_consensus_start(const struct dn_consensus_options *options, struct dn_consensus **ret,
+                                struct dn_error *err);
+
+/* Hands leadership of every led group over (waiting at most transfer_ms), completes what is queued with
+ * DN_UNAVAILABLE, stops the thread. Not from the consensus thread. Does not free. */
+void dn_consensus_stop(struct dn_consensus *consensus, unsigned transfer_ms);
+void dn_consensus_destroy(struct dn_consensus *consensus); /* after stop; NULL allowed */
+
+/* ---- proposing and waiting (any thread; completions run on the consensus thread) -------------------- */
+
+/* The struct belongs to the caller and stays untouched and alive until `done` ran. */
+struct dn_proposal {
+    uint32_t group;
+    const uint8_t *record; /* alive until done */
+    size_t length;         /* 1..DN_RECORD_MAX */
+    uint64_t deadline_us;  /* dn_monotonic_us() time after which it is given up: DN_DEADLINE */
+    /* code DN_OK: index is where it was applied, result what apply answered (valid during the call).
+     * DN_EXHAUSTED / DN_NO_SPACE: refused before it was proposed anywhere. DN_DEADLINE, DN_UNAVAILABLE: it
+     * may still be applied. err->message says which and why. */
+    void (*done)(struct dn_proposal *proposal, enum dn_code code, uint64_t index, const uint8_t *result,
+                 size_t result_length, const struct dn_error *err);
+    void *data;
+    uint64_t opaque[8]; /* consensus' own */
+};
+
+/* False when the queue to the consensus thread is full (done is not called): answer RESOURCE_EXHAUSTED. */
+bool dn_consensus_propose(struct dn_consensus *consensus, struct dn_proposal *proposal);
+
+enum dn_wait_kind {
+    DN_WAIT_APPLIED, /* until `index` is applied here; DN_RANGE if it is beyond what the leader has committed
+                      */
+    DN_WAIT_BARRIER, /* until all that was committed anywhere when this was called is applied here */
+};
+
+struct dn_wait {
+    uint32_t group;
+    enum dn_wait_kind kind;
+    uint64_t index; /* DN_WAIT_APPLIED */
+    uint64_t deadline_us;
+    void (*done)(struct dn_wait *wait, enum dn_code code, uint64_t applied, const struct dn_error *err);
+    void *data;
+    uint64_t opaque[8];
+};
+
+bool dn_consensus_wait(struct dn_consensus *consensus, struct dn_wait *wait);
+
+/* ---- queries (any thread, wait-free) ---------------------------------------------------------------- */
+
+/* Index up to which the group's state machine is applied and visible here. */
+uint64_t dn_consensus_applied(const struct dn_consensus *consensus, uint32_t group);
+
+/* True and the age in microseconds: everything committed longer ago than that is visible here. False while
+ * unknown (no stamp of this process has come back through the log yet). */
+bool dn_consensus_age_us(const struct dn_consensus *consensus, uint32_t group, uint64_t *ret_age_us);
+
+struct dn_group_status {
+    uint32_t group;
+    uint64_t leader_id; /* 0: unknown */
+    uint64_t term;
+    uint64_t commit_index;
+    uint64_t applied_index;
+    uint64_t first_index;    /* first index still in the log */
+    uint64_t snapshot_index; /* 0: none */
+    uint64_t log_bytes;      /* bytes of entries since the last snapshot */
+    uint64_t hash_index;     /* state_hash is the state's hash as of this applied index */
+    uint64_t state_hash;
+    bool age_known;
+    uint64_t age_us;
+    bool is_leader;
+    bool no_space; /* proposals are refused: the disk is nearly full */
+};
+/* A consistent picture of one group, at most a loop turn old. */
+void dn_consensus_status(const struct dn_consensus *consensus, uint32_t group, struct dn_group_status *ret);
+
+/* The state hash as of exactly `index`, when it is among the last DN_HASH_RING applied indexes. */
+#define DN_HASH_RING 256
+bool dn_consensus_hash_at(const struct dn_consensus *consensus, uint32_t group, uint64_t index,
+                          uint64_t *ret_hash);
+
+/* Microseconds since the consensus loop last turned: liveness. */
+uint64_t dn_consensus_loop_age_us(const struct dn_consensus *consensus);
+
+#endif

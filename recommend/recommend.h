@@ -1,0 +1,70 @@
+/* Recommend: a session in, the k best items out, with reasons.
+ *
+ *   session -> candidates from a list of sources -> filters -> blend -> top k
+ *
+ * Runs on the API thread that took the request, inside an epoch, in the request's arena: no lock, no malloc.
+ * Sources are a list (recommend/source.h): adding one is adding a file and a line in the list. */
+#ifndef DN_RECOMMEND_RECOMMEND_H
+#define DN_RECOMMEND_RECOMMEND_H
+
+#include "base/arena.h"
+#include "base/error.h"
+#include "index/index.h"
+#include "session/session.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define DN_K_MAX 1000
+#define DN_EXCLUDE_MAX 10000
+
+/* What the pipeline reads. Everything is shared and read-only to it. */
+struct dn_recommend_world {
+    const struct dn_catalog *catalog;
+    struct dn_retrieval *retrieval;
+    const struct dn_shard *const *shards; /* the shards this node hosts, for trending */
+    size_t shard_count;
+};
+
+struct dn_recommend_settings {
+    float type_weight[DN_EVENT_TYPE_MAX + 1]; /* by enum dn_event_type; negative: pushes away */
+    float recency_decay;       /* weight of an event = decay^(position from the newest), 0..1; default 0.8 */
+    int64_t time_half_life_ms; /* and halves with age in event time; default 1 h; 0: off */
+    uint32_t session_events_used; /* newest events that count; default 20 */
+};
+void dn_recommend_settings_default(struct dn_recommend_settings *settings);
+
+struct dn_recommend_query {
+    const struct dn_session_view *session; /* NULL: nobody known */
+    size_t k;                              /* 1..DN_K_MAX */
+    const struct dn_filter *filter;        /* NULL: only available items */
+    bool include_seen;
+    const struct dn_attribute *exclude; /* ids in the value fields */
+    size_t exclude_count;
+};
+
+struct dn_recommended {
+    struct dn_item item; /* valid inside the epoch */
+    float score;
+    const char *source; /* static text */
+    const char *reason; /* NUL-terminated, in the arena */
+};
+
+/* Never fewer than k items while that many pass the filter: trending, then the catalogue's own order, fill
+ * up. ret_items is in the arena, best first. */
+enum dn_code dn_recommend(const struct dn_recommend_world *world,
+                          const struct dn_recommend_settings *settings,
+                          const struct dn_recommend_query *query, struct dn_arena *arena,
+                          struct dn_recommended **ret_items, size_t *ret_count, struct dn_error *err);
+
+/* Items nearest to a vector, without the item `self_slot` (UINT32_MAX: none). */
+enum dn_code dn_similar(const struct dn_recommend_world *world, const float *vector, uint32_t dim,
+                        uint32_t self_slot, size_t k, const struct dn_filter *filter, struct dn_arena *arena,
+                        struct dn_recommended **ret_items, size_t *ret_count, struct dn_error *err);
+
+/* Most trending items over all shards that pass the filter. */
+enum dn_code dn_trending(const struct dn_recommend_world *world, size_t k, const struct dn_filter *filter,
+                         struct dn_arena *arena, struct dn_recommended **ret_items, size_t *ret_count,
+                         struct dn_error *err);
+
+#endif

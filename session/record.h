@@ -1,0 +1,77 @@
+/* Records: what a session shard's log is made of, and the answers apply gives. Encoding only, no state: rooms
+ * that propose (api, ingest) include this. Little-endian; every record starts with u8 kind, u8 version. */
+#ifndef DN_SESSION_RECORD_H
+#define DN_SESSION_RECORD_H
+
+#include "base/buffer.h"
+#include "base/error.h"
+#include "base/hash.h"
+#include "session/session.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define DN_SOURCE_MAX 64 /* bytes in a stream source's name */
+#define DN_EVENTS_PER_RECORD_MAX 10000
+#define DN_WEIGHT_ONE 256 /* fixed point: weight 1.0 */
+
+enum dn_record_kind {
+    DN_RECORD_EVENTS = 1, /* API events: de-duplicated by event id */
+    DN_RECORD_STREAM = 2, /* stream events: de-duplicated by offset */
+    DN_RECORD_ERASE = 3,  /* forget a user */
+    DN_RECORD_SETTINGS = 4,
+};
+
+struct dn_event_in {
+    struct dn_hash128 user;
+    uint64_t event_id; /* keyed hash of the client's event id; 0 in a stream record */
+    int64_t time_ms;
+    uint16_t weight;  /* DN_WEIGHT_ONE = 1.0 */
+    uint8_t type;     /* enum dn_event_type */
+    int64_t offset;   /* stream records: the event's own offset */
+    const char *item; /* 1..DN_ID_MAX bytes */
+    uint16_t item_length;
+};
+
+/* Appends a whole record to out. out->failed tells of memory or the maximum.
+ * An API record names the *source* its watermark belongs to: one per client identity, "" for the common one.
+ */
+void dn_record_events(struct dn_buffer *out, const struct dn_event_in *events, size_t count);
+/* begins_at: next_offset of the batch before; next_offset: after this batch. */
+void dn_record_stream(struct dn_buffer *out, const char *source, uint32_t partition, int64_t begins_at,
+                      int64_t next_offset, const struct dn_event_in *events, size_t count);
+/* Events of the user at or before until_ms are gone and stay gone; request_id makes a repeat harmless. */
+void dn_record_erase(struct dn_buffer *out, struct dn_hash128 user, int64_t until_ms, uint64_t request_id);
+void dn_record_settings(struct dn_buffer *out, const struct dn_shard_settings *settings);
+
+/* What became of each event. Numbers are part of the protocol. */
+enum dn_outcome {
+    DN_OUTCOME_ACCEPTED = 0,
+    DN_OUTCOME_DUPLICATE = 1,   /* this event id (or offset) was counted before */
+    DN_OUTCOME_LATE = 2,        /* older than the watermark allows: not applied */
+    DN_OUTCOME_WINDOW_FULL = 3, /* too many event ids of this user within the allowed lateness: try later */
+    DN_OUTCOME_NO_ROOM = 4,     /* users_max or items_max reached and nothing may be evicted */
+    DN_OUTCOME_ERASED = 5,      /* the user was erased after this event's time */
+    DN_OUTCOME_AHEAD = 6,       /* too far ahead of the group's time */
+    DN_OUTCOME_INVALID = 7,     /* not understood */
+};
+
+enum dn_result_status {
+    DN_RESULT_OK = 0,
+    DN_RESULT_GAP = 1,     /* stream: begins_at is above next_offset; refused whole; seek to next_offset */
+    DN_RESULT_INVALID = 2, /* the record is not understood; refused whole */
+};
+
+/* Answer of apply: u8 status, then for EVENTS and STREAM: i64 next_offset (0 for EVENTS), u32 count, count
+ * outcome bytes. For ERASE: u8 existed. */
+struct dn_result {
+    enum dn_result_status status;
+    int64_t next_offset;
+    uint32_t count;
+    const uint8_t *outcomes; /* in place */
+    bool existed;
+};
+enum dn_code dn_result_parse(const uint8_t *bytes, size_t length, uint8_t kind, struct dn_result *ret,
+                             struct dn_error *err);
+
+#endif

@@ -1,0 +1,126 @@
+/* Session: one shard's replicated clickstream state. Records in (session/record.h), sessions out.
+ *
+ * One writer (the consensus thread, through the dn_fsm of dn_shard_fsm) and many readers (API threads, inside
+ * dn_epoch_enter/leave). A user's state is an immutable block that the writer replaces as a whole: a reader
+ * sees it before or after an event, never in between.
+ *
+ * A *session* is an event-time window: events of a user whose neighbours in time are at most gap_ms apart.
+ * A user's block holds the newest events (of this session and of those before it, up to events_per_user), the
+ * counts by type of the current session, and the ids of API events that are still within the allowed
+ * lateness. */
+#ifndef DN_SESSION_SESSION_H
+#define DN_SESSION_SESSION_H
+
+#include "base/arena.h"
+#include "base/buffer.h"
+#include "base/epoch.h"
+#include "base/error.h"
+#include "base/hash.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Event types: part of the log format; numbers never change. They are dunlin.v1.EventType's. */
+enum dn_event_type {
+    DN_EVENT_VIEW = 1,
+    DN_EVENT_CLICK = 2,
+    DN_EVENT_CART = 3,
+    DN_EVENT_BUY = 4,
+    DN_EVENT_LIKE = 5,
+    DN_EVENT_DISLIKE = 6,
+    DN_EVENT_PLAY = 7,
+    DN_EVENT_REMOVE = 8, /* taken out of the cart */
+    DN_EVENT_TYPE_MAX = 8,
+};
+
+struct dn_shard_settings { /* replicated: a SETTINGS record changes them */
+    int64_t gap_ms;        /* a longer pause starts a new session; default 30 min */
+    int64_t lateness_ms;   /* allowed lateness: the watermark trails the largest event time by this; 5 min */
+    int64_t ahead_ms;      /* events further ahead of the group's time are refused; 1 day */
+    int64_t idle_ms;       /* a user without arrivals for this long expires; 30 days */
+    uint32_t events_per_user;   /* 2..1000; default 50 */
+    uint32_t ids_per_user;      /* de-duplication window; default 200 */
+    uint32_t users_max;         /* default 5,000,000 */
+    uint32_t items_max;         /* interned items; default 2,000,000 */
+    int64_t trend_half_life_ms; /* trending counters halve in this time; default 6 h */
+};
+void dn_shard_settings_default(struct dn_shard_settings *settings);
+/* DN_INVALID with the key and the range in the message. */
+enum dn_code dn_shard_settings_check(const struct dn_shard_settings *settings, struct dn_error *err);
+
+struct dn_shard;
+
+/* An empty shard. Readers register with `epoch`, whose writer is the consensus thread. NULL: out of memory.
+ */
+struct dn_shard *dn_shard_create(struct dn_epoch *epoch);
+void dn_shard_destroy(struct dn_shard *shard);
+
+/* The functions behind struct dn_fsm (consensus/consensus.h has the contract; session may not include it: the
+ * node puts the two together with wrappers that unpack struct dn_apply). */
+void dn_shard_apply(void *shard, uint64_t index, uint32_t ordinal, int64_t time_ms, const uint8_t *record,
+                    size_t length, struct dn_buffer *result);
+void dn_shard_entry_done(void *shard, uint64_t index, int64_t time_ms);
+uint64_t dn_shard_hash(void *shard);
+/* From-scratch hash over the whole state, for tests: equals dn_shard_hash always. */
+uint64_t dn_shard_hash_recompute(void *shard);
+void *dn_shard_snapshot_begin(void *shard);
+enum dn_code dn_shard_snapshot_write(void *shard, void *capture, struct dn_buffer *out, struct dn_error *err);
+void dn_shard_snapshot_end(void *shard, void *capture);
+enum dn_code dn_shard_restore_build(void *shard, const uint8_t *bytes, size_t length, void **ret_built,
+                                    struct dn_error *err);
+void dn_shard_restore_install(void *shard, void *built);
+void dn_shard_restore_discard(void *shard, void *built);
+
+/* ---- reading (any registered thread, between dn_epoch_enter and dn_epoch_leave) ---------------------- */
+
+struct dn_event_view {
+    const char *item; /* not NUL-terminated; valid until dn_epoch_leave */
+    uint16_t item_length;
+    uint64_t item_hash; /* dn_hash64(item, length, 0) */
+    uint8_t type;
+    int64_t time_ms;
+    float weight; /* 1 when the event gave none */
+    bool current; /* part of the current session */
+};
+
+struct dn_session_view {
+    uint64_t version;                       /* applied index of the last change */
+    int64_t start_ms;                       /* event time of the current session's first event */
+    int64_t last_ms;                        /* of its last */
+    uint32_t session_events;                /* events in the current session, also those that left the list */
+    uint16_t counts[DN_EVENT_TYPE_MAX + 1]; /* by type, current session; saturating; [0] unused */
+    size_t event_count;
+    const struct dn_event_view *events; /* oldest first, by event time; in the arena */
+};
+
+/* DN_OK, DN_NOT_FOUND, or DN_NO_MEMORY (arena cap). */
+enum dn_code dn_shard_read(const struct dn_shard *shard, struct dn_hash128 user, struct dn_arena *arena,
+                           struct dn_session_view *ret);
+
+struct dn_trend_view {
+    const char *item;
+    uint16_t item_length;
+    uint64_t item_hash;
+    float score; /* decayed event weight, in events */
+};
+/* The up to `max` most trending items of the shard (at most DN_TREND_MAX are kept), best first. */
+#define DN_TREND_MAX 256
+size_t dn_shard_trending(const struct dn_shard *shard, struct dn_trend_view *ret, size_t max);
+
+struct dn_shard_stats {
+    uint64_t users, items, events_applied, duplicates, late, refused, erased, evicted, expired;
+    uint64_t memory_bytes; /* everything the shard holds */
+    int64_t time_ms;       /* the group's time */
+    int64_t max_event_ms;  /* newest event time applied */
+};
+void dn_shard_stats(const struct dn_shard *shard, struct dn_shard_stats *ret);
+
+/* next_offset of a stream source's partition as applied here; false if it was never seen. Any thread, in
+ * epoch. */
+bool dn_shard_next_offset(const struct dn_shard *shard, const char *source, uint32_t partition,
+                          int64_t *ret_next_offset);
+/* Settings in force. Any thread. */
+void dn_shard_settings(const struct dn_shard *shard, struct dn_shard_settings *ret);
+
+#endif
