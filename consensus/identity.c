@@ -1,0 +1,245 @@
+#include "consensus/identity.h"
+
+#include "base/hash.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define IDENTITY_MAX 1024 /* bytes of the file */
+
+enum dn_code identity_lock(const char *data_dir, int *ret_fd, struct dn_error *err)
+{
+    char path[PATH_MAX];
+    if (snprintf(path, sizeof path, "%s/lock", data_dir) >= (int)sizeof path) {
+        return dn_fail(err, DN_INVALID, "data directory path is too long");
+    }
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0) {
+        return dn_fail(err, DN_IO, "open '%s': %s", path, strerror(errno));
+    }
+    if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+        int reason = errno;
+        close(fd);
+        if (reason == EWOULDBLOCK) {
+            return dn_fail(err, DN_PRECONDITION,
+                           "data directory '%s' is in use by another process: stop it, or give this node a "
+                           "directory of its own",
+                           data_dir);
+        }
+        return dn_fail(err, DN_IO, "lock '%s': %s", path, strerror(reason));
+    }
+    *ret_fd = fd;
+    return DN_OK;
+}
+
+static void render(const struct identity *id, const char *state, char out[IDENTITY_MAX])
+{
+    int n = snprintf(out, IDENTITY_MAX,
+                     "dunlin-identity 1\nstate %s\ncluster %s\nnode %" PRIu64 "\naddress %s\ngroups %u\n",
+                     state, id->cluster_id, id->node_id, id->address, id->group_count);
+    DN_ASSERT(n > 0 && n < IDENTITY_MAX - 20);
+    snprintf(out + n, IDENTITY_MAX - (size_t)n, "crc32c %08x\n", dn_crc32c(0, out, (size_t)n));
+}
+
+static enum dn_code sync_dir(const char *path, struct dn_error *err)
+{
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) {
+        return dn_fail(err, DN_IO, "open '%s': %s", path, strerror(errno));
+    }
+    int rv = fsync(fd);
+    int reason = errno;
+    close(fd);
+    return rv == 0 ? DN_OK : dn_fail(err, DN_IO, "sync '%s': %s", path, strerror(reason));
+}
+
+static enum dn_code store(const char *data_dir, const struct identity *id, const char *state,
+                          struct dn_error *err)
+{
+    char path[PATH_MAX], temp[PATH_MAX], text[IDENTITY_MAX];
+    if (snprintf(path, sizeof path, "%s/identity", data_dir) >= (int)sizeof path ||
+        snprintf(temp, sizeof temp, "%s/identity.tmp", data_dir) >= (int)sizeof temp) {
+        return dn_fail(err, DN_INVALID, "data directory path is too long");
+    }
+    render(id, state, text);
+    int fd = open(temp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (fd < 0) {
+        return dn_fail(err, DN_IO, "create '%s': %s", temp, strerror(errno));
+    }
+    size_t length = strlen(text);
+    bool good = write(fd, text, length) == (ssize_t)length && fsync(fd) == 0;
+    int reason = errno;
+    close(fd);
+    if (!good) {
+        return dn_fail(err, DN_IO, "write '%s': %s", temp, strerror(reason));
+    }
+    if (rename(temp, path) != 0) {
+        return dn_fail(err, DN_IO, "rename '%s': %s", temp, strerror(errno));
+    }
+    return sync_dir(data_dir, err);
+}
+
+static bool dir_has_files(const char *path)
+{
+    DIR *dir = opendir(path);
+    bool found = false;
+    struct dirent *entry;
+    while (dir != NULL && !found && (entry = readdir(dir)) != NULL) {
+        found = strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0;
+    }
+    if (dir != NULL) {
+        closedir(dir);
+    }
+    return found;
+}
+
+/* Removes data_dir/raft: group folders that hold nothing but files. */
+static enum dn_code wipe(const char *raft_dir, struct dn_error *err)
+{
+    char group[PATH_MAX], file[PATH_MAX];
+    DIR *dir = opendir(raft_dir);
+    struct dirent *entry;
+    enum dn_code code = DN_OK;
+    if (dir == NULL) {
+        return errno == ENOENT ? DN_OK : dn_fail(err, DN_IO, "open '%s': %s", raft_dir, strerror(errno));
+    }
+    while (code == DN_OK && (entry = readdir(dir)) != NULL) {
+        if (entry->d_name[0] == '.' ||
+            snprintf(group, sizeof group, "%s/%s", raft_dir, entry->d_name) >= (int)sizeof group) {
+            continue;
+        }
+        DIR *inner = opendir(group);
+        struct dirent *name;
+        while (inner != NULL && (name = readdir(inner)) != NULL) {
+            if (strcmp(name->d_name, ".") != 0 && strcmp(name->d_name, "..") != 0 &&
+                snprintf(file, sizeof file, "%s/%s", group, name->d_name) < (int)sizeof file) {
+                unlink(file);
+            }
+        }
+        if (inner != NULL) {
+            closedir(inner);
+        }
+        if (rmdir(group) != 0) {
+            code = dn_fail(err, DN_IO, "remove '%s': %s", group, strerror(errno));
+        }
+    }
+    closedir(dir);
+    return code;
+}
+
+/* The value of "key value\n" in text, or NULL; cuts the line. */
+static char *field(char *text, const char *key, char *out, size_t max)
+{
+    size_t length = strlen(key);
+    for (char *line = text; line != NULL && *line != 0;) {
+        char *end = strchr(line, '\n');
+        if (strncmp(line, key, length) == 0 && line[length] == ' ' && end != NULL &&
+            (size_t)(end - line) - length - 1 < max) {
+            size_t size = (size_t)(end - line) - length - 1;
+            memcpy(out, line + length + 1, size);
+            out[size] = 0;
+            return out;
+        }
+        line = end == NULL ? NULL : end + 1;
+    }
+    return NULL;
+}
+
+static enum dn_code compare(const char *path, const char *what, const char *have, const char *want,
+                            struct dn_error *err)
+{
+    if (strcmp(have, want) == 0) {
+        return DN_OK;
+    }
+    return dn_fail(err, DN_PRECONDITION,
+                   "'%s' says this data belongs to %s %s, but the configuration says %s: point data_dir at the "
+                   "right directory or correct the configuration; to join anew, use an empty directory",
+                   path, what, have, want);
+}
+
+static enum dn_code check(const char *path, char *text, const struct identity *want, bool *ret_ready,
+                          struct dn_error *err)
+{
+    char state[16], cluster[128], node[32], address[320], groups[16], crc[16], expect[32];
+    char *last = strstr(text, "crc32c ");
+    if (last == NULL || field(text, "state", state, sizeof state) == NULL ||
+        field(text, "cluster", cluster, sizeof cluster) == NULL ||
+        field(text, "node", node, sizeof node) == NULL ||
+        field(text, "address", address, sizeof address) == NULL ||
+        field(text, "groups", groups, sizeof groups) == NULL || field(text, "crc32c", crc, sizeof crc) == NULL) {
+        return dn_fail(err, DN_CORRUPT, "'%s' is damaged: a line is missing", path);
+    }
+    snprintf(expect, sizeof expect, "%08x", dn_crc32c(0, text, (size_t)(last - text)));
+    if (strcmp(crc, expect) != 0) {
+        return dn_fail(err, DN_CORRUPT, "'%s' is damaged: checksum %s, expected %s", path, crc, expect);
+    }
+    enum dn_code code = compare(path, "cluster", cluster, want->cluster_id, err);
+    if (code == DN_OK) {
+        snprintf(expect, sizeof expect, "%" PRIu64, want->node_id);
+        code = compare(path, "node", node, expect, err);
+    }
+    if (code == DN_OK) {
+        code = compare(path, "address", address, want->address, err);
+    }
+    if (code == DN_OK) {
+        snprintf(expect, sizeof expect, "%u", want->group_count);
+        code = compare(path, "a cluster with group count", groups, expect, err);
+    }
+    *ret_ready = strcmp(state, "ready") == 0;
+    return code;
+}
+
+enum dn_code identity_open(const char *data_dir, const struct identity *want, bool *ret_ready,
+                           struct dn_error *err)
+{
+    char path[PATH_MAX], raft_dir[PATH_MAX], text[IDENTITY_MAX];
+    if (snprintf(path, sizeof path, "%s/identity", data_dir) >= (int)sizeof path ||
+        snprintf(raft_dir, sizeof raft_dir, "%s/raft", data_dir) >= (int)sizeof raft_dir) {
+        return dn_fail(err, DN_INVALID, "data directory path is too long");
+    }
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    enum dn_code code = DN_OK;
+    if (fd < 0 && errno != ENOENT) {
+        return dn_fail(err, DN_IO, "open '%s': %s", path, strerror(errno));
+    }
+    if (fd < 0) {
+        if (dir_has_files(raft_dir)) {
+            return dn_fail(err, DN_PRECONDITION,
+                           "'%s' holds Raft data but '%s' is missing: restore that file from a backup, or use "
+                           "an empty directory",
+                           raft_dir, path);
+        }
+        *ret_ready = false;
+        code = store(data_dir, want, "new", err);
+    } else {
+        ssize_t n = read(fd, text, sizeof text - 1);
+        int reason = errno;
+        close(fd);
+        if (n < 0) {
+            return dn_fail(err, DN_IO, "read '%s': %s", path, strerror(reason));
+        }
+        text[n] = 0;
+        code = check(path, text, want, ret_ready, err);
+    }
+    if (code == DN_OK && !*ret_ready) {
+        code = wipe(raft_dir, err);
+    }
+    if (code == DN_OK && mkdir(raft_dir, 0700) != 0 && errno != EEXIST) {
+        code = dn_fail(err, DN_IO, "create '%s': %s", raft_dir, strerror(errno));
+    }
+    return code == DN_OK ? sync_dir(data_dir, err) : code;
+}
+
+enum dn_code identity_ready(const char *data_dir, const struct identity *want, struct dn_error *err)
+{
+    return store(data_dir, want, "ready", err);
+}

@@ -1,0 +1,201 @@
+#include "consensus/wire.h"
+
+#include "base/hash.h"
+
+#include <string.h>
+
+static const char magic[8] = "DNPEER1";
+
+static void put(uint8_t *out, uint64_t value, unsigned bytes)
+{
+    for (unsigned i = 0; i < bytes; i++) {
+        out[i] = (uint8_t)(value >> (8 * i));
+    }
+}
+
+void wire_preamble_encode(const struct wire_preamble *preamble, uint8_t out[WIRE_PREAMBLE_BYTES])
+{
+    memset(out, 0, WIRE_PREAMBLE_BYTES);
+    memcpy(out, magic, sizeof magic);
+    put(out + 8, WIRE_VERSION, 2);
+    put(out + 10, preamble->kind, 2);
+    put(out + 12, preamble->group, 4);
+    put(out + 16, preamble->from, 8);
+    put(out + 24, preamble->to, 8);
+    memcpy(out + 32, preamble->cluster, strnlen(preamble->cluster, WIRE_CLUSTER_MAX));
+    put(out + 96, dn_crc32c(0, out, 96), 4);
+}
+
+enum dn_code wire_preamble_decode(const uint8_t bytes[WIRE_PREAMBLE_BYTES], struct wire_preamble *ret,
+                                  struct dn_error *err)
+{
+    struct dn_reader reader;
+    struct wire_preamble preamble = {0};
+    dn_reader_init(&reader, bytes, WIRE_PREAMBLE_BYTES);
+    const uint8_t *got = dn_reader_bytes(&reader, sizeof magic);
+    if (memcmp(got, magic, sizeof magic) != 0) {
+        return dn_fail(err, DN_INVALID, "not a dunlin peer");
+    }
+    uint16_t version = dn_reader_u16(&reader);
+    uint16_t kind = dn_reader_u16(&reader);
+    preamble.group = dn_reader_u32(&reader);
+    preamble.from = dn_reader_u64(&reader);
+    preamble.to = dn_reader_u64(&reader);
+    memcpy(preamble.cluster, dn_reader_bytes(&reader, WIRE_CLUSTER_MAX), WIRE_CLUSTER_MAX);
+    uint32_t crc = dn_reader_u32(&reader);
+    uint32_t zero = dn_reader_u32(&reader);
+    if (crc != dn_crc32c(0, bytes, 96) || zero != 0) {
+        return dn_fail(err, DN_CORRUPT, "preamble has a wrong checksum");
+    }
+    if (version != WIRE_VERSION) {
+        return dn_fail(err, DN_UNIMPLEMENTED, "peer speaks version %u, this node %u", version, WIRE_VERSION);
+    }
+    if (kind != WIRE_RAFT && kind != WIRE_LINK) {
+        return dn_fail(err, DN_INVALID, "unknown kind of connection %u", kind);
+    }
+    preamble.kind = (enum wire_kind)kind;
+    *ret = preamble;
+    return DN_OK;
+}
+
+void wire_frame_encode(const struct wire_frame *frame, struct dn_buffer *out)
+{
+    size_t start = out->length;
+    dn_buffer_u32(out, 0);
+    dn_buffer_u8(out, (uint8_t)frame->type);
+    dn_buffer_u32(out, 0);
+    switch (frame->type) {
+    case WIRE_PROPOSE:
+        dn_buffer_u64(out, frame->request);
+        dn_buffer_u32(out, frame->group);
+        dn_buffer_u32(out, frame->left_ms);
+        dn_buffer_blob(out, frame->bytes, frame->length);
+        break;
+    case WIRE_PROPOSE_ANSWER:
+        dn_buffer_u64(out, frame->request);
+        dn_buffer_u32(out, frame->code);
+        dn_buffer_u64(out, frame->index);
+        dn_buffer_blob(out, frame->message, frame->message_length);
+        dn_buffer_blob(out, frame->bytes, frame->length);
+        break;
+    case WIRE_BARRIER:
+        dn_buffer_u64(out, frame->request);
+        dn_buffer_u32(out, frame->group);
+        break;
+    case WIRE_BARRIER_ANSWER:
+        dn_buffer_u64(out, frame->request);
+        dn_buffer_u32(out, frame->group);
+        dn_buffer_u32(out, frame->code);
+        dn_buffer_u64(out, frame->index);
+        break;
+    case WIRE_STAMPS:
+        dn_buffer_u64(out, frame->nonce);
+        dn_buffer_u64(out, frame->stamp_us);
+        dn_buffer_u32(out, frame->stamp_count);
+        for (uint32_t i = 0; i < frame->stamp_count; i++) {
+            dn_buffer_u32(out, frame->stamps[i].group);
+            dn_buffer_u64(out, frame->stamps[i].hash_index);
+            dn_buffer_u64(out, frame->stamps[i].hash);
+        }
+        break;
+    }
+    if (out->failed) {
+        return;
+    }
+    uint8_t *head = out->bytes + start;
+    size_t payload = out->length - start - WIRE_FRAME_HEADER_BYTES;
+    put(head, payload, 4);
+    uint32_t crc = dn_crc32c(0, head + 4, 1);
+    put(head + 5, dn_crc32c(crc, head + WIRE_FRAME_HEADER_BYTES, payload), 4);
+}
+
+static enum dn_code read_code(struct dn_reader *reader)
+{
+    uint32_t code = dn_reader_u32(reader);
+    if (code >= DN_CODE_COUNT) {
+        reader->failed = true;
+        return DN_INTERNAL;
+    }
+    return (enum dn_code)code;
+}
+
+static void read_payload(struct dn_reader *reader, struct wire_frame *frame)
+{
+    switch (frame->type) {
+    case WIRE_PROPOSE:
+        frame->request = dn_reader_u64(reader);
+        frame->group = dn_reader_u32(reader);
+        frame->left_ms = dn_reader_u32(reader);
+        frame->bytes = dn_reader_blob(reader, DN_RECORD_MAX, &frame->length);
+        if (!reader->failed && frame->length == 0) {
+            reader->failed = true;
+        }
+        break;
+    case WIRE_PROPOSE_ANSWER:
+        frame->request = dn_reader_u64(reader);
+        frame->code = read_code(reader);
+        frame->index = dn_reader_u64(reader);
+        frame->message = (const char *)dn_reader_blob(reader, WIRE_MESSAGE_MAX, &frame->message_length);
+        frame->bytes = dn_reader_blob(reader, DN_RESULT_MAX, &frame->length);
+        break;
+    case WIRE_BARRIER:
+        frame->request = dn_reader_u64(reader);
+        frame->group = dn_reader_u32(reader);
+        break;
+    case WIRE_BARRIER_ANSWER:
+        frame->request = dn_reader_u64(reader);
+        frame->group = dn_reader_u32(reader);
+        frame->code = read_code(reader);
+        frame->index = dn_reader_u64(reader);
+        break;
+    case WIRE_STAMPS:
+        frame->nonce = dn_reader_u64(reader);
+        frame->stamp_us = dn_reader_u64(reader);
+        frame->stamp_count = dn_reader_u32(reader);
+        if (frame->stamp_count > DN_GROUPS_MAX) {
+            reader->failed = true;
+            return;
+        }
+        for (uint32_t i = 0; i < frame->stamp_count; i++) {
+            frame->stamps[i].group = dn_reader_u32(reader);
+            frame->stamps[i].hash_index = dn_reader_u64(reader);
+            frame->stamps[i].hash = dn_reader_u64(reader);
+        }
+        break;
+    }
+}
+
+enum dn_code wire_frame_decode(const uint8_t *bytes, size_t length, struct wire_frame *ret, size_t *ret_used,
+                               struct dn_error *err)
+{
+    struct dn_reader reader;
+    *ret_used = 0;
+    if (length < 4) {
+        return DN_OK;
+    }
+    dn_reader_init(&reader, bytes, length);
+    uint32_t payload = dn_reader_u32(&reader);
+    if (payload > WIRE_FRAME_MAX) {
+        return dn_fail(err, DN_CORRUPT, "frame of %u bytes; at most %u are allowed", payload, WIRE_FRAME_MAX);
+    }
+    if (length < WIRE_FRAME_HEADER_BYTES + (size_t)payload) {
+        return DN_OK;
+    }
+    uint8_t type = dn_reader_u8(&reader);
+    uint32_t crc = dn_reader_u32(&reader);
+    if (crc != dn_crc32c(dn_crc32c(0, &type, 1), bytes + WIRE_FRAME_HEADER_BYTES, payload)) {
+        return dn_fail(err, DN_CORRUPT, "frame of type %u has a wrong checksum", type);
+    }
+    if (type < WIRE_PROPOSE || type > WIRE_STAMPS) {
+        return dn_fail(err, DN_CORRUPT, "unknown frame type %u", type);
+    }
+    memset(ret, 0, sizeof *ret);
+    ret->type = (enum wire_type)type;
+    dn_reader_init(&reader, bytes + WIRE_FRAME_HEADER_BYTES, payload);
+    read_payload(&reader, ret);
+    if (reader.failed || dn_reader_left(&reader) != 0) {
+        return dn_fail(err, DN_CORRUPT, "frame of type %u is malformed", type);
+    }
+    *ret_used = WIRE_FRAME_HEADER_BYTES + (size_t)payload;
+    return DN_OK;
+}

@@ -1,0 +1,112 @@
+/* Private to recommend: what a source of candidates sees and gives, and the small tools sources share.
+ *
+ * One request is one `struct dn_pipeline`. Its sources run in the order of the list in recommend.c; each one
+ * offers items with a score of its own scale. The pipeline brings the scores of one source to [FLOOR, 1],
+ * multiplies them by the source's weight and adds up what several sources say of one item. Weights are a
+ * factor of ten or more apart and FLOOR is one half, so a source with a larger weight always fills the places
+ * before the next one; a later source only reorders what an earlier one offered and fills what is left.
+ *
+ * Adding a source: a file with its candidates function, a line in the list. */
+#ifndef DN_RECOMMEND_SOURCE_H
+#define DN_RECOMMEND_SOURCE_H
+
+#include "recommend/recommend.h"
+
+/* A map from catalogue slot to a number, in the arena: open addressing, filled at most to a half. */
+struct dn_slot_map {
+    uint32_t *keys; /* slot + 1; 0: empty */
+    uint32_t *values;
+    uint32_t mask;
+    uint32_t count;
+    uint32_t max; /* entries it was made for */
+};
+#define DN_SLOT_NONE UINT32_MAX
+
+/* A map for up to `max` entries. DN_EXHAUSTED when the arena is full. */
+enum dn_code dn_slot_map_init(struct dn_slot_map *map, struct dn_arena *arena, size_t max,
+                              struct dn_error *err);
+/* The value at `slot`, or DN_SLOT_NONE. */
+uint32_t dn_slot_map_get(const struct dn_slot_map *map, uint32_t slot);
+/* Sets the value of a slot that is not in the map yet. */
+void dn_slot_map_put(struct dn_slot_map *map, uint32_t slot, uint32_t value);
+
+/* An event of the session whose item is in the catalogue with a vector. */
+struct dn_taste {
+    struct dn_item item;
+    float weight; /* recency, time, type and event weight together; below 0: pushes away */
+    uint8_t type; /* enum dn_event_type */
+};
+
+struct dn_offer {
+    struct dn_item item;
+    float score; /* on the source's own scale, larger is better */
+};
+struct dn_offers { /* in the arena */
+    struct dn_offer *list;
+    size_t count;
+};
+
+/* An item that at least one source offered. */
+struct dn_pick {
+    struct dn_item item;
+    float score;        /* the blend so far */
+    float contribution; /* the largest share of one source in it ... */
+    uint8_t source;     /* ... and which one that was */
+};
+
+struct dn_pipeline {
+    const struct dn_recommend_world *world;
+    const struct dn_recommend_settings *settings;
+    const struct dn_recommend_query *query; /* NULL in dn_trending */
+    const struct dn_filter *filter;         /* never NULL */
+    size_t k;
+    struct dn_arena *arena;
+
+    struct dn_taste *tastes; /* newest first */
+    size_t taste_count;
+    uint32_t dim;
+    const float *toward; /* unit session vector; NULL: none */
+    const float *away;   /* unit vector of what was disliked when nothing was liked; NULL otherwise */
+
+    uint32_t *excluded_slots; /* seen and excluded items, once each */
+    size_t excluded_count;
+    struct dn_slot_map excluded;
+
+    struct dn_pick *picks;
+    size_t pick_count, pick_max;
+    struct dn_slot_map picked; /* slot -> place in picks */
+};
+
+struct dn_source {
+    const char *name;
+    const char *reason; /* NULL: the pipeline explains by the nearest item of the session */
+    float weight;
+    /* Offers items; each at most once, none that is excluded or fails the filter (dn_pipeline_wants). Leaves
+     * *ret empty when it has nothing to say. Only memory of the arena. */
+    enum dn_code (*candidates)(const struct dn_pipeline *pipeline, struct dn_offers *ret,
+                               struct dn_error *err);
+};
+
+/* Not excluded and passes the filter. */
+bool dn_pipeline_wants(const struct dn_pipeline *pipeline, const struct dn_item *item);
+/* DN_EXHAUSTED, with a message that says what to change. */
+enum dn_code dn_arena_full(struct dn_error *err);
+
+float dn_dot(const float *a, const float *b, uint32_t dim);
+
+/* Reads the session into tastes, toward and away. */
+enum dn_code dn_taste_read(struct dn_pipeline *pipeline, struct dn_error *err);
+/* The text "similar to 'x', which you viewed" for an item; NULL when the arena is full. */
+const char *dn_taste_explain(const struct dn_pipeline *pipeline, const struct dn_item *item);
+
+/* Items nearest to the session vector. */
+enum dn_code dn_source_session_vector(const struct dn_pipeline *pipeline, struct dn_offers *ret,
+                                      struct dn_error *err);
+/* Most trending items over all shards. The score is the sum of the shards' decayed counts. */
+enum dn_code dn_source_trending(const struct dn_pipeline *pipeline, struct dn_offers *ret,
+                                struct dn_error *err);
+/* The catalogue in slot order: just as many as places are still empty. */
+enum dn_code dn_source_catalog(const struct dn_pipeline *pipeline, struct dn_offers *ret,
+                               struct dn_error *err);
+
+#endif

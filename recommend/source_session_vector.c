@@ -1,0 +1,190 @@
+/* Source "session_vector": the session as one direction, and the items nearest to it.
+ *
+ * The direction is the sum of the vectors of the session's items, each times
+ *   decay^position * 2^(-age / half-life) * weight of its type * weight of the event,
+ * position counted from the newest usable event and age in event time from the newest event of the session.
+ * A type with a negative weight (DISLIKE, REMOVE) pushes the direction away from its item. Where nothing was
+ * liked there is no direction to go: then only `away` is set, and the pipeline lowers what points there. */
+#include "base/text.h"
+#include "recommend/source.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+/* A sum shorter than this is noise left by likes and dislikes that cancel: no direction. */
+static const float LENGTH_MIN = 1e-4f;
+/* Candidates asked of the index beyond k, so that later sources can reorder near the cut. */
+enum { CANDIDATES_EXTRA = 30, ACCUMULATORS = 8, REASON_MAX = DN_ID_MAX + 64 };
+
+float dn_dot(const float *a, const float *b, uint32_t dim)
+{
+    float sums[ACCUMULATORS] = {0};
+    uint32_t i = 0;
+    float total = 0;
+
+    for (; i + ACCUMULATORS <= dim; i += ACCUMULATORS)
+        for (uint32_t j = 0; j < ACCUMULATORS; j++)
+            sums[j] += a[i + j] * b[i + j];
+    for (; i < dim; i++)
+        total += a[i] * b[i];
+    for (uint32_t j = 0; j < ACCUMULATORS; j++)
+        total += sums[j];
+    return total;
+}
+
+static float type_weight(const struct dn_recommend_settings *settings, uint8_t type)
+{
+    return type >= 1 && type <= DN_EVENT_TYPE_MAX ? settings->type_weight[type] : 0;
+}
+
+/* Adds weight * vector to sum. */
+static void add_scaled(float *sum, const float *vector, float weight, uint32_t dim)
+{
+    for (uint32_t i = 0; i < dim; i++)
+        sum[i] += weight * vector[i];
+}
+
+/* Scales to unit length; NULL when it has next to none. */
+static const float *unit(float *vector, uint32_t dim)
+{
+    float length = sqrtf(dn_dot(vector, vector, dim));
+
+    if (!(length > LENGTH_MIN) || !isfinite(length))
+        return NULL;
+    for (uint32_t i = 0; i < dim; i++)
+        vector[i] /= length;
+    return vector;
+}
+
+enum dn_code dn_taste_read(struct dn_pipeline *pipeline, struct dn_error *err)
+{
+    const struct dn_recommend_settings *settings = pipeline->settings;
+    const struct dn_session_view *session = pipeline->query->session;
+    uint32_t dim = dn_catalog_dim(pipeline->world->catalog);
+
+    if (!session || session->event_count == 0 || dim == 0)
+        return DN_OK;
+    size_t used = session->event_count < settings->session_events_used ? session->event_count
+                                                                       : settings->session_events_used;
+    struct dn_taste *tastes = dn_arena_alloc(pipeline->arena, used * sizeof(*tastes));
+    float *sum = dn_arena_zalloc(pipeline->arena, dim * sizeof(*sum));
+    if (!tastes || !sum)
+        return dn_arena_full(err);
+
+    int64_t newest_ms = session->events[session->event_count - 1].time_ms;
+    float recency = 1;
+    size_t count = 0;
+    bool liked = false;
+    for (size_t i = 0; i < used; i++) {
+        const struct dn_event_view *event = &session->events[session->event_count - 1 - i];
+        struct dn_taste *taste = &tastes[count];
+        float weight = type_weight(settings, event->type) * event->weight * recency;
+
+        if (dn_catalog_get_hashed(pipeline->world->catalog, event->item_hash, event->item, event->item_length,
+                                  &taste->item) != DN_OK)
+            continue;
+        if (!taste->item.vector || taste->item.dim != dim)
+            continue;
+        if (settings->time_half_life_ms > 0 && event->time_ms < newest_ms)
+            weight *= exp2f(-(float)(newest_ms - event->time_ms) / (float)settings->time_half_life_ms);
+        recency *= settings->recency_decay;
+        taste->weight = weight;
+        taste->type = event->type;
+        liked = liked || weight > 0;
+        add_scaled(sum, taste->item.vector, weight, dim);
+        count++;
+    }
+    pipeline->tastes = tastes;
+    pipeline->taste_count = count;
+    pipeline->dim = dim;
+    if (liked) {
+        pipeline->toward = unit(sum, dim);
+        return DN_OK;
+    }
+    for (uint32_t i = 0; i < dim; i++)
+        sum[i] = -sum[i];
+    pipeline->away = unit(sum, dim);
+    return DN_OK;
+}
+
+static const char *verb(uint8_t type)
+{
+    switch (type) {
+    case DN_EVENT_CLICK:
+        return "clicked";
+    case DN_EVENT_CART:
+        return "put in the cart";
+    case DN_EVENT_BUY:
+        return "bought";
+    case DN_EVENT_LIKE:
+        return "liked";
+    case DN_EVENT_PLAY:
+        return "played";
+    default:
+        return "viewed";
+    }
+}
+
+const char *dn_taste_explain(const struct dn_pipeline *pipeline, const struct dn_item *item)
+{
+    const struct dn_taste *best = NULL;
+    float best_score = -INFINITY;
+    char text[REASON_MAX];
+
+    for (size_t i = 0; i < pipeline->taste_count && item->vector; i++) {
+        const struct dn_taste *taste = &pipeline->tastes[i];
+        float score;
+
+        if (taste->weight <= 0)
+            continue;
+        score = dn_dot(taste->item.vector, item->vector, pipeline->dim);
+        if (score > best_score) {
+            best = taste;
+            best_score = score;
+        }
+    }
+    if (!best)
+        return "like your session";
+    int length = best->item.slot == item->slot
+                     ? snprintf(text, sizeof(text), "an item you %s", verb(best->type))
+                     : snprintf(text, sizeof(text), "similar to '%.*s', which you %s", best->item.id_length,
+                                best->item.id, verb(best->type));
+    DN_ASSERT(length > 0 && (size_t)length < sizeof(text));
+    return dn_arena_strndup(pipeline->arena, text, (size_t)length);
+}
+
+enum dn_code dn_source_session_vector(const struct dn_pipeline *pipeline, struct dn_offers *ret,
+                                      struct dn_error *err)
+{
+    const struct dn_recommend_world *world = pipeline->world;
+    size_t want = pipeline->k + CANDIDATES_EXTRA;
+    size_t count = 0;
+
+    if (!pipeline->toward || !world->retrieval)
+        return DN_OK;
+    struct dn_hit *hits = dn_arena_alloc(pipeline->arena, want * sizeof(*hits));
+    struct dn_offer *list = dn_arena_alloc(pipeline->arena, want * sizeof(*list));
+    if (!hits || !list)
+        return dn_arena_full(err);
+    enum dn_code code = dn_retrieval_search(world->retrieval, pipeline->toward, pipeline->dim, want,
+                                            pipeline->filter, pipeline->excluded_slots,
+                                            pipeline->excluded_count, pipeline->arena, hits, &count, err);
+    if (code == DN_NO_MEMORY || code == DN_EXHAUSTED)
+        return dn_arena_full(err);
+    if (code != DN_OK)
+        return dn_wrap(err, code, "search by session vector");
+    size_t offered = 0;
+    for (size_t i = 0; i < count; i++) {
+        struct dn_offer *offer = &list[offered];
+
+        /* The catalogue moves on while we search: what a slot holds now is what counts. */
+        if (dn_catalog_get_slot(world->catalog, hits[i].slot, &offer->item) != DN_OK ||
+            !dn_pipeline_wants(pipeline, &offer->item))
+            continue;
+        offer->score = hits[i].score;
+        offered++;
+    }
+    *ret = (struct dn_offers){.list = list, .count = offered};
+    return DN_OK;
+}
