@@ -2,7 +2,7 @@
  *
  * Invariants:
  *   1. held_bytes is the sum of the capacities of all blocks, in use or idle, and never passes max_bytes.
- *   2. Allocation goes on only in the first block of `in_use`; those behind it are full enough.
+ *   2. Allocation goes on only in the first block of `in_use`: of those ever first, the one with most room.
  *   3. An idle block holds nothing of anybody's: it may be reused or given back at any time.
  *   4. Every address handed out is a multiple of ALIGNMENT.
  */
@@ -136,6 +136,21 @@ static struct block *block_create(struct dn_arena *arena, size_t size)
     return block;
 }
 
+/* Puts a block that is about to give `size` bytes first, unless the first one has more room left than it
+ * will: one big allocation must not waste the rest of a fresh block. */
+static void link_in_use(struct dn_arena *arena, struct block *block, size_t size)
+{
+    struct block *first = arena->in_use;
+
+    if (first != NULL && first->capacity - first->used > block->capacity - size) {
+        block->next = first->next;
+        first->next = block;
+    } else {
+        block->next = first;
+        arena->in_use = block;
+    }
+}
+
 static struct block *block_with_room(struct dn_arena *arena, size_t size)
 {
     struct block *block = arena->in_use;
@@ -150,8 +165,7 @@ static struct block *block_with_room(struct dn_arena *arena, size_t size)
     if (block == NULL) {
         return NULL;
     }
-    block->next = arena->in_use;
-    arena->in_use = block;
+    link_in_use(arena, block, size);
     return block;
 }
 

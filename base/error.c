@@ -73,7 +73,7 @@ static size_t format_message(char message[DN_ERROR_MESSAGE_MAX], const char *for
     return strlen(message);
 }
 
-enum dn_code dn_fail(struct dn_error *err, enum dn_code code, const char *format, ...)
+enum dn_code(dn_fail)(struct dn_error *err, enum dn_code code, const char *format, ...)
 {
     char message[DN_ERROR_MESSAGE_MAX];
     size_t length;
@@ -90,7 +90,7 @@ enum dn_code dn_fail(struct dn_error *err, enum dn_code code, const char *format
     return code;
 }
 
-enum dn_code dn_wrap(struct dn_error *err, enum dn_code code, const char *format, ...)
+enum dn_code(dn_wrap)(struct dn_error *err, enum dn_code code, const char *format, ...)
 {
     char prefix[DN_ERROR_MESSAGE_MAX];
     char message[DN_ERROR_MESSAGE_MAX];

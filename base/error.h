@@ -62,6 +62,17 @@ enum dn_code dn_fail(struct dn_error *err, enum dn_code code, const char *format
 enum dn_code dn_wrap(struct dn_error *err, enum dn_code code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+#ifdef __clang_analyzer__
+/* clang-tidy looks at one file at a time and would think that `return dn_fail(...)` may return DN_OK. */
+static inline enum dn_code dn_analyzer_result(enum dn_code result, enum dn_code code)
+{
+    (void)result;
+    return code;
+}
+#define dn_fail(err, code, ...) dn_analyzer_result((dn_fail)(err, code, __VA_ARGS__), code)
+#define dn_wrap(err, code, ...) dn_analyzer_result((dn_wrap)(err, code, __VA_ARGS__), code)
+#endif
+
 /* Prints file, line and expression to standard error, then aborts. */
 _Noreturn void dn_assert_failed(const char *expression, const char *file, int line);
 

@@ -4,10 +4,11 @@
  *
  * Invariant: the counters only grow, so a reader that walks them while others write sees each observation
  * at most once; the number of observations is the sum of the buckets and kept nowhere else. */
-#include "base/histogram.h"
+#include "base/histogram_private.h"
 
 #include "base/error.h"
 
+#include <math.h>
 #include <stdalign.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -118,13 +119,13 @@ uint64_t dn_histogram_quantile_ns(const struct dn_histogram *histogram, double q
     if (q >= 1) {
         return max;
     }
-    rank = (uint64_t)(q * (double)total); /* as many observations lie below the answer */
-    if (rank >= total) {
-        rank = total - 1;
+    rank = (uint64_t)ceil(q * (double)total); /* nearest rank, counted from 1 */
+    if (rank < 1) {
+        rank = 1;
     }
     for (size_t i = 0; i < BUCKETS; i++) {
         seen += bucket_load(histogram, i);
-        if (seen > rank) {
+        if (seen >= rank) {
             uint64_t middle = bucket_low_ns(i) + (bucket_high_ns(i) - bucket_low_ns(i)) / 2;
 
             return i == BUCKETS - 1 || middle > max ? max : middle;

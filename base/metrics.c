@@ -8,7 +8,7 @@
 #include "base/metrics.h"
 
 #include "base/error.h"
-#include "base/histogram.h"
+#include "base/histogram_private.h"
 
 #include <inttypes.h>
 #include <math.h>

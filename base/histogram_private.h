@@ -1,6 +1,6 @@
 /* How metrics.c reads a histogram: private to base. The public part is in metrics.h. */
-#ifndef DN_BASE_HISTOGRAM_H
-#define DN_BASE_HISTOGRAM_H
+#ifndef DN_BASE_HISTOGRAM_PRIVATE_H
+#define DN_BASE_HISTOGRAM_PRIVATE_H
 
 #include "base/metrics.h"
 

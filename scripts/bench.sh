@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Measures dunlin on this machine: three nodes, the load and the measuring all share its cores.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+case "${1:-}" in
+    --help|-h)
+        echo "Usage: scripts/bench.sh [--json] [--small]"
+        echo "  --json   results as JSON on standard output (progress goes to standard error)"
+        echo "  --small  small sizes: to see that it runs, not to measure"
+        echo "Runs for some minutes. Recorded results are in docs/performance.md."
+        exit 0 ;;
+esac
+for option in "$@"; do
+    case "$option" in --json|--small) ;; *) echo "bench.sh: unknown option '$option'; see --help" >&2; exit 2 ;; esac
+done
+scripts/deps.sh >&2
+[ -f build/build.ninja ] || cmake --preset release >/dev/null
+cmake --build --preset release >/dev/null
+DUNLIN_BIN=$PWD/build/bin exec /usr/bin/python3 tests/bench/bench.py "$@"
