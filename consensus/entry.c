@@ -104,9 +104,10 @@ enum dn_code entry_decode(const uint8_t *bytes, size_t length, struct entry_view
         return dn_fail(err, DN_CORRUPT, "entry: %zu bytes is no entry", length);
     }
     if (version != ENTRY_VERSION || level > ENTRY_LEVEL || level == 0) {
-        return dn_fail(err, DN_UNIMPLEMENTED,
-                       "entry of format %u, level %u; this program reads format %u up to level %u: upgrade it",
-                       version, level, ENTRY_VERSION, ENTRY_LEVEL);
+        return dn_fail(
+            err, DN_UNIMPLEMENTED,
+            "entry of format %u, level %u; this program reads format %u up to level %u: upgrade it", version,
+            level, ENTRY_VERSION, ENTRY_LEVEL);
     }
     if ((flags & ~ENTRY_FLAG_TICK) != 0 || view.head.count > ENTRY_RECORDS_MAX) {
         return dn_fail(err, DN_CORRUPT, "entry: flags %u, %u records", flags, view.head.count);

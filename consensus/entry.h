@@ -32,8 +32,8 @@
 /* One node's mark in a tick: its clock stamp, and the state hash it reported. */
 struct entry_mark {
     uint64_t node_id;
-    uint64_t nonce;    /* of the process life the stamp belongs to */
-    uint64_t stamp_us; /* that node's CLOCK_BOOTTIME */
+    uint64_t nonce;      /* of the process life the stamp belongs to */
+    uint64_t stamp_us;   /* that node's CLOCK_BOOTTIME */
     uint64_t hash_index; /* 0: no hash reported */
     uint64_t hash;
 };
@@ -42,8 +42,8 @@ struct entry_head {
     int64_t time_ms;
     uint64_t nonce;
     uint64_t sequence;
-    uint32_t count;        /* records */
-    uint32_t mark_count;   /* marks; with has_tick */
+    uint32_t count;      /* records */
+    uint32_t mark_count; /* marks; with has_tick */
     bool has_tick;
     const struct entry_mark *marks; /* encoding only */
 };

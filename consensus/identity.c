@@ -160,10 +160,11 @@ static enum dn_code compare(const char *path, const char *what, const char *have
     if (strcmp(have, want) == 0) {
         return DN_OK;
     }
-    return dn_fail(err, DN_PRECONDITION,
-                   "'%s' says this data belongs to %s %s, but the configuration says %s: point data_dir at the "
-                   "right directory or correct the configuration; to join anew, use an empty directory",
-                   path, what, have, want);
+    return dn_fail(
+        err, DN_PRECONDITION,
+        "'%s' says this data belongs to %s %s, but the configuration says %s: point data_dir at the "
+        "right directory or correct the configuration; to join anew, use an empty directory",
+        path, what, have, want);
 }
 
 static enum dn_code check(const char *path, char *text, const struct identity *want, bool *ret_ready,
@@ -175,7 +176,8 @@ static enum dn_code check(const char *path, char *text, const struct identity *w
         field(text, "cluster", cluster, sizeof cluster) == NULL ||
         field(text, "node", node, sizeof node) == NULL ||
         field(text, "address", address, sizeof address) == NULL ||
-        field(text, "groups", groups, sizeof groups) == NULL || field(text, "crc32c", crc, sizeof crc) == NULL) {
+        field(text, "groups", groups, sizeof groups) == NULL ||
+        field(text, "crc32c", crc, sizeof crc) == NULL) {
         return dn_fail(err, DN_CORRUPT, "'%s' is damaged: a line is missing", path);
     }
     snprintf(expect, sizeof expect, "%08x", dn_crc32c(0, text, (size_t)(last - text)));
@@ -213,10 +215,11 @@ enum dn_code identity_open(const char *data_dir, const struct identity *want, bo
     }
     if (fd < 0) {
         if (dir_has_files(raft_dir)) {
-            return dn_fail(err, DN_PRECONDITION,
-                           "'%s' holds Raft data but '%s' is missing: restore that file from a backup, or use "
-                           "an empty directory",
-                           raft_dir, path);
+            return dn_fail(
+                err, DN_PRECONDITION,
+                "'%s' holds Raft data but '%s' is missing: restore that file from a backup, or use "
+                "an empty directory",
+                raft_dir, path);
         }
         *ret_ready = false;
         code = store(data_dir, want, "new", err);

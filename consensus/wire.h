@@ -54,11 +54,11 @@ struct wire_stamp {
 
 struct wire_frame {
     enum wire_type type;
-    uint64_t request;  /* all but STAMPS */
-    uint32_t group;    /* PROPOSE, BARRIER, BARRIER_ANSWER */
-    uint32_t left_ms;  /* PROPOSE: time left until its deadline */
-    enum dn_code code; /* answers */
-    uint64_t index;    /* answers */
+    uint64_t request;     /* all but STAMPS */
+    uint32_t group;       /* PROPOSE, BARRIER, BARRIER_ANSWER */
+    uint32_t left_ms;     /* PROPOSE: time left until its deadline */
+    enum dn_code code;    /* answers */
+    uint64_t index;       /* answers */
     const uint8_t *bytes; /* PROPOSE: record; PROPOSE_ANSWER: result */
     size_t length;
     const char *message; /* PROPOSE_ANSWER: error text, not terminated */

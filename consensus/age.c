@@ -1,0 +1,282 @@
+/* Age: how old a read may be, and whether states are equal, both carried by ticks through the log; and the
+ * status other threads read.
+ *
+ * Every node sends the leader its clock stamp (CLOCK_BOOTTIME, with a nonce of its process life). The leader
+ * puts the latest stamps into a tick section of an entry. When a node applies a tick that carries a stamp of
+ * its own life, everything committed before that stamp is applied here: age = clock now - stamp. No clocks of
+ * different machines are compared.
+ *
+ * With the stamp travels a state hash at an index that is a multiple of CHECK_EVERY. All nodes see the same
+ * reports in the log; one that finds a majority of the others agreeing on a hash that differs from its own at
+ * that index is in the minority and stops (consensus_fatal). */
+#include "consensus/internal.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+
+#include <string.h>
+
+#define COMPONENT "consensus"
+
+/* ---- hashes ----------------------------------------------------------------------------------------- */
+
+static void ring_put(struct group *g, uint64_t index, uint64_t hash)
+{
+    unsigned slot = (unsigned)(index % DN_HASH_RING);
+    atomic_store_explicit(&g->ring[slot].index, 0, memory_order_relaxed);
+    atomic_store_explicit(&g->ring[slot].hash, hash, memory_order_release);
+    atomic_store_explicit(&g->ring[slot].index, index, memory_order_release);
+    if (index % CHECK_EVERY == 0) {
+        g->checks[index / CHECK_EVERY % CHECK_RING] = (struct report){index, hash};
+    }
+}
+
+static uint64_t hash_before(struct group *g, uint64_t index, uint64_t otherwise)
+{
+    unsigned slot = (unsigned)(index % DN_HASH_RING);
+    if (atomic_load_explicit(&g->ring[slot].index, memory_order_relaxed) == index) {
+        return atomic_load_explicit(&g->ring[slot].hash, memory_order_relaxed);
+    }
+    return otherwise;
+}
+
+/* The state moved from `from` to `index`. What lies between holds no records: the hash was the old one. */
+void age_record_hash(struct group *g, uint64_t from, uint64_t index, uint64_t hash)
+{
+    uint64_t old = hash_before(g, from, hash);
+    uint64_t i = index - from > DN_HASH_RING ? index - DN_HASH_RING + 1 : from + 1;
+    for (; i < index; i++) {
+        ring_put(g, i, old);
+    }
+    ring_put(g, index, hash);
+}
+
+void age_reset(struct group *g, uint64_t index, uint64_t hash)
+{
+    for (unsigned i = 0; i < DN_HASH_RING; i++) {
+        atomic_store_explicit(&g->ring[i].index, 0, memory_order_relaxed);
+    }
+    memset(g->checks, 0, sizeof g->checks);
+    ring_put(g, index, hash);
+}
+
+bool dn_consensus_hash_at(const struct dn_consensus *c, uint32_t group, uint64_t index, uint64_t *ret_hash)
+{
+    const struct group *g = &c->groups[group];
+    unsigned slot = (unsigned)(index % DN_HASH_RING);
+    uint64_t before = atomic_load_explicit(&g->ring[slot].index, memory_order_acquire);
+    uint64_t hash = atomic_load_explicit(&g->ring[slot].hash, memory_order_acquire);
+    uint64_t after = atomic_load_explicit(&g->ring[slot].index, memory_order_relaxed);
+    if (index == 0 || before != index || after != index) {
+        return false;
+    }
+    *ret_hash = hash;
+    return true;
+}
+
+static struct report own_report(const struct group *g)
+{
+    uint64_t applied = atomic_load_explicit(&g->applied, memory_order_relaxed);
+    uint64_t index = applied - applied % CHECK_EVERY;
+    struct report check = g->checks[index / CHECK_EVERY % CHECK_RING];
+    return index != 0 && check.index == index ? check : (struct report){0, 0};
+}
+
+static void compare(struct group *g, uint64_t index)
+{
+    struct dn_consensus *c = g->c;
+    struct report own = g->checks[index / CHECK_EVERY % CHECK_RING];
+    unsigned others = c->member_count - 1, differ = 0, agree = 0;
+    uint64_t first = 0;
+    if (own.index != index) {
+        return;
+    }
+    for (unsigned m = 0; m < c->member_count; m++) {
+        for (unsigned k = 0; m != c->self && k < REPORTS_KEPT; k++) {
+            const struct report *r = &g->reports[m][k];
+            if (r->index == index && r->hash != own.hash) {
+                first = differ++ == 0 ? r->hash : first;
+                agree += r->hash == first;
+                break;
+            }
+        }
+    }
+    if (differ == 0) {
+        return;
+    }
+    if (g->mismatch_index != index) {
+        g->mismatch_index = index;
+        dn_err(COMPONENT, "group %u: state hash %016llx at index %llu differs from %u other node(s): %016llx",
+               g->id, (unsigned long long)own.hash, (unsigned long long)index, differ,
+               (unsigned long long)first);
+        if (g->m_mismatch != NULL) {
+            dn_counter_add(g->m_mismatch, 1);
+        }
+    }
+    if (agree * 2 > others && agree >= 2) {
+        g->fenced = true;
+        consensus_fatal(
+            c,
+            "group %u: this node's state at index %llu is in the minority (%u of %u others agree on "
+            "another): its memory or disk is damaged, or it runs another program; replace its data",
+            g->id, (unsigned long long)index, agree, others);
+    }
+}
+
+/* ---- ticks ------------------------------------------------------------------------------------------ */
+
+uint32_t age_marks(struct group *g, struct entry_mark marks[DN_NODES_MAX])
+{
+    struct dn_consensus *c = g->c;
+    struct report own = own_report(g);
+    uint32_t count = 0;
+    for (unsigned i = 0; i < c->member_count; i++) {
+        if (i == c->self) {
+            marks[count++] =
+                (struct entry_mark){c->o.node_id, c->nonce, dn_boottime_us(), own.index, own.hash};
+        } else if (g->stamps[i].nonce != 0) {
+            marks[count++] =
+                (struct entry_mark){c->members[i].node_id, g->stamps[i].nonce, g->stamps[i].stamp_us,
+                                    g->stamps[i].hash_index, g->stamps[i].hash};
+        }
+    }
+    return count;
+}
+
+void age_applied(struct group *g, const struct entry_view *view)
+{
+    struct dn_consensus *c = g->c;
+    for (uint32_t i = 0; i < view->head.mark_count; i++) {
+        struct entry_mark mark = entry_mark_at(view, i);
+        int member = member_find(c, mark.node_id);
+        if (member < 0) {
+            continue;
+        }
+        if ((unsigned)member == c->self) {
+            uint64_t base = atomic_load_explicit(&g->age_base_us, memory_order_relaxed);
+            if (mark.nonce == c->nonce && mark.stamp_us > base) {
+                atomic_store_explicit(&g->age_base_us, mark.stamp_us, memory_order_release);
+            }
+        } else if (mark.hash_index != 0 && mark.hash_index % CHECK_EVERY == 0) {
+            unsigned slot = g->report_next[member];
+            unsigned last = (slot + REPORTS_KEPT - 1) % REPORTS_KEPT;
+            if (g->reports[member][last].index != mark.hash_index) {
+                g->reports[member][slot] = (struct report){mark.hash_index, mark.hash};
+                g->report_next[member] = (slot + 1) % REPORTS_KEPT;
+                compare(g, mark.hash_index);
+            }
+        }
+    }
+}
+
+void age_stamps_in(struct dn_consensus *c, uint64_t node_id, const struct wire_frame *frame)
+{
+    int member = member_find(c, node_id);
+    for (uint32_t i = 0; member >= 0 && i < frame->stamp_count; i++) {
+        const struct wire_stamp *s = &frame->stamps[i];
+        if (s->group < c->o.group_count) {
+            struct group *g = &c->groups[s->group];
+            g->stamps[member].nonce = frame->nonce;
+            g->stamps[member].stamp_us = frame->stamp_us;
+            g->stamps[member].hash_index = s->hash_index;
+            g->stamps[member].hash = s->hash;
+        }
+    }
+}
+
+/* To each leader, the stamp of this moment with the hashes of the groups it leads. */
+void age_send_stamps(struct dn_consensus *c, uint64_t now_us)
+{
+    (void)now_us;
+    for (unsigned m = 0; m < c->member_count; m++) {
+        struct conn *conn = m == c->self ? NULL : peer_conn(c, c->members[m].node_id);
+        struct wire_frame frame = {.type = WIRE_STAMPS, .nonce = c->nonce, .stamp_us = dn_boottime_us()};
+        for (uint32_t i = 0; conn != NULL && i < c->o.group_count; i++) {
+            struct group *g = &c->groups[i];
+            if (g->started && !g->fenced && g->leader_id == c->members[m].node_id) {
+                struct report own = own_report(g);
+                frame.stamps[frame.stamp_count++] = (struct wire_stamp){i, own.index, own.hash};
+            }
+        }
+        if (frame.stamp_count > 0) {
+            peer_send(conn, &frame);
+        }
+    }
+}
+
+/* ---- what other threads read ------------------------------------------------------------------------ */
+
+uint64_t dn_consensus_applied(const struct dn_consensus *c, uint32_t group)
+{
+    return atomic_load_explicit(&c->groups[group].applied, memory_order_acquire);
+}
+
+bool dn_consensus_age_us(const struct dn_consensus *c, uint32_t group, uint64_t *ret_age_us)
+{
+    uint64_t base = atomic_load_explicit(&c->groups[group].age_base_us, memory_order_acquire);
+    uint64_t now = dn_boottime_us();
+    if (base == 0) {
+        return false;
+    }
+    *ret_age_us = now > base ? now - base : 0;
+    return true;
+}
+
+/* A sequence lock without fences: fields are stored with release and loaded with acquire, so a reader that
+ * sees a newer field also sees the odd sequence number stored before it. */
+void status_publish(struct group *g)
+{
+    uint64_t sequence = atomic_load_explicit(&g->status_seq, memory_order_relaxed);
+    uint64_t applied = atomic_load_explicit(&g->applied, memory_order_relaxed);
+    uint64_t snapshot = g->raft.trail.snapshot.index;
+    const uint64_t fields[STATUS_FIELDS] = {
+        g->leader_id,
+        g->term,
+        raft_commit_index(&g->raft),
+        applied,
+        g->raft.trail.offset + 1,
+        snapshot,
+        g->log_bytes,
+        applied,
+        hash_before(g, applied, 0),
+        g->leader && !g->fenced,
+    };
+    atomic_store_explicit(&g->status_seq, sequence + 1, memory_order_relaxed);
+    for (unsigned i = 0; i < STATUS_FIELDS; i++) {
+        atomic_store_explicit(&g->status[i], fields[i], memory_order_release);
+    }
+    atomic_store_explicit(&g->status_seq, sequence + 2, memory_order_release);
+    if (g->m_leader != NULL) {
+        dn_gauge_set(g->m_leader, g->leader ? 1 : 0);
+        dn_gauge_set(g->m_term, (double)g->term);
+        dn_gauge_set(g->m_applied, (double)applied);
+        dn_gauge_set(g->m_log_bytes, (double)g->log_bytes);
+    }
+}
+
+void dn_consensus_status(const struct dn_consensus *c, uint32_t group, struct dn_group_status *ret)
+{
+    const struct group *g = &c->groups[group];
+    uint64_t fields[STATUS_FIELDS];
+    uint64_t before, after;
+    do {
+        before = atomic_load_explicit(&g->status_seq, memory_order_acquire);
+        for (unsigned i = 0; i < STATUS_FIELDS; i++) {
+            fields[i] = atomic_load_explicit(&g->status[i], memory_order_acquire);
+        }
+        after = atomic_load_explicit(&g->status_seq, memory_order_relaxed);
+    } while (before != after || before % 2 != 0);
+    *ret = (struct dn_group_status){.group = group,
+                                    .leader_id = fields[0],
+                                    .term = fields[1],
+                                    .commit_index = fields[2],
+                                    .applied_index = fields[3],
+                                    .first_index = fields[4],
+                                    .snapshot_index = fields[5],
+                                    .log_bytes = fields[6],
+                                    .hash_index = fields[7],
+                                    .state_hash = fields[8],
+                                    .is_leader = fields[9] != 0};
+    ret->no_space = atomic_load_explicit(&c->no_space, memory_order_relaxed);
+    ret->age_known = dn_consensus_age_us(c, group, &ret->age_us);
+}

@@ -1,0 +1,324 @@
+/* Group: one Raft instance: opening, its role, telling followers about commits, closing.
+ *
+ * Roles: (follower) -libraft turns leader-> leader, term barrier proposed -barrier applied here-> ready
+ * (on_leader(true)) -libraft turns away, or the term changes-> follower (on_leader(false)). group_roles()
+ * makes every transition.
+ *
+ * Commit notices: libraft tells followers of a commit with its next AppendEntries, up to a heartbeat later.
+ * When nothing follows by itself, the leader sends an empty AppendEntries of its own right away, anchored
+ * at the commit index: an entry of its own term that the follower is known to hold, so it is always a valid
+ * message and never refused. */
+#include "consensus/internal.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define COMPONENT "consensus"
+#define INSTALL_TIMEOUT_MS (10u * 60 * 1000)
+
+static int fsm_apply(struct raft_fsm *fsm, const struct raft_buffer *buf, void **result)
+{
+    struct group *g = container_of(fsm, struct group, raft_fsm);
+    *result = NULL;
+    return apply_enqueue(g, buf);
+}
+
+static void group_metrics(struct group *g)
+{
+    struct dn_metrics *m = g->c->o.metrics;
+    char label[32];
+    if (m == NULL) {
+        return;
+    }
+    snprintf(label, sizeof label, "group=\"%u\"", g->id);
+    g->m_commit = dn_metrics_histogram(m, "dunlin_commit_seconds", label, "Propose to applied here");
+    g->m_leader = dn_metrics_gauge(m, "dunlin_leader", label, "1 when this node leads the group");
+    g->m_term = dn_metrics_gauge(m, "dunlin_term", label, "Raft term");
+    g->m_applied = dn_metrics_gauge(m, "dunlin_applied_index", label, "Applied Raft index");
+    g->m_pending = dn_metrics_gauge(m, "dunlin_pending_proposals", label, "Proposals waiting");
+    g->m_log_bytes = dn_metrics_gauge(m, "dunlin_log_bytes", label, "Log bytes since the last snapshot");
+    g->m_entries = dn_metrics_counter(m, "dunlin_entries_applied_total", label, "Raft entries applied");
+    g->m_snapshots = dn_metrics_counter(m, "dunlin_snapshots_total", label, "Snapshots stored");
+    g->m_mismatch = dn_metrics_counter(m, "dunlin_hash_mismatches_total", label,
+                                       "State hashes that differ from another node's");
+    g->m_refused = dn_metrics_counter(m, "dunlin_proposals_refused_total", label, "Proposals refused");
+}
+
+static enum dn_code bootstrap_group(struct group *g, struct dn_error *err)
+{
+    struct dn_consensus *c = g->c;
+    struct raft_configuration configuration;
+    int rv = 0;
+    raft_configuration_init(&configuration);
+    for (unsigned i = 0; i < c->member_count && rv == 0; i++) {
+        rv = raft_configuration_add(&configuration, c->members[i].node_id, c->members[i].address, RAFT_VOTER);
+    }
+    if (rv == 0) {
+        rv = raft_bootstrap(&g->raft, &configuration);
+    }
+    raft_configuration_close(&configuration);
+    if (rv != 0) {
+        return dn_fail(err, DN_IO, "group %u: write the first segment in '%s': %s: %s", g->id, g->dir,
+                       raft_strerror(rv), g->io.errmsg);
+    }
+    return DN_OK;
+}
+
+static enum dn_code make_dir(struct group *g, bool bootstrap, struct dn_error *err)
+{
+    if (snprintf(g->dir, sizeof g->dir, "%s/raft/%u", g->c->data_dir, g->id) >= (int)sizeof g->dir) {
+        return dn_fail(err, DN_INVALID, "data directory path is too long");
+    }
+    if (bootstrap) {
+        if (mkdir(g->dir, 0700) != 0 && errno != EEXIST) {
+            return dn_fail(err, DN_IO, "create '%s': %s", g->dir, strerror(errno));
+        }
+        return DN_OK;
+    }
+    char path[PATH_MAX + 16];
+    struct stat st;
+    snprintf(path, sizeof path, "%s/metadata1", g->dir);
+    if (stat(path, &st) != 0) {
+        return dn_fail(
+            err, DN_CORRUPT,
+            "group %u: '%s' is missing though this node had been set up: its log is lost. Restore the "
+            "whole data directory, or take the node out of the cluster and join it anew with an empty "
+            "one",
+            g->id, path);
+    }
+    return DN_OK;
+}
+
+enum dn_code group_open(struct group *g, bool bootstrap, struct dn_error *err)
+{
+    struct dn_consensus *c = g->c;
+    struct raft *r = &g->raft;
+    enum dn_code code = make_dir(g, bootstrap, err);
+    int rv;
+    if (code != DN_OK) {
+        return code;
+    }
+    dn_buffer_init(&g->result, DN_RESULT_MAX);
+    dn_buffer_init(&g->results, (size_t)1 << 30);
+    g->raft_fsm = (struct raft_fsm){.version = 1,
+                                    .data = g,
+                                    .apply = fsm_apply,
+                                    .snapshot = snapshot_fsm,
+                                    .restore = snapshot_fsm_restore};
+    transport_init(g);
+    rv = raft_uv_init(&g->io, &c->loop, g->dir, &g->transport);
+    if (rv != 0) {
+        return dn_fail(err, DN_IO, "group %u: open '%s': %s: %s", g->id, g->dir, raft_strerror(rv),
+                       g->io.errmsg);
+    }
+    raft_uv_set_tracer(&g->io, NULL); /* formats every message, even those nobody reads */
+    raft_uv_set_auto_recovery(&g->io, false);
+    raft_uv_set_segment_size(&g->io, c->o.segment_bytes);
+    raft_uv_set_snapshot_compression(&g->io, false);
+    raft_uv_set_connect_retry_delay(&g->io, 50);
+    io_shim_install(g);
+    rv = raft_init(r, &g->io, &g->raft_fsm, c->o.node_id, c->members[c->self].address);
+    if (rv != 0) {
+        code = dn_fail(err, DN_CORRUPT, "group %u: open '%s': %s: %s", g->id, g->dir, raft_strerror(rv),
+                       r->errmsg[0] != 0 ? r->errmsg : g->io.errmsg);
+        raft_uv_close(&g->io);
+        return code;
+    }
+    g->opened = true;
+    r->tracer = NULL;
+    raft_set_election_timeout(r, c->o.election_timeout_ms);
+    raft_set_heartbeat_timeout(r, c->o.heartbeat_ms);
+    raft_set_install_snapshot_timeout(r, INSTALL_TIMEOUT_MS);
+    raft_set_pre_vote(r, true);
+    raft_set_snapshot_threshold(r, UINT_MAX);
+    raft_set_snapshot_trailing(r, TRAILING_MAX);
+    raft_set_capacity_threshold(r, 0); /* the free-space watermark is ours */
+    uint64_t seed = c->nonce ^ (g->id * UINT64_C(0x9e3779b97f4a7c15));
+    raft_seed(r, (unsigned)(seed ^ (seed >> 32)));
+    group_metrics(g);
+    return bootstrap ? bootstrap_group(g, err) : DN_OK;
+}
+
+enum dn_code group_start(struct group *g, struct dn_error *err)
+{
+    int rv = raft_start(&g->raft);
+    if (rv != 0) {
+        if (g->start_error.code != DN_OK) {
+            return dn_fail(err, g->start_error.code, "group %u: restore from '%s': %s", g->id, g->dir,
+                           g->start_error.message);
+        }
+        return dn_fail(
+            err, rv == RAFT_NOMEM ? DN_NO_MEMORY : DN_CORRUPT,
+            "group %u: load the log in '%s': %s: %s. The node does not start with less than it had; "
+            "restore the data directory, or replace the node by one with an empty directory",
+            g->id, g->dir, raft_strerror(rv), raft_errmsg(&g->raft));
+    }
+    g->started = true;
+    g->tick_at_us = dn_monotonic_us();
+    apply_catch_up(g);
+    status_publish(g);
+    return DN_OK;
+}
+
+bool group_can_submit(struct group *g)
+{
+    /* While leadership is being handed over the log must stand still: libraft sends TimeoutNow once, and a
+     * follower that lacks the last entry ignores it. */
+    bool handing_over = g->c->phase == PHASE_TRANSFER && g->c->member_count > 1;
+    return g->started && !g->fenced && !g->closing && !handing_over && raft_state(&g->raft) == RAFT_LEADER &&
+           raft_transferee(&g->raft) == 0;
+}
+
+/* ---- roles ------------------------------------------------------------------------------------------ */
+
+static void term_barrier_done(struct raft_barrier *req, int status)
+{
+    struct group *g = container_of(req, struct group, term_req);
+    g->term_asked = false;
+    if (status == 0 && raft_state(&g->raft) == RAFT_LEADER && raft_current_term(&g->raft) == g->term) {
+        g->term_index = req->index;
+    }
+    consensus_kick(g->c);
+}
+
+static void lose_leadership(struct group *g)
+{
+    if (g->ready && g->c->o.on_leader != NULL) {
+        g->c->o.on_leader(g->c->o.callback_data, g->id, false, g->term);
+    }
+    if (g->leader) {
+        dn_info(COMPONENT, "group %u: no longer leader of term %llu", g->id, (unsigned long long)g->term);
+    }
+    g->leader = false;
+    g->ready = false;
+    g->term_index = 0;
+}
+
+static void gain_leadership(struct group *g, uint64_t term)
+{
+    dn_info(COMPONENT, "group %u: leader of term %llu", g->id, (unsigned long long)term);
+    g->leader = true;
+    g->term = term;
+    memset(g->commit_sent, 0, sizeof g->commit_sent);
+    memset(g->stamps, 0, sizeof g->stamps);
+}
+
+void group_roles(struct group *g)
+{
+    raft_id leader_id = 0;
+    const char *address;
+    bool leader = !g->fenced && raft_state(&g->raft) == RAFT_LEADER;
+    uint64_t term = raft_current_term(&g->raft);
+    raft_leader(&g->raft, &leader_id, &address);
+    if (g->leader && (!leader || term != g->term)) {
+        lose_leadership(g);
+    }
+    if (leader && !g->leader) {
+        gain_leadership(g, term);
+    }
+    g->term = term;
+    if (leader_id != g->leader_id) {
+        g->leader_id = leader_id;
+        g->retry_at_us = 0;
+        propose_unforward(g);
+        wait_unfence(g);
+    }
+    if (g->leader && g->term_index == 0 && !g->term_asked && group_can_submit(g)) {
+        g->term_asked = raft_barrier(&g->raft, &g->term_req, term_barrier_done) == 0;
+    }
+    if (g->leader && !g->ready && g->term_index != 0 && atomic_load(&g->applied) >= g->term_index) {
+        g->ready = true;
+        if (g->c->o.on_leader != NULL) {
+            g->c->o.on_leader(g->c->o.callback_data, g->id, true, g->term);
+        }
+    }
+}
+
+/* ---- commit notices --------------------------------------------------------------------------------- */
+
+struct notice {
+    struct raft_io_send req;
+};
+
+static void notice_sent(struct raft_io_send *req, int status)
+{
+    (void)status; /* a lost notice costs a heartbeat's delay */
+    free(container_of(req, struct notice, req));
+}
+
+static void send_notice(struct group *g, unsigned member, uint64_t commit)
+{
+    struct notice *notice = malloc(sizeof *notice);
+    struct raft_message message;
+    if (notice == NULL) {
+        return;
+    }
+    memset(&message, 0, sizeof message);
+    message.type = RAFT_APPEND_ENTRIES;
+    message.server_id = g->c->members[member].node_id;
+    message.server_address = g->c->members[member].address;
+    message.append_entries.version = 0;
+    message.append_entries.term = raft_current_term(&g->raft);
+    message.append_entries.prev_log_index = commit;
+    message.append_entries.prev_log_term = message.append_entries.term;
+    message.append_entries.leader_commit = commit;
+    notice->req.data = NULL;
+    g->io.send(&g->io, &notice->req, &message, notice_sent);
+}
+
+void group_commit_notices(struct group *g)
+{
+    struct dn_consensus *c = g->c;
+    uint64_t commit = raft_commit_index(&g->raft);
+    if (!g->leader || g->fenced || g->closing || g->term_index == 0 || commit < g->term_index ||
+        raft_state(&g->raft) != RAFT_LEADER || raft_current_term(&g->raft) != g->term) {
+        return;
+    }
+    for (unsigned i = 0; i < c->member_count; i++) {
+        raft_index match;
+        if (i != c->self && g->commit_sent[i] < commit &&
+            raft_match_index(&g->raft, c->members[i].node_id, &match) == 0 && match >= commit) {
+            send_notice(g, i, commit);
+        }
+    }
+}
+
+/* ---- closing ---------------------------------------------------------------------------------------- */
+
+bool group_may_close(const struct group *g)
+{
+    return !snapshot_busy(g);
+}
+
+static void raft_closed(struct raft *r)
+{
+    struct group *g = container_of(r, struct group, raft);
+    raft_uv_close(&g->io);
+    g->closed = true;
+    consensus_kick(g->c);
+}
+
+void group_close(struct group *g)
+{
+    g->closing = true;
+    lose_leadership(g);
+    raft_close(&g->raft, raft_closed);
+}
+
+void group_free(struct group *g)
+{
+    apply_drop(g);
+    for (struct batch *b = g->batches, *next; b != NULL; b = next) {
+        next = b->next;
+        free(b);
+    }
+    dn_buffer_free(&g->result);
+    dn_buffer_free(&g->results);
+    dn_buffer_free(&g->snap.buffer);
+}

@@ -1,0 +1,455 @@
+/* Internal: the structs the files of this room share. Everything here belongs to the consensus thread (the
+ * thread that runs `loop`) unless it is _Atomic, or says otherwise.
+ *
+ * Invariants:
+ *  1. A proposal or wait is in exactly one place: an API queue, one `struct items` list, or a slot of a
+ * batch; its `done` runs exactly once, on the consensus thread.
+ *  2. Records are applied in index order, by apply.c only; `applied` is published after entry_done, and
+ *     completions run after that.
+ *  3. libraft never sees a failed disk operation: io_shim.c turns it into consensus_fatal() and fences the
+ *     group (no ticks, no sends, no receives), because libraft asserts.
+ *  4. A group never has its own snapshot and an incoming one inside libraft at once (snapshot.c).
+ *  5. Nothing on this thread waits for disk, name service or a peer. */
+#ifndef DN_CONSENSUS_INTERNAL_H
+#define DN_CONSENSUS_INTERNAL_H
+
+#include "base/buffer.h"
+#include "base/queue.h"
+#include "consensus/consensus.h"
+#include "consensus/entry.h"
+#include "consensus/identity.h"
+#include "consensus/wire.h"
+
+#include <raft.h>
+#include <raft/uv.h>
+#include <uv.h>
+
+#include <limits.h>
+#include <stdatomic.h>
+
+#define API_QUEUE_MAX 16384           /* calls waiting for the thread */
+#define TURN_TAKE_MAX 4096            /* calls taken from it in one loop turn */
+#define PENDING_MAX 32768             /* proposals waiting in one group */
+#define PENDING_BYTES_MAX (64u << 20) /* and their bytes */
+#define FORWARD_MAX 2048              /* proposals of one group at the leader, unanswered */
+#define FORWARD_BYTES_MAX (16u << 20)
+#define WAITS_MAX 65536     /* waits in one group */
+#define APPLY_SLICE_US 4000 /* applying in one loop turn, all groups together */
+#define HOUSEKEEP_MS 10     /* period of the timer that looks at deadlines */
+#define ASK_AFTER_US 20000  /* a wait for an unknown index asks the leader after this long */
+#define RETRY_AFTER_US 5000 /* pause after a leader said it is none */
+#define CONNECT_TIMEOUT_MS 1000
+#define PREAMBLE_TIMEOUT_US 2000000
+#define UNPROVED_MAX 64     /* accepted connections without a preamble */
+#define USER_TIMEOUT_MS 500 /* TCP_USER_TIMEOUT */
+#define LINK_BACKOFF_MIN_MS 50
+#define LINK_BACKOFF_MAX_MS 500
+#define LINK_WRITE_MAX (32u << 20) /* bytes queued on one peer link */
+#define LINKS_IN_MAX 64            /* accepted peer links */
+#define SNAPSHOT_TRIES_MAX 5
+#define SNAPSHOT_RETRY_MS 1000
+#define SNAPSHOT_BYTES_MAX (64ull << 30)
+#define TRAILING_MIN 64
+#define TRAILING_MAX 4096
+#define CHECK_EVERY 16       /* hashes are compared at indexes that are multiples of this */
+#define CHECK_RING 1024      /* such hashes kept */
+#define REPORTS_KEPT 4       /* reported hashes kept for each node */
+#define LOG_PAUSE_US 1000000 /* between two log lines about the same kind of stranger */
+
+#define container_of(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
+
+struct group;
+struct conn;
+struct batch;
+
+/* ---- intrusive lists over the callers' opaque words ------------------------------------------------- */
+
+/* What consensus keeps in dn_proposal.opaque. */
+struct proposal_link {
+    struct dn_proposal *next, *prev;
+    struct batch *batch; /* while in a batch */
+    uint64_t request;    /* while forwarded: request id; afterwards the index to wait for */
+    uint64_t start_ns;
+    uint8_t *result; /* forwarded and answered: malloc */
+    uint32_t result_length;
+    uint32_t ordinal;    /* slot in the batch */
+    uint64_t remote : 1; /* came over a peer link */
+};
+_Static_assert(sizeof(struct proposal_link) <= sizeof(((struct dn_proposal *)0)->opaque), "opaque too small");
+
+struct wait_link {
+    struct dn_wait *next, *prev;
+    uint64_t ask_at_us; /* when to ask the leader about an index not known to be committed; 0: known */
+    uint64_t remote;    /* came over a peer link */
+};
+_Static_assert(sizeof(struct wait_link) <= sizeof(((struct dn_wait *)0)->opaque), "opaque too small");
+
+static inline struct proposal_link *plink(struct dn_proposal *proposal)
+{
+    return (struct proposal_link *)(void *)proposal->opaque;
+}
+
+static inline struct wait_link *wlink(struct dn_wait *wait)
+{
+    return (struct wait_link *)(void *)wait->opaque;
+}
+
+struct proposals {
+    struct dn_proposal *first, *last;
+    size_t count, bytes;
+    uint64_t due_us; /* no deadline in the list is earlier */
+};
+
+struct waits {
+    struct dn_wait *first, *last;
+    size_t count;
+    uint64_t due_us;
+};
+
+void proposals_push(struct proposals *list, struct dn_proposal *proposal);
+void proposals_push_front(struct proposals *list, struct dn_proposal *proposal);
+void proposals_remove(struct proposals *list, struct dn_proposal *proposal);
+void waits_push(struct waits *list, struct dn_wait *wait);
+void waits_remove(struct waits *list, struct dn_wait *wait);
+
+/* ---- one group -------------------------------------------------------------------------------------- */
+
+/* An entry of ours on its way through Raft. Freed when libraft is done with `req` and the proposals are. */
+struct batch {
+    struct raft_apply req;
+    struct group *group;
+    struct batch *next, *prev;
+    uint64_t sequence;
+    uint32_t count;
+    bool raft_done;              /* the callback of raft_apply ran */
+    bool applied;                /* our own apply is done with it */
+    struct dn_proposal *items[]; /* NULL: completed early (deadline) */
+};
+
+struct queued_entry {
+    struct queued_entry *next;
+    uint64_t index;
+    size_t length;
+    uint64_t bytes[]; /* aligned */
+};
+
+struct report {
+    uint64_t index, hash;
+};
+
+/* One barrier in flight, here (raft_barrier) or at the leader (peer link), and those it serves. */
+struct fence {
+    struct raft_barrier req;
+    bool active;
+    bool local;       /* req is libraft's until its callback */
+    uint64_t request; /* peer link */
+    uint64_t sent_us;
+    struct waits waits;
+};
+
+enum hold_state { HOLD_NONE, HOLD_BUILDING, HOLD_READY };
+
+/* An InstallSnapshot that libraft has not seen yet. */
+struct hold {
+    enum hold_state state;
+    struct raft_message message;
+    char *address;
+    uv_work_t work;
+    struct dn_error error;
+    enum dn_code code;
+    void *built; /* by fsm.restore_build */
+    int64_t time_ms;
+    uint64_t index;
+    void *base; /* bytes it was built from: how fsm->restore knows it again */
+};
+
+enum snap_state { SNAP_NONE, SNAP_CAPTURED, SNAP_WRITING, SNAP_RETRY, SNAP_STORING };
+
+struct snap {
+    enum snap_state state;
+    void *capture;
+    uint64_t index;
+    int64_t time_ms;
+    uint64_t bytes_at; /* of log when captured */
+    unsigned tries;
+    uint64_t retry_at_us;
+    struct dn_buffer buffer;
+    struct raft_buffer raft_buffer;
+    struct raft_snapshot raft_snapshot;
+    uv_work_t work;
+    struct dn_error error;
+    enum dn_code code;
+    struct raft_io_snapshot_put put;   /* ours, given to raft_uv */
+    struct raft_io_snapshot_put *orig; /* libraft's */
+    raft_io_snapshot_put_cb orig_cb;
+    unsigned trailing;
+};
+
+enum { STATUS_FIELDS = 10 };
+
+struct group {
+    struct dn_consensus *c;
+    uint32_t id;
+    struct dn_fsm fsm;
+    char dir[PATH_MAX];
+
+    /* libraft */
+    struct raft raft;
+    struct raft_io io;
+    struct raft_io real; /* raft_uv's own methods */
+    struct raft_fsm raft_fsm;
+    struct raft_uv_transport transport;
+    raft_io_tick_cb raft_tick;
+    raft_io_recv_cb raft_recv;
+    raft_uv_accept_cb accept;
+    raft_uv_transport_close_cb transport_close_cb;
+    size_t dials; /* connection attempts of this group */
+    struct raft_dial *raft_dials;
+    bool opened, started, closing, closed;
+    bool fenced; /* invariant 3 */
+    struct dn_error start_error;
+
+    /* roles */
+    bool leader;   /* libraft is in state leader */
+    bool ready;    /* and its term barrier was applied: announced by on_leader */
+    uint64_t term; /* as of the last look */
+    uint64_t leader_id;
+    uint64_t term_index; /* an index of our own term that is committed; 0: none yet */
+    struct raft_barrier term_req;
+    bool term_asked;
+    struct raft_transfer transfer;
+    bool transferring;
+
+    /* proposals (propose.c) */
+    struct proposals pending;   /* waiting to be packed or forwarded */
+    struct proposals forwarded; /* at the leader */
+    struct proposals answered;  /* applied at the leader; here not yet */
+    struct batch *batches, *batches_last;
+    unsigned inflight;
+    uint64_t retry_at_us; /* do not forward before */
+
+    /* waits (wait.c) */
+    struct waits unfenced; /* need a barrier */
+    struct waits unapplied;
+    struct fence fence;
+
+    /* applying (apply.c) */
+    struct queued_entry *queue_first, *queue_last;
+    size_t queue_count;
+    uint64_t queued_index; /* newest index given to fsm->apply */
+    _Atomic uint64_t applied;
+    int64_t time_ms;
+    struct dn_buffer result;
+    struct dn_buffer results; /* of the entry being applied, when it is ours */
+    uint64_t log_bytes;       /* applied since the last snapshot */
+    uint64_t log_entries;
+
+    /* age and hashes (age.c) */
+    uint64_t tick_at_us;
+    bool tick_now;                /* put a tick section in the next entry */
+    _Atomic uint64_t age_base_us; /* 0: unknown */
+    struct {
+        uint64_t nonce, stamp_us, hash_index, hash;
+    } stamps[DN_NODES_MAX]; /* latest from each member, when leading */
+    struct report reports[DN_NODES_MAX][REPORTS_KEPT];
+    unsigned report_next[DN_NODES_MAX];
+    struct report checks[CHECK_RING];
+    uint64_t mismatch_index; /* last one counted */
+    struct {
+        _Atomic uint64_t index, hash;
+    } ring[DN_HASH_RING];
+
+    /* snapshots */
+    struct snap snap;
+    struct hold hold;
+
+    /* commit notices: highest leader_commit sent to each member in this term */
+    uint64_t commit_sent[DN_NODES_MAX];
+
+    _Atomic uint64_t status_seq;
+    _Atomic uint64_t status[STATUS_FIELDS];
+
+    struct dn_histogram *m_commit;
+    struct dn_gauge *m_leader, *m_term, *m_applied, *m_pending, *m_log_bytes;
+    struct dn_counter *m_entries, *m_snapshots, *m_mismatch, *m_refused;
+};
+
+/* ---- peers ------------------------------------------------------------------------------------------ */
+
+/* One peer-link connection, made or accepted. Closed by conn_close; freed when libuv lets go. */
+struct conn {
+    struct dn_consensus *c;
+    struct conn *next, *prev;
+    uint64_t id;
+    uint64_t node_id;
+    bool outgoing, closing;
+    uv_tcp_t *tcp;
+    struct dn_buffer in, out;
+};
+
+enum link_state { LINK_DOWN, LINK_DIALING, LINK_UP };
+
+struct member {
+    uint64_t node_id;
+    char address[300];
+    char host[256];
+    uint16_t port;
+    unsigned attempt; /* rotates over resolved addresses */
+    /* our outgoing link to it */
+    enum link_state state;
+    struct conn *conn;
+    uint64_t dial_at_us;
+    unsigned backoff_ms;
+};
+
+struct dial;
+typedef void (*dial_cb)(void *data, uv_tcp_t *tcp, int status);
+
+/* ---- the node --------------------------------------------------------------------------------------- */
+
+enum phase { PHASE_RUN, PHASE_TRANSFER, PHASE_DRAIN, PHASE_CLOSE, PHASE_HANDLES };
+
+struct incoming;
+
+struct dn_consensus {
+    struct dn_consensus_options o;
+    char *data_dir, *cluster_id, *bind_address;
+    struct member members[DN_NODES_MAX];
+    unsigned member_count, self; /* self: index into members */
+    struct group *groups;
+    uint64_t nonce; /* of this process life */
+    int lock_fd;
+
+    uv_loop_t loop;
+    uv_thread_t thread;
+    bool loop_open, thread_running, timers_open, listening;
+    uv_async_t async;
+    uv_check_t check;
+    uv_idle_t idle;
+    uv_timer_t timer;
+    uv_tcp_t listener;
+    uv_fs_t statfs;
+    bool statfs_busy;
+    uint64_t statfs_at_us;
+
+    struct dn_queue *proposals, *waits;
+    _Atomic bool closed;      /* no more calls are taken */
+    _Atomic unsigned callers; /* threads inside propose or wait */
+    _Atomic bool stop_asked;
+    _Atomic unsigned stop_transfer_ms;
+    enum phase phase;
+    uint64_t phase_until_us;
+    bool fatal_called;
+
+    uint64_t sequence; /* last entry of ours */
+    uint64_t next_request;
+    uint64_t next_conn;
+    struct conn *conns;
+    size_t links_in;
+    struct incoming *incoming;
+    size_t unproved;
+    unsigned snapshot_jobs;
+    bool moved; /* some group's applied index moved in this turn */
+    bool work_left;
+    unsigned apply_from; /* group the next slice starts with */
+    uint64_t stamp_at_us;
+    uint64_t stranger_log_us;
+
+    _Atomic bool no_space;
+    bool ticks_stopped;
+    _Atomic uint64_t loop_turn_us;
+
+    struct dn_histogram *m_slice;
+    struct dn_counter *m_peer_errors, *m_strangers;
+    struct dn_gauge *m_queue, *m_free;
+};
+
+/* consensus.c */
+void consensus_kick(struct dn_consensus *c); /* run a turn soon, even if nothing else happens */
+void consensus_fatal(struct dn_consensus *c, const char *format, ...) __attribute__((format(printf, 2, 3)));
+int member_find(const struct dn_consensus *c, uint64_t node_id); /* -1: none */
+
+/* group.c */
+enum dn_code group_open(struct group *g, bool bootstrap, struct dn_error *err);
+enum dn_code group_start(struct group *g, struct dn_error *err);
+void group_roles(struct group *g);
+void group_commit_notices(struct group *g);
+bool group_may_close(const struct group *g);
+void group_close(struct group *g);
+void group_free(struct group *g);
+bool group_can_submit(struct group *g);
+
+/* io_shim.c */
+void io_shim_install(struct group *g);
+
+/* apply.c */
+int apply_enqueue(struct group *g, const struct raft_buffer *buf);
+bool apply_slice(struct group *g, uint64_t until_us); /* true: work is left */
+void apply_catch_up(struct group *g);                 /* publishes past entries that are not records */
+void apply_publish(struct group *g, uint64_t index);
+void apply_reset(struct group *g, uint64_t index, int64_t time_ms); /* after a restored snapshot */
+void apply_drop(struct group *g);
+
+/* propose.c */
+void propose_accept(struct dn_consensus *c, struct dn_proposal *proposal, bool remote);
+void propose_turn(struct group *g);
+void propose_finish(struct group *g, struct dn_proposal *proposal, enum dn_code code, uint64_t index,
+                    const uint8_t *result, size_t length, const struct dn_error *err);
+struct batch *propose_batch_of(struct group *g, uint64_t sequence);
+void propose_applied(struct group *g, struct batch *batch, uint64_t index, const size_t *ends);
+void propose_moved(struct group *g);
+void propose_answer(struct dn_consensus *c, const struct wire_frame *frame);
+void propose_unforward(struct group *g); /* what is at a leader that is none any more comes back */
+void propose_expire(struct group *g, uint64_t now_us);
+void propose_fail_all(struct group *g, enum dn_code code, const char *why);
+
+/* wait.c */
+void wait_accept(struct dn_consensus *c, struct dn_wait *wait, bool remote);
+void wait_turn(struct group *g);
+void wait_moved(struct group *g);
+void wait_answer(struct dn_consensus *c, const struct wire_frame *frame);
+void wait_unfence(struct group *g); /* the asked leader is gone */
+void wait_expire(struct group *g, uint64_t now_us);
+void wait_fail_all(struct group *g, enum dn_code code, const char *why);
+
+/* age.c */
+uint32_t age_marks(struct group *g, struct entry_mark marks[DN_NODES_MAX]);
+void age_applied(struct group *g, const struct entry_view *view);
+void age_record_hash(struct group *g, uint64_t from, uint64_t index, uint64_t hash);
+void age_reset(struct group *g, uint64_t index, uint64_t hash);
+void age_stamps_in(struct dn_consensus *c, uint64_t node_id, const struct wire_frame *frame);
+void age_send_stamps(struct dn_consensus *c, uint64_t now_us);
+void status_publish(struct group *g);
+
+/* snapshot.c */
+int snapshot_fsm(struct raft_fsm *fsm, struct raft_buffer *bufs[], unsigned *n_bufs);
+int snapshot_fsm_restore(struct raft_fsm *fsm, struct raft_buffer *buf);
+int snapshot_put_shim(struct raft_io *io, unsigned trailing, struct raft_io_snapshot_put *req,
+                      const struct raft_snapshot *snapshot, raft_io_snapshot_put_cb cb);
+bool snapshot_hold(struct group *g,
+                   struct raft_message *message); /* true: message was taken or rewritten away */
+void snapshot_turn(struct group *g, uint64_t now_us);
+bool snapshot_busy(const struct group *g); /* a pool job runs */
+void snapshot_cancel(struct group *g);     /* while closing: give back what libraft still waits for */
+void snapshot_message_free(struct raft_message *message);
+
+/* transport.c */
+enum dn_code transport_listen(struct dn_consensus *c, struct dn_error *err);
+void transport_init(struct group *g);
+void transport_housekeep(struct dn_consensus *c, uint64_t now_us);
+void transport_close(struct dn_consensus *c);
+struct dial *dial_start(struct dn_consensus *c, struct member *member, enum wire_kind kind, uint32_t group,
+                        dial_cb cb, void *data);
+void transport_stranger(struct dn_consensus *c, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+/* peer.c */
+void peer_accept(struct dn_consensus *c, uint64_t node_id, uv_tcp_t *tcp);
+void peer_housekeep(struct dn_consensus *c, uint64_t now_us);
+void peer_flush(struct dn_consensus *c);
+void peer_close_all(struct dn_consensus *c);
+struct conn *peer_conn(struct dn_consensus *c, uint64_t node_id); /* our link to it, if up */
+struct conn *peer_conn_by_id(struct dn_consensus *c, uint64_t id);
+bool peer_send(struct conn *conn, const struct wire_frame *frame); /* false: no room now */
+
+#endif

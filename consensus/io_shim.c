@@ -1,0 +1,213 @@
+/* I/O shim: stands between libraft and raft_uv, because libraft asserts that disk operations succeed.
+ *
+ * raft_uv fills the group's struct raft_io; io_shim_install() keeps its methods in g->real and puts these in
+ * their place. Rules: an operation that fails is never reported; the group is fenced (nothing is sent,
+ * received or ticked any more) and consensus_fatal() says why: the process leaves, a restart is safe. What
+ * libraft still waits for is given back as cancelled once it is closing. */
+#include "consensus/internal.h"
+
+#include "base/log.h"
+
+#include <stdlib.h>
+
+static struct group *group_of(struct raft_io *io)
+{
+    return container_of(io, struct group, io);
+}
+
+static int fence(struct group *g, const char *what, int rv)
+{
+    if (!g->fenced && !g->closing) {
+        g->fenced = true;
+        consensus_fatal(g->c, "group %u ('%s'): %s: %s: %s", g->id, g->dir, what, raft_strerror(rv),
+                        g->io.errmsg);
+    }
+    return 0;
+}
+
+static int set_term_shim(struct raft_io *io, raft_term term)
+{
+    struct group *g = group_of(io);
+    int rv = g->fenced ? 0 : g->real.set_term(io, term);
+    return rv == 0 ? 0 : fence(g, "store the term", rv);
+}
+
+static int set_vote_shim(struct raft_io *io, raft_id id)
+{
+    struct group *g = group_of(io);
+    int rv = g->fenced ? 0 : g->real.set_vote(io, id);
+    return rv == 0 ? 0 : fence(g, "store the vote", rv);
+}
+
+static int truncate_shim(struct raft_io *io, raft_index index)
+{
+    struct group *g = group_of(io);
+    int rv = g->fenced ? 0 : g->real.truncate(io, index);
+    return rv == 0 ? 0 : fence(g, "truncate the log", rv);
+}
+
+/* ---- appends ---------------------------------------------------------------------------------------- */
+
+struct append {
+    struct raft_io_append req; /* raft_uv's */
+    struct group *group;
+    struct raft_io_append *orig;
+    raft_io_append_cb orig_cb;
+};
+
+static void append_done(struct raft_io_append *req, int status)
+{
+    struct append *a = container_of(req, struct append, req);
+    struct group *g = a->group;
+    if (status != 0 && !(g->closing && status == RAFT_CANCELED)) {
+        fence(g, "write the log", status);
+        if (!g->closing) {
+            free(a); /* libraft's request stays open: the process is leaving */
+            return;
+        }
+        status = RAFT_CANCELED;
+    }
+    a->orig_cb(a->orig, status);
+    free(a);
+    consensus_kick(g->c);
+}
+
+static int append_shim(struct raft_io *io, struct raft_io_append *req, const struct raft_entry entries[],
+                       unsigned n, raft_io_append_cb cb)
+{
+    struct group *g = group_of(io);
+    struct append *a = g->fenced ? NULL : malloc(sizeof *a);
+    int rv;
+    if (a == NULL) {
+        return g->fenced ? 0 : fence(g, "write the log", RAFT_NOMEM);
+    }
+    a->group = g;
+    a->orig = req;
+    a->orig_cb = cb;
+    rv = g->real.append(io, &a->req, entries, n, append_done);
+    if (rv != 0) {
+        free(a);
+        return fence(g, "write the log", rv);
+    }
+    return 0;
+}
+
+/* ---- messages --------------------------------------------------------------------------------------- */
+
+static void note_commit_sent(struct group *g, const struct raft_message *message)
+{
+    int member = member_find(g->c, message->server_id);
+    if (member >= 0 && message->append_entries.leader_commit > g->commit_sent[member]) {
+        g->commit_sent[member] = message->append_entries.leader_commit;
+    }
+}
+
+/* A failed send is a lost message to libraft: it is told at once, and never by a return value, after which it
+ * would free what it no longer owns. */
+static int send_shim(struct raft_io *io, struct raft_io_send *req, const struct raft_message *message,
+                     raft_io_send_cb cb)
+{
+    struct group *g = group_of(io);
+    int rv = RAFT_CANCELED;
+    if (!g->fenced && !g->closing) {
+        if (message->type == RAFT_APPEND_ENTRIES) {
+            note_commit_sent(g, message);
+        }
+        rv = g->real.send(io, req, message, cb);
+    }
+    if (rv != 0) {
+        cb(req, rv == RAFT_CANCELED ? RAFT_CANCELED : RAFT_NOCONNECTION);
+    }
+    return 0;
+}
+
+static void tick_shim(struct raft_io *io)
+{
+    struct group *g = group_of(io);
+    if (!g->fenced && !g->closing) {
+        g->raft_tick(io);
+        consensus_kick(g->c);
+    }
+}
+
+static void recv_shim(struct raft_io *io, struct raft_message *message)
+{
+    struct group *g = group_of(io);
+    if (g->fenced || g->closing) {
+        snapshot_message_free(message);
+        return;
+    }
+    if (!snapshot_hold(g, message)) {
+        g->raft_recv(io, message);
+    }
+    consensus_kick(g->c);
+}
+
+static int start_shim(struct raft_io *io, unsigned msecs, raft_io_tick_cb tick, raft_io_recv_cb recv)
+{
+    struct group *g = group_of(io);
+    g->raft_tick = tick;
+    g->raft_recv = recv;
+    return g->real.start(io, msecs, tick_shim, recv_shim);
+}
+
+/* ---- reading a snapshot to send it ------------------------------------------------------------------ */
+
+struct get {
+    struct raft_io_snapshot_get req;
+    struct group *group;
+    struct raft_io_snapshot_get *orig;
+    raft_io_snapshot_get_cb orig_cb;
+};
+
+static void get_done(struct raft_io_snapshot_get *req, struct raft_snapshot *snapshot, int status)
+{
+    struct get *get = container_of(req, struct get, req);
+    struct group *g = get->group;
+    if (status != 0) { /* libraft would free memory it never set */
+        fence(g, "read the snapshot", status);
+    } else {
+        get->orig_cb(get->orig, snapshot, 0);
+    }
+    free(get);
+}
+
+static int snapshot_get_shim(struct raft_io *io, struct raft_io_snapshot_get *req, raft_io_snapshot_get_cb cb)
+{
+    struct group *g = group_of(io);
+    struct get *get = malloc(sizeof *get);
+    int rv;
+    if (get == NULL) {
+        return fence(g, "read the snapshot", RAFT_NOMEM);
+    }
+    get->group = g;
+    get->orig = req;
+    get->orig_cb = cb;
+    rv = g->real.snapshot_get(io, &get->req, get_done);
+    if (rv != 0) {
+        free(get);
+        return fence(g, "read the snapshot", rv);
+    }
+    return 0;
+}
+
+static void close_shim(struct raft_io *io, raft_io_close_cb cb)
+{
+    struct group *g = group_of(io);
+    snapshot_cancel(g); /* libraft is in its closing state here, and not yet torn down */
+    g->real.close(io, cb);
+}
+
+void io_shim_install(struct group *g)
+{
+    g->real = g->io;
+    g->io.set_term = set_term_shim;
+    g->io.set_vote = set_vote_shim;
+    g->io.truncate = truncate_shim;
+    g->io.append = append_shim;
+    g->io.send = send_shim;
+    g->io.start = start_shim;
+    g->io.snapshot_put = snapshot_put_shim;
+    g->io.snapshot_get = snapshot_get_shim;
+    g->io.close = close_shim;
+}
