@@ -1,15 +1,15 @@
 /* Id table: 64-bit hash -> 24-bit ids, open addressing. One writer; find may run on any thread in an epoch.
  *
- * The table stores only (tag, id): whoever looks up compares the key of the object behind the id. A reader may
- * therefore meet an id that was taken back or given to another key meanwhile; the comparison fails and it goes
- * on.
+ * The table stores only (tag, id): whoever looks up compares the key of the object behind the id. A reader
+ * may therefore meet an id that was taken back or given to another key meanwhile; the comparison fails and it
+ * goes on.
  *
  * Invariants:
  *  1. Every live id is in the current part, or in the part before it while that one is being moved over.
  *  2. A part is at most three quarters full (deleted places counted), so each probe ends.
- *  3. Growing never stops the writer: a new part is published empty, each insert moves MOVE_STEP places, and the
- *     old part is retired when all are moved. Readers look in the new part, then in the old one, whose entries
- *     stay in place until then. */
+ *  3. Growing never stops the writer: a new part is published empty, each insert moves MOVE_STEP places, and
+ * the old part is retired when all are moved. Readers look in the new part, then in the old one, whose
+ * entries stay in place until then (a removed id leaves both). */
 #ifndef DN_SESSION_IDTABLE_H
 #define DN_SESSION_IDTABLE_H
 
@@ -55,7 +55,9 @@ static inline uint32_t dn_idtable_find(const struct dn_idtable *table, uint64_t 
 {
     const struct dn_idpart *part = atomic_load_explicit(&table->part, memory_order_acquire);
     uint32_t tag = (uint32_t)(hash >> 56);
-    for (; part != NULL; part = atomic_load_explicit(&part->old, memory_order_acquire)) {
+    while (part != NULL) {
+        /* Loaded first: when it is NULL, all was moved before we look in this part. */
+        const struct dn_idpart *old = atomic_load_explicit(&part->old, memory_order_acquire);
         for (uint32_t at = (uint32_t)hash & part->mask;; at = (at + 1) & part->mask) {
             uint32_t place = atomic_load_explicit(&part->places[at], memory_order_relaxed);
             if (place == DN_IDPLACE_EMPTY) {
@@ -66,6 +68,7 @@ static inline uint32_t dn_idtable_find(const struct dn_idtable *table, uint64_t 
                 return id;
             }
         }
+        part = old;
     }
     return DN_ID_NONE;
 }

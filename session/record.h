@@ -33,14 +33,17 @@ struct dn_event_in {
     uint16_t item_length;
 };
 
-/* Appends a whole record to out. out->failed tells of memory or the maximum.
- * An API record names the *source* its watermark belongs to: one per client identity, "" for the common one.
- */
+/* Appends a whole record to out. out->failed tells of memory, the maximum, more than DN_EVENTS_PER_RECORD_MAX
+ * events, or an item longer than DN_ID_MAX.
+ *
+ * The watermark of API events is each user's own: one client with a bad clock makes nobody else late. */
 void dn_record_events(struct dn_buffer *out, const struct dn_event_in *events, size_t count);
-/* begins_at: next_offset of the batch before; next_offset: after this batch. */
+/* begins_at: next_offset of the batch before; next_offset: after this batch. Offsets of events rise and lie
+ * between the two. source: at most DN_SOURCE_MAX bytes. */
 void dn_record_stream(struct dn_buffer *out, const char *source, uint32_t partition, int64_t begins_at,
                       int64_t next_offset, const struct dn_event_in *events, size_t count);
-/* Events of the user at or before until_ms are gone and stay gone; request_id makes a repeat harmless. */
+/* All events of the user are gone, and those at or before until_ms stay gone (until_ms: at most ahead_ms past
+ * the group's time); request_id makes a repeat harmless. */
 void dn_record_erase(struct dn_buffer *out, struct dn_hash128 user, int64_t until_ms, uint64_t request_id);
 void dn_record_settings(struct dn_buffer *out, const struct dn_shard_settings *settings);
 
@@ -59,11 +62,12 @@ enum dn_outcome {
 enum dn_result_status {
     DN_RESULT_OK = 0,
     DN_RESULT_GAP = 1,     /* stream: begins_at is above next_offset; refused whole; seek to next_offset */
-    DN_RESULT_INVALID = 2, /* the record is not understood; refused whole */
+    DN_RESULT_INVALID = 2, /* the record is not understood or not allowed; refused whole */
+    DN_RESULT_FULL = 3,    /* no room for the tombstone or the new source; try later */
 };
 
 /* Answer of apply: u8 status, then for EVENTS and STREAM: i64 next_offset (0 for EVENTS), u32 count, count
- * outcome bytes. For ERASE: u8 existed. */
+ * outcome bytes. For ERASE: u8 existed. A record that is not understood is answered by the status alone. */
 struct dn_result {
     enum dn_result_status status;
     int64_t next_offset;

@@ -1,8 +1,8 @@
 /* Slab allocator.
  *
  * Invariants:
- *  1. A region is REGION_BYTES, aligned to SLAB_BYTES, and cut into slabs; a slab starts with its header, so an
- *     object's slab is its address rounded down.
+ *  1. A region is REGION_BYTES, aligned to SLAB_BYTES, and cut into slabs; a slab starts with its header, so
+ * an object's slab is its address rounded down.
  *  2. A slab is in exactly one place: the free list (no class), its class's partial list (has room), or none
  *     (full).
  *  3. Objects above SMALL_MAX are allocations of their own, linked in `large`.
@@ -42,7 +42,7 @@ struct page { /* the header of a slab */
     uint32_t used;   /* objects handed out */
     uint32_t carved; /* objects that were ever handed out: those behind are untouched */
     uint32_t capacity;
-    uint64_t reserved[2];
+    uint64_t reserved[3];
 };
 _Static_assert(sizeof(struct page) % 16 == 0, "objects are aligned to 16");
 

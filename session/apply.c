@@ -1,0 +1,313 @@
+/* Records into the state.
+ *
+ * A record is first read to its end, so that one that is not understood is refused whole; then its events are
+ * applied one by one. Walking a few events ahead, what they will need is asked for from memory early: at a
+ * million users nearly every access is a cache miss, and the misses of many events then overlap. */
+#include "base/error.h"
+#include "base/text.h"
+#include "session/core.h"
+#include "session/wire.h"
+
+#include <string.h>
+
+#define AHEAD_TABLE 12u /* events ahead whose table places are asked for */
+#define AHEAD_SLOT 8u
+#define AHEAD_BLOCK 4u
+#define PREFETCH_LINES 4u
+
+struct dn_parsed {
+    struct dn_arrival arrival;
+    uint64_t user_hash;
+    uint32_t user_guess, item_guess;
+    bool valid;
+};
+
+/* ---- prefetching ------------------------------------------------------------------------------------ */
+
+static void prefetch_slots(const struct dn_core *core, struct dn_parsed *parsed)
+{
+    parsed->user_guess = dn_idtable_guess(&core->users, parsed->user_hash);
+    if (parsed->user_guess != DN_ID_NONE) {
+        uint32_t id = parsed->user_guess;
+        const struct dn_user_chunk *chunk =
+            atomic_load_explicit(&core->user_chunks[id / DN_USER_CHUNK], memory_order_relaxed);
+        __builtin_prefetch(&chunk->slots[id % DN_USER_CHUNK]);
+        __builtin_prefetch(&core->user_links[id / DN_USER_CHUNK][id % DN_USER_CHUNK]);
+    }
+    parsed->item_guess = dn_idtable_guess(&core->items, parsed->arrival.item_hash);
+    if (parsed->item_guess != DN_ID_NONE) {
+        __builtin_prefetch(dn_item_slot(core, parsed->item_guess));
+    }
+}
+
+static void prefetch_objects(const struct dn_core *core, const struct dn_parsed *parsed)
+{
+    if (parsed->user_guess != DN_ID_NONE) {
+        const char *block = (const char *)dn_user_block(core, parsed->user_guess);
+        for (size_t i = 0; block != NULL && i < PREFETCH_LINES; i++) {
+            __builtin_prefetch(block + i * 64);
+        }
+        const struct dn_link *link =
+            &core->user_links[parsed->user_guess / DN_USER_CHUNK][parsed->user_guess % DN_USER_CHUNK];
+        uint32_t near[2] = {link->previous, link->next};
+        for (size_t i = 0; i < 2; i++) {
+            if (near[i] < core->user_bound) {
+                __builtin_prefetch(&core->user_links[near[i] / DN_USER_CHUNK][near[i] % DN_USER_CHUNK], 1);
+            }
+        }
+    }
+    if (parsed->item_guess != DN_ID_NONE) {
+        __builtin_prefetch(dn_item_get(core, parsed->item_guess));
+    }
+}
+
+static void look_ahead(const struct dn_core *core, struct dn_parsed *parsed, size_t count, size_t at)
+{
+    if (at + AHEAD_TABLE < count) {
+        dn_idtable_prefetch(&core->users, parsed[at + AHEAD_TABLE].user_hash);
+        dn_idtable_prefetch(&core->items, parsed[at + AHEAD_TABLE].arrival.item_hash);
+    }
+    if (at + AHEAD_SLOT < count) {
+        prefetch_slots(core, &parsed[at + AHEAD_SLOT]);
+    }
+    if (at + AHEAD_BLOCK < count) {
+        prefetch_objects(core, &parsed[at + AHEAD_BLOCK]);
+    }
+}
+
+/* ---- events ---------------------------------------------------------------------------------------- */
+
+static bool event_valid(const struct dn_event_in *in, uint8_t kind)
+{
+    return in->time_ms >= 0 && in->time_ms < DN_TIME_MAX_MS && in->type >= 1 &&
+           in->type <= DN_EVENT_TYPE_MAX && (kind == DN_RECORD_STREAM || in->event_id != 0) &&
+           dn_id_valid(in->item, in->item_length);
+}
+
+/* All events of the record into core->parsed; false if the record is not understood. */
+static bool parse_events(struct dn_core *core, struct dn_reader *reader, const struct dn_record_head *head,
+                         uint64_t index)
+{
+    if (head->count > core->parsed_capacity) {
+        if (core->parsed != NULL) {
+            dn_slab_free(core->slab, core->parsed, core->parsed_capacity * sizeof *core->parsed);
+        }
+        core->parsed = dn_slab_alloc(core->slab, head->count * sizeof *core->parsed);
+        core->parsed_capacity = head->count;
+    }
+    int64_t offset = head->begins_at - 1;
+    for (uint32_t i = 0; i < head->count; i++) {
+        struct dn_parsed *parsed = &core->parsed[i];
+        struct dn_event_in *in = &parsed->arrival.in;
+        if (!dn_decode_event(reader, head->kind, in)) {
+            return false;
+        }
+        if (head->kind == DN_RECORD_STREAM && (in->offset <= offset || in->offset >= head->next_offset)) {
+            return false;
+        }
+        offset = in->offset;
+        parsed->valid = event_valid(in, head->kind);
+        parsed->arrival.index = index;
+        parsed->arrival.item_hash = dn_hash64(in->item, in->item_length, 0);
+        parsed->user_hash = dn_user_hash(in->user);
+        parsed->user_guess = parsed->item_guess = DN_ID_NONE;
+    }
+    return dn_reader_left(reader) == 0;
+}
+
+static void count_outcome(struct dn_meta *meta, enum dn_outcome outcome)
+{
+    switch (outcome) {
+    case DN_OUTCOME_ACCEPTED: /* counted where it is applied */
+        break;
+    case DN_OUTCOME_DUPLICATE:
+        meta->duplicates++;
+        break;
+    case DN_OUTCOME_LATE:
+        meta->late++;
+        break;
+    default:
+        meta->refused++;
+        break;
+    }
+}
+
+static void answer_events(struct dn_buffer *result, enum dn_result_status status, int64_t next_offset,
+                          uint32_t count)
+{
+    dn_buffer_u8(result, (uint8_t)status);
+    dn_buffer_i64(result, next_offset);
+    dn_buffer_u32(result, count);
+}
+
+static void apply_events(struct dn_core *core, const struct dn_record_head *head, struct dn_buffer *result)
+{
+    answer_events(result, DN_RESULT_OK, 0, head->count);
+    for (uint32_t i = 0; i < head->count; i++) {
+        look_ahead(core, core->parsed, head->count, i);
+        const struct dn_parsed *parsed = &core->parsed[i];
+        enum dn_outcome outcome =
+            parsed->valid ? dn_event_apply(core, &parsed->arrival, true) : DN_OUTCOME_INVALID;
+        count_outcome(&core->meta, outcome);
+        dn_buffer_u8(result, (uint8_t)outcome);
+    }
+}
+
+static enum dn_outcome stream_event(struct dn_core *core, struct dn_source *source, int64_t next_offset,
+                                    const struct dn_parsed *parsed)
+{
+    const struct dn_event_in *in = &parsed->arrival.in;
+    if (in->offset < next_offset) {
+        return DN_OUTCOME_DUPLICATE;
+    }
+    if (!parsed->valid) {
+        return DN_OUTCOME_INVALID;
+    }
+    if (in->time_ms < source->floor_ms) {
+        return DN_OUTCOME_LATE;
+    }
+    enum dn_outcome outcome = dn_event_apply(core, &parsed->arrival, false);
+    if (outcome == DN_OUTCOME_ACCEPTED) {
+        int64_t reached_ms = in->time_ms < core->meta.time_ms ? in->time_ms : core->meta.time_ms;
+        int64_t floor_ms = reached_ms - core->meta.settings.lateness_ms;
+        source->floor_ms = floor_ms > source->floor_ms ? floor_ms : source->floor_ms;
+    }
+    return outcome;
+}
+
+static void apply_stream(struct dn_core *core, const struct dn_record_head *head, struct dn_buffer *result)
+{
+    struct dn_source *source = dn_source_find(core, head->source, head->source_length, head->partition);
+    int64_t next_offset = head->begins_at; /* what is seen for the first time may begin anywhere */
+    if (source != NULL) {
+        next_offset = atomic_load_explicit(&source->next_offset, memory_order_relaxed);
+        core->sum -= dn_source_hash(source);
+    } else {
+        source = dn_source_add(core, head->source, head->source_length, head->partition);
+        if (source == NULL) {
+            answer_events(result, DN_RESULT_FULL, 0, 0);
+            return;
+        }
+    }
+    if (head->begins_at > next_offset) {
+        core->sum += dn_source_hash(source);
+        answer_events(result, DN_RESULT_GAP, next_offset, 0);
+        return;
+    }
+    int64_t after = head->next_offset > next_offset ? head->next_offset : next_offset;
+    answer_events(result, DN_RESULT_OK, after, head->count);
+    for (uint32_t i = 0; i < head->count; i++) {
+        look_ahead(core, core->parsed, head->count, i);
+        enum dn_outcome outcome = stream_event(core, source, next_offset, &core->parsed[i]);
+        count_outcome(&core->meta, outcome);
+        dn_buffer_u8(result, (uint8_t)outcome);
+    }
+    atomic_store_explicit(&source->next_offset, after, memory_order_release);
+    core->sum += dn_source_hash(source);
+}
+
+/* ---- the other kinds ------------------------------------------------------------------------------- */
+
+static void apply_erase(struct dn_core *core, struct dn_reader *reader, struct dn_buffer *result)
+{
+    struct dn_hash128 user = {.high = dn_reader_u64(reader)};
+    user.low = dn_reader_u64(reader);
+    int64_t until_ms = dn_reader_i64(reader);
+    uint64_t request_id = dn_reader_u64(reader);
+    if (reader->failed || dn_reader_left(reader) > 0 || until_ms < 0 ||
+        until_ms > core->meta.time_ms + core->meta.settings.ahead_ms) {
+        dn_buffer_u8(result, DN_RESULT_INVALID);
+        return;
+    }
+    bool existed = false;
+    bool done = dn_erase_apply(core, user, until_ms, request_id, &existed);
+    dn_buffer_u8(result, done ? DN_RESULT_OK : DN_RESULT_FULL);
+    dn_buffer_u8(result, existed);
+}
+
+static void apply_settings(struct dn_core *core, struct dn_reader *reader, struct dn_buffer *result)
+{
+    struct dn_shard_settings settings;
+    if (!dn_decode_settings(reader, &settings) || dn_reader_left(reader) > 0 ||
+        dn_shard_settings_check(&settings, NULL) != DN_OK) {
+        dn_buffer_u8(result, DN_RESULT_INVALID);
+        return;
+    }
+    if (settings.trend_half_life_ms != core->meta.settings.trend_half_life_ms) {
+        dn_trend_half_life(core, settings.trend_half_life_ms);
+    }
+    core->meta.settings = settings;
+    dn_buffer_u8(result, DN_RESULT_OK);
+}
+
+static void time_move(struct dn_core *core, int64_t time_ms)
+{
+    if (time_ms > core->meta.time_ms && time_ms < DN_TIME_MAX_MS) {
+        core->meta.time_ms = time_ms;
+        dn_trend_advance(core);
+    }
+}
+
+void dn_core_apply(struct dn_core *core, uint64_t index, int64_t time_ms, const uint8_t *record,
+                   size_t length, struct dn_buffer *result)
+{
+    struct dn_reader reader;
+    struct dn_record_head head;
+    time_move(core, time_ms);
+    dn_reader_init(&reader, record, length);
+    if (!dn_decode_head(&reader, &head)) {
+        dn_buffer_u8(result, DN_RESULT_INVALID);
+        return;
+    }
+    if (head.kind == DN_RECORD_ERASE) {
+        apply_erase(core, &reader, result);
+    } else if (head.kind == DN_RECORD_SETTINGS) {
+        apply_settings(core, &reader, result);
+    } else if (!parse_events(core, &reader, &head, index)) {
+        dn_buffer_u8(result, DN_RESULT_INVALID);
+    } else if (head.kind == DN_RECORD_STREAM) {
+        apply_stream(core, &head, result);
+    } else {
+        apply_events(core, &head, result);
+    }
+}
+
+/* ---- after an entry -------------------------------------------------------------------------------- */
+
+static void expire(struct dn_core *core)
+{
+    struct dn_meta *meta = &core->meta;
+    for (uint32_t i = 0; i < DN_FORGET_STEP; i++) {
+        if (!dn_user_forget(core, meta->time_ms - meta->settings.idle_ms)) {
+            break;
+        }
+        meta->expired++;
+    }
+    for (uint32_t i = 0; i < DN_FORGET_STEP && core->users.live > meta->settings.users_max; i++) {
+        if (!dn_user_forget(core, INT64_MAX)) {
+            break;
+        }
+        meta->evicted++;
+    }
+    for (uint32_t i = 0; i < DN_FORGET_STEP && core->items.live > meta->settings.items_max; i++) {
+        if (!dn_item_evict(core)) {
+            break;
+        }
+    }
+    int64_t keep_ms = meta->settings.idle_ms > meta->settings.lateness_ms ? meta->settings.idle_ms
+                                                                          : meta->settings.lateness_ms;
+    for (uint32_t i = 0; i < DN_FORGET_STEP; i++) {
+        if (!dn_tombstone_drop(core, meta->time_ms - keep_ms)) {
+            break;
+        }
+    }
+}
+
+void dn_core_entry_done(struct dn_core *core, int64_t time_ms)
+{
+    time_move(core, time_ms);
+    expire(core);
+    dn_trend_publish(core, false);
+    dn_capture_step(core, DN_CLOSE_STEP);
+    dn_core_flush(core);
+}

@@ -1,0 +1,420 @@
+/* The inside of a shard. Private to the room.
+ *
+ * A *core* is one whole state; a shard points to the live one, and a restore swaps it.
+ *
+ * Invariants:
+ *  1. What readers may reach is immutable once published, or a single atomic: blocks, item strings, tables'
+ *     places, slots of chunks. What is unlinked goes through dn_core_retire before its memory is used again.
+ *  2. A user's id and an item's id never enter hashes, answers or decisions: two nodes may give different
+ * ids.
+ *  3. core->sum is the sum (mod 2^64) of the hashes of all users' headers, events and window ids, items,
+ *     sources and tombstones. Whoever changes one takes the old hash out and puts the new one in.
+ *  4. While a capture is open, a chunk it holds is never written (dn_core_user_chunk and dn_core_item_chunk
+ *     copy it first), and nothing that it can reach is freed (dn_core_retire keeps it until the capture
+ * ends).
+ *  5. Of every API event that was counted, either the id is in its user's window, or no event with that time
+ *     can be accepted from that user any more, for ever. What keeps it so:
+ *       a. an id leaves a window only when its time is below block->floor_ms, which never falls, and an event
+ *          below it is late;
+ *       b. a user is forgotten (evicted, expired) only after meta.forget_floor_ms was raised above all of
+ *          its times and to its floor; a user who is not known has that floor;
+ *       c. an erased user has a tombstone that reaches up to the newest time and the floor of what was
+ * erased; a block made under a tombstone starts with a floor above it, and a tombstone is dropped only after
+ *          forget_floor_ms was raised above it. */
+#ifndef DN_SESSION_CORE_H
+#define DN_SESSION_CORE_H
+
+#include "session/idtable.h"
+#include "session/record.h"
+#include "session/session.h"
+#include "session/slab.h"
+
+#include <stdatomic.h>
+
+#define DN_TIME_MAX_MS ((int64_t)1 << 48) /* event and group times are below: sums never overflow */
+#define DN_EVENTS_PER_USER_MAX 1000u
+#define DN_IDS_PER_USER_MAX 10000u
+#define DN_USERS_LIMIT (DN_ID_LIMIT - 1024u)
+#define DN_ITEM_IDS (1u << 23)
+#define DN_ITEMS_LIMIT (DN_ITEM_IDS / 2) /* evicted ids wait for readers before they serve again */
+#define DN_SOURCES_MAX 4096u             /* (source, partition) pairs of a shard */
+#define DN_TOMBSTONES_MAX 65536u
+#define DN_TOMBSTONES_PER_USER 8u
+#define DN_FORGET_STEP 64u  /* users or items looked at for eviction at a time */
+#define DN_CLOSE_STEP 4096u /* objects of closed captures retired after an entry */
+#define DN_RECLAIM_STEP 64u /* retired batches freed after an entry */
+#define DN_TREND_PUBLISH_MS 200
+
+/* Small chunks: a capture costs the writer one copy of each chunk it touches, and an entry may touch many. */
+#define DN_USER_CHUNK 256u
+#define DN_ITEM_CHUNK 64u
+#define DN_USER_CHUNKS (((1u << DN_ID_BITS) + DN_USER_CHUNK - 1) / DN_USER_CHUNK)
+#define DN_ITEM_CHUNKS (DN_ITEM_IDS / DN_ITEM_CHUNK)
+
+struct dn_shard;
+
+struct dn_event {
+    int64_t time_ms;
+    uint64_t id; /* 0: a stream event */
+    uint32_t item;
+    uint16_t weight;
+    uint8_t type;
+    uint8_t reserved;
+};
+_Static_assert(sizeof(struct dn_event) == 24, "24 bytes an event");
+
+struct dn_window_id { /* of an event that left the list while its id may still come again */
+    uint64_t id;
+    int64_t time_ms;
+};
+
+struct dn_block { /* immutable */
+    struct dn_hash128 user;
+    uint64_t version;
+    int64_t arrival_ms; /* group time of the last change */
+    uint64_t touch;     /* order of last changes: unique, rising along the idle list */
+    int64_t start_ms;   /* of the current session: its events are those at or after it */
+    int64_t floor_ms;   /* API events before it are late; never falls */
+    uint32_t generation;
+    uint32_t session_events;
+    uint16_t counts[DN_EVENT_TYPE_MAX]; /* of type i + 1 */
+    uint16_t event_count;               /* at least 1 */
+    uint16_t id_count;
+    uint32_t reserved;
+    struct dn_event events[]; /* by time, then arrival; behind them id_count window ids */
+};
+_Static_assert(sizeof(struct dn_block) == 88, "88 bytes a user beside the events");
+
+static inline size_t dn_block_bytes(size_t events, size_t ids)
+{
+    return sizeof(struct dn_block) + events * sizeof(struct dn_event) + ids * sizeof(struct dn_window_id);
+}
+
+static inline const struct dn_window_id *dn_block_ids(const struct dn_block *block)
+{
+    return (const struct dn_window_id *)(const void *)(block->events + block->event_count);
+}
+
+struct dn_user_chunk { /* copied before it is written while a capture holds it */
+    uint32_t generation;
+    struct dn_block *_Atomic slots[DN_USER_CHUNK];
+};
+
+struct dn_link { /* of the idle list, or (next) of the free ids */
+    uint32_t previous, next;
+};
+
+struct dn_item { /* immutable */
+    uint64_t hash;
+    uint16_t length;
+    char bytes[];
+};
+
+enum { DN_ITEM_FREE, DN_ITEM_LIVE, DN_ITEM_RETIRED };
+
+struct dn_item_slot {
+    struct dn_item *_Atomic item; /* readers; the rest is the writer's */
+    uint64_t trend;               /* as of trend_epoch */
+    uint64_t unref;               /* when the last event that named it went away; 0: named now */
+    uint32_t trend_epoch;
+    uint32_t refs;           /* events in blocks that name it */
+    uint32_t previous, next; /* unreferenced items in order of unref, or (next) free ids */
+    uint16_t heap_at;        /* place in the trend heap + 1; 0: not in it */
+    uint8_t state;
+};
+
+struct dn_item_chunk { /* copied before it is written while a capture holds it */
+    uint32_t generation;
+    struct dn_item_slot slots[DN_ITEM_CHUNK];
+};
+
+struct dn_source {
+    uint64_t hash; /* of name and partition */
+    uint32_t partition;
+    uint16_t name_length;
+    char name[DN_SOURCE_MAX];
+    int64_t floor_ms; /* writer: events before it are late */
+    _Atomic int64_t next_offset;
+};
+
+struct dn_source_list { /* immutable but for what its sources hold */
+    uint32_t count;
+    struct dn_source *sources[];
+};
+
+struct dn_tombstone { /* one erase request; those of a user are chained, newest (and furthest) first */
+    struct dn_hash128 user;
+    int64_t until_ms;
+    uint64_t request_id;
+    uint64_t order; /* of the request in the log */
+    uint32_t older;
+    uint32_t previous, next; /* all, in log order; next also chains free places */
+    bool existed;
+};
+
+struct dn_tombstones {
+    struct dn_idtable table; /* user -> its newest */
+    struct dn_tombstone *slots;
+    uint32_t capacity, count, free, head, tail;
+};
+
+struct dn_trend_entry {
+    uint64_t score;
+    uint64_t item_hash;
+    uint32_t item;
+};
+
+struct dn_trend_list { /* what readers see: immutable, strings included */
+    size_t size_bytes;
+    int64_t landmark_ms, half_life_ms;
+    uint32_t count;
+    struct {
+        uint64_t score, item_hash;
+        uint32_t offset; /* of its string in `text` */
+        uint16_t length;
+    } entries[DN_TREND_MAX];
+    char text[];
+};
+
+struct dn_meta { /* the plain part of the state: copied whole into a capture */
+    int64_t time_ms;
+    int64_t max_event_ms;
+    int64_t forget_floor_ms; /* API events of users not known are late before it */
+    uint64_t touch;          /* last block->touch given */
+    uint64_t unref;          /* last item unref given */
+    uint64_t erase_order;    /* last tombstone order given */
+    int64_t trend_landmark_ms;
+    uint32_t trend_epoch;
+    uint64_t events_applied, duplicates, late, refused, erased, evicted, expired;
+    struct dn_shard_settings settings;
+};
+
+struct dn_capture {
+    struct dn_core *core;
+    uint32_t generation; /* chunks and blocks up to this one are the capture's */
+    struct dn_meta meta;
+    uint64_t hash;
+    uint32_t user_count, item_count, source_count, tombstone_count;
+    uint32_t user_bound, item_bound;
+    struct dn_user_chunk **users;
+    struct dn_item_chunk **items;
+    struct dn_source *sources;
+    struct dn_tombstone *tombstones;
+    struct dn_retired *kept; /* writer: retired, but reachable from the capture */
+    size_t kept_count, kept_capacity;
+    struct dn_capture *next_closed;
+};
+
+struct dn_retired {
+    void *object; /* NULL: the item id in `size` */
+    size_t size;
+};
+
+#define DN_RETIRE_BATCH 250u
+struct dn_retire_batch {
+    struct dn_core *core;
+    uint32_t count;
+    struct dn_retired entries[DN_RETIRE_BATCH];
+};
+
+struct dn_parsed; /* apply.c */
+
+struct dn_core {
+    struct dn_shard *shard;
+    struct dn_slab *slab;
+    uint32_t pins; /* being live, each batch in the epoch's hands, an open capture */
+    bool live;     /* readers may hold what it publishes */
+    uint32_t generation;
+    struct dn_capture *capture; /* open, or NULL */
+    struct dn_capture *closed;  /* what they kept is given back in steps */
+    struct dn_retire_batch *batch;
+    struct dn_core *next_dying;
+
+    struct dn_meta meta;
+    uint64_t sum;
+
+    struct dn_user_chunk *_Atomic *user_chunks; /* DN_USER_CHUNKS of them */
+    struct dn_link **user_links;
+    struct dn_idtable users;
+    uint32_t user_bound, user_free, idle_head, idle_tail; /* idle_head: the longest idle */
+
+    struct dn_item_chunk *_Atomic *item_chunks;
+    struct dn_idtable items;
+    uint32_t item_bound, item_free, unref_head, unref_tail;
+
+    struct dn_source_list *_Atomic sources;
+    struct dn_tombstones tombstones;
+
+    struct dn_trend_entry heap[DN_TREND_MAX]; /* the least first */
+    uint32_t heap_count;
+    bool trend_changed;
+    int64_t trend_published_ms;
+    struct dn_trend_list *_Atomic trend;
+
+    struct dn_parsed *parsed; /* scratch of apply */
+    size_t parsed_capacity;
+};
+
+/* ---- core.c: life, memory, hash ---- */
+struct dn_core *dn_core_create(struct dn_shard *shard);
+/* One that no reader ever saw. */
+void dn_core_destroy(struct dn_core *core);
+/* Gives up one pin; the last one frees the core, in steps where the shard lives on. */
+void dn_core_unpin(struct dn_core *core);
+/* Frees `object` once neither readers nor an open capture can reach it. */
+void dn_core_retire(struct dn_core *core, void *object, size_t size);
+/* A chunk that was copied because the open capture holds it. */
+void dn_core_retire_chunk(struct dn_core *core, void *chunk, size_t size);
+void dn_core_retire_block(struct dn_core *core, struct dn_block *block);
+void dn_core_retire_item(struct dn_core *core, uint32_t id);
+/* Hands what was retired to the epoch. */
+void dn_core_flush(struct dn_core *core);
+uint64_t dn_core_hash(const struct dn_core *core);
+uint64_t dn_core_hash_recompute(const struct dn_core *core);
+uint64_t dn_meta_hash(const struct dn_meta *meta);
+
+/* ---- shard.c ---- */
+struct dn_epoch *dn_shard_epoch(const struct dn_shard *shard);
+void dn_shard_core_gone(struct dn_shard *shard, struct dn_core *core);
+struct dn_core *dn_shard_core(const struct dn_shard *shard);
+
+/* ---- state_hash.c: fixed for ever, like dn_hash64 ---- */
+uint64_t dn_block_hash(const struct dn_block *block);
+uint64_t dn_event_hash(struct dn_hash128 user, const struct dn_event *event, uint64_t item_hash);
+uint64_t dn_window_id_hash(struct dn_hash128 user, const struct dn_window_id *id);
+uint64_t dn_item_slot_hash(const struct dn_item_slot *slot);
+uint64_t dn_source_hash(const struct dn_source *source);
+uint64_t dn_tombstone_hash(const struct dn_tombstone *tombstone);
+
+/* ---- users.c ---- */
+static inline uint64_t dn_user_hash(struct dn_hash128 user)
+{
+    uint64_t h = (user.low ^ (user.high << 32 | user.high >> 32)) * 0x9e3779b97f4a7c15u;
+    return h ^ h >> 29;
+}
+
+static inline struct dn_block *dn_user_block(const struct dn_core *core, uint32_t id)
+{
+    const struct dn_user_chunk *chunk =
+        atomic_load_explicit(&core->user_chunks[id / DN_USER_CHUNK], memory_order_acquire);
+    return atomic_load_explicit(&chunk->slots[id % DN_USER_CHUNK], memory_order_acquire);
+}
+
+/* DN_ID_NONE if there is none. Readers too; a reader loads the block again and compares. */
+uint32_t dn_user_find(const struct dn_core *core, struct dn_hash128 user);
+/* A new id at the end of the idle list, pointing to block. */
+uint32_t dn_user_add(struct dn_core *core, struct dn_block *block);
+/* Replaces the block and moves the user to the end of the idle list; the old block is retired. */
+void dn_user_replace(struct dn_core *core, uint32_t id, struct dn_block *block);
+/* Takes the user out with all its hashes and item references; the block is retired. */
+void dn_user_remove(struct dn_core *core, uint32_t id);
+/* Removes the longest idle user whose window is empty by the group's time, looking at no more than
+ * DN_FORGET_STEP; idle_before_ms: only one whose last change is before it. False if there is none. */
+bool dn_user_forget(struct dn_core *core, int64_t idle_before_ms);
+void dn_users_init(struct dn_core *core);
+/* Restore: the idle list in order of touch. False if two are the same. */
+bool dn_users_order(struct dn_core *core);
+
+/* ---- items.c ---- */
+static inline struct dn_item_slot *dn_item_slot(const struct dn_core *core, uint32_t id)
+{
+    struct dn_item_chunk *chunk =
+        atomic_load_explicit(&core->item_chunks[id / DN_ITEM_CHUNK], memory_order_acquire);
+    return &chunk->slots[id % DN_ITEM_CHUNK];
+}
+
+static inline const struct dn_item *dn_item_get(const struct dn_core *core, uint32_t id)
+{
+    return atomic_load_explicit(&dn_item_slot(core, id)->item, memory_order_acquire);
+}
+
+void dn_items_init(struct dn_core *core);
+/* The slot, ready to be written: its chunk is no capture's. */
+struct dn_item_slot *dn_item_writable(struct dn_core *core, uint32_t id);
+uint32_t dn_item_find(const struct dn_core *core, uint64_t hash, const char *bytes, uint16_t length);
+/* Would dn_item_add succeed? */
+bool dn_item_room(const struct dn_core *core);
+/* A new item with no references (the caller adds one); its hash is in the sum. */
+uint32_t dn_item_add(struct dn_core *core, uint64_t hash, const char *bytes, uint16_t length);
+/* As above with id, trend, unref and membership from a snapshot; false if the id is taken or the string
+ * known.
+ */
+bool dn_item_restore(struct dn_core *core, uint32_t id, const char *bytes, uint16_t length, uint64_t trend,
+                     uint32_t trend_epoch, uint64_t unref);
+void dn_item_ref(struct dn_core *core, uint32_t id);
+void dn_item_unref(struct dn_core *core, uint32_t id);
+/* Evicts the item that was unreferenced first; false if none is. */
+bool dn_item_evict(struct dn_core *core);
+/* The id's memory: called when no reader and no capture holds it. */
+void dn_item_release(struct dn_core *core, uint32_t id);
+
+/* Restore: free ids and the list of unreferenced items in order of unref. False if it contradicts refs. */
+bool dn_items_order(struct dn_core *core);
+
+/* ---- core.c ---- */
+struct dn_order {
+    uint64_t at;
+    uint32_t id;
+};
+/* By at; false if two are the same. */
+bool dn_order_sort(struct dn_order *order, size_t count);
+
+/* ---- trend.c ---- */
+/* Moves the landmark up to the group's time; call when that moved. */
+void dn_trend_advance(struct dn_core *core);
+void dn_trend_add(struct dn_core *core, uint32_t item, int64_t time_ms, uint16_t weight);
+void dn_trend_remove(struct dn_core *core, uint32_t item); /* before the item is evicted */
+/* Puts an item whose counter is set into the heap (restore); false if the heap is full. */
+bool dn_trend_restore(struct dn_core *core, uint32_t item);
+void dn_trend_publish(struct dn_core *core, bool now);
+void dn_trend_half_life(struct dn_core *core, int64_t half_life_ms);
+
+/* ---- sources.c ---- */
+uint64_t dn_source_key(const char *name, size_t length, uint32_t partition);
+struct dn_source *dn_source_find(const struct dn_core *core, const char *name, size_t length,
+                                 uint32_t partition);
+/* NULL when DN_SOURCES_MAX are known. The caller sets it and adds its hash. */
+struct dn_source *dn_source_add(struct dn_core *core, const char *name, size_t length, uint32_t partition);
+
+/* ---- tombstones.c ---- */
+void dn_tombstones_init(struct dn_core *core);
+/* The time up to which the user's events are erased, or -1. */
+int64_t dn_tombstone_until(const struct dn_core *core, struct dn_hash128 user);
+const struct dn_tombstone *dn_tombstone_find(const struct dn_core *core, struct dn_hash128 user,
+                                             uint64_t request_id);
+bool dn_tombstone_room(struct dn_core *core);
+void dn_tombstone_add(struct dn_core *core,
+                      const struct dn_tombstone *tombstone); /* order set by the caller */
+/* Drops the oldest if it ended before before_ms; false if not. */
+bool dn_tombstone_drop(struct dn_core *core, int64_t before_ms);
+
+/* ---- events.c ---- */
+struct dn_arrival {
+    struct dn_event_in in;
+    uint64_t item_hash;
+    uint64_t index;
+};
+/* One valid event (its stream's own checks are done): session, window, items, trend. */
+enum dn_outcome dn_event_apply(struct dn_core *core, const struct dn_arrival *arrival, bool from_api);
+/* The user's erase. False: no room for the tombstone. */
+bool dn_erase_apply(struct dn_core *core, struct dn_hash128 user, int64_t until_ms, uint64_t request_id,
+                    bool *ret_existed);
+
+/* ---- apply.c ---- */
+void dn_core_apply(struct dn_core *core, uint64_t index, int64_t time_ms, const uint8_t *record,
+                   size_t length, struct dn_buffer *result);
+void dn_core_entry_done(struct dn_core *core, int64_t time_ms);
+
+/* ---- snapshot.c, restore.c ---- */
+#define DN_SNAPSHOT_MAGIC 0x48534e44u /* "DNSH" */
+#define DN_SNAPSHOT_VERSION 1u
+enum { DN_SECTION_META = 1, DN_SECTION_ITEMS, DN_SECTION_SOURCES, DN_SECTION_TOMBSTONES, DN_SECTION_USERS };
+enum dn_code dn_core_restore(struct dn_core *core, const uint8_t *bytes, size_t length, struct dn_error *err);
+/* Closes the capture; what it kept is retired by dn_capture_step. */
+void dn_capture_close(struct dn_capture *capture);
+/* Retires at most `max` of what closed captures kept. */
+void dn_capture_step(struct dn_core *core, size_t max);
+/* Forgets closed captures of a core whose memory goes as a whole. */
+void dn_core_free_closed(struct dn_core *core);
+
+#endif

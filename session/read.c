@@ -1,0 +1,97 @@
+/* What other threads read. Between dn_epoch_enter and dn_epoch_leave, no locks, no retries. */
+#include "session/core.h"
+
+#include <math.h>
+
+struct wanted {
+    struct dn_hash128 user;
+    const struct dn_block *
+        *found; /* the very block that was compared: the id may be another's a moment later */
+};
+
+static bool same_user(const struct dn_core *core, uint32_t id, const void *key)
+{
+    const struct wanted *wanted = key;
+    const struct dn_block *block = dn_user_block(core, id);
+    if (block == NULL || !dn_hash128_equal(block->user, wanted->user)) {
+        return false;
+    }
+    *wanted->found = block;
+    return true;
+}
+
+enum dn_code dn_shard_read(const struct dn_shard *shard, struct dn_hash128 user, struct dn_arena *arena,
+                           struct dn_session_view *ret)
+{
+    const struct dn_core *core = dn_shard_core(shard);
+    const struct dn_block *block = NULL;
+    struct wanted wanted = {.user = user, .found = &block};
+    dn_idtable_find(&core->users, dn_user_hash(user), same_user, &wanted);
+    if (block == NULL) {
+        return DN_NOT_FOUND;
+    }
+    struct dn_event_view *views = dn_arena_alloc(arena, block->event_count * sizeof *views);
+    if (views == NULL) {
+        return DN_NO_MEMORY;
+    }
+    for (size_t i = 0; i < block->event_count; i++) {
+        const struct dn_event *event = &block->events[i];
+        const struct dn_item *item = dn_item_get(core, event->item);
+        views[i] = (struct dn_event_view){
+            .item = item->bytes,
+            .item_length = item->length,
+            .item_hash = item->hash,
+            .type = event->type,
+            .time_ms = event->time_ms,
+            .weight = (float)event->weight / DN_WEIGHT_ONE,
+            .current = event->time_ms >= block->start_ms,
+        };
+    }
+    *ret = (struct dn_session_view){
+        .version = block->version,
+        .start_ms = block->start_ms,
+        .last_ms = block->events[block->event_count - 1].time_ms,
+        .session_events = block->session_events,
+        .event_count = block->event_count,
+        .events = views,
+    };
+    for (size_t type = 1; type <= DN_EVENT_TYPE_MAX; type++) {
+        ret->counts[type] = block->counts[type - 1];
+    }
+    return DN_OK;
+}
+
+size_t dn_shard_trending(const struct dn_shard *shard, struct dn_trend_view *ret, size_t max)
+{
+    const struct dn_core *core = dn_shard_core(shard);
+    const struct dn_trend_list *list = atomic_load_explicit(&core->trend, memory_order_acquire);
+    struct dn_shard_stats stats;
+    dn_shard_stats(shard, &stats);
+    double past = (double)(stats.time_ms - list->landmark_ms) / (double)list->half_life_ms;
+    double scale = exp2(-past) / ((double)DN_WEIGHT_ONE * 65536.0); /* trend.c: 16-bit fixed point */
+    size_t count = list->count < max ? list->count : max;
+    for (size_t i = 0; i < count; i++) {
+        ret[i] = (struct dn_trend_view){
+            .item = list->text + list->entries[i].offset,
+            .item_length = list->entries[i].length,
+            .item_hash = list->entries[i].item_hash,
+            .score = (float)((double)list->entries[i].score * scale),
+        };
+    }
+    return count;
+}
+
+bool dn_shard_next_offset(const struct dn_shard *shard, const char *source, uint32_t partition,
+                          int64_t *ret_next_offset)
+{
+    size_t length = 0;
+    while (length <= DN_SOURCE_MAX && source[length] != '\0') {
+        length++;
+    }
+    const struct dn_source *found = dn_source_find(dn_shard_core(shard), source, length, partition);
+    if (found == NULL) {
+        return false;
+    }
+    *ret_next_offset = atomic_load_explicit(&found->next_offset, memory_order_acquire);
+    return true;
+}

@@ -1,0 +1,109 @@
+/* Records and results as bytes: the side of those who propose. */
+#include "session/record.h"
+
+#include "base/text.h"
+#include "session/wire.h"
+
+#include <string.h>
+
+static void put_events(struct dn_buffer *out, const struct dn_event_in *events, size_t count, bool offsets)
+{
+    if (count > DN_EVENTS_PER_RECORD_MAX) {
+        out->failed = true;
+        return;
+    }
+    dn_buffer_u32(out, (uint32_t)count);
+    for (size_t i = 0; i < count; i++) {
+        const struct dn_event_in *event = &events[i];
+        if (event->item_length > DN_ID_MAX) {
+            out->failed = true;
+            return;
+        }
+        dn_buffer_u64(out, event->user.high);
+        dn_buffer_u64(out, event->user.low);
+        if (offsets) {
+            dn_buffer_i64(out, event->offset);
+        } else {
+            dn_buffer_u64(out, event->event_id);
+        }
+        dn_buffer_i64(out, event->time_ms);
+        dn_buffer_u16(out, event->weight);
+        dn_buffer_u8(out, event->type);
+        dn_buffer_u16(out, event->item_length);
+        dn_buffer_append(out, event->item, event->item_length);
+    }
+}
+
+static void put_head(struct dn_buffer *out, enum dn_record_kind kind)
+{
+    dn_buffer_u8(out, (uint8_t)kind);
+    dn_buffer_u8(out, DN_RECORD_VERSION);
+}
+
+void dn_record_events(struct dn_buffer *out, const struct dn_event_in *events, size_t count)
+{
+    put_head(out, DN_RECORD_EVENTS);
+    put_events(out, events, count, false);
+}
+
+void dn_record_stream(struct dn_buffer *out, const char *source, uint32_t partition, int64_t begins_at,
+                      int64_t next_offset, const struct dn_event_in *events, size_t count)
+{
+    size_t length = strlen(source);
+    if (length > DN_SOURCE_MAX) {
+        out->failed = true;
+        return;
+    }
+    put_head(out, DN_RECORD_STREAM);
+    dn_buffer_blob(out, source, length);
+    dn_buffer_u32(out, partition);
+    dn_buffer_i64(out, begins_at);
+    dn_buffer_i64(out, next_offset);
+    put_events(out, events, count, true);
+}
+
+void dn_record_erase(struct dn_buffer *out, struct dn_hash128 user, int64_t until_ms, uint64_t request_id)
+{
+    put_head(out, DN_RECORD_ERASE);
+    dn_buffer_u64(out, user.high);
+    dn_buffer_u64(out, user.low);
+    dn_buffer_i64(out, until_ms);
+    dn_buffer_u64(out, request_id);
+}
+
+void dn_record_settings(struct dn_buffer *out, const struct dn_shard_settings *settings)
+{
+    put_head(out, DN_RECORD_SETTINGS);
+    dn_encode_settings(out, settings);
+}
+
+enum dn_code dn_result_parse(const uint8_t *bytes, size_t length, uint8_t kind, struct dn_result *ret,
+                             struct dn_error *err)
+{
+    struct dn_reader reader;
+    dn_reader_init(&reader, bytes, length);
+    struct dn_result result = {.status = (enum dn_result_status)dn_reader_u8(&reader)};
+    if (reader.failed || result.status > DN_RESULT_FULL) {
+        return dn_fail(err, DN_CORRUPT, "result of a shard: no known status");
+    }
+    bool answered = dn_reader_left(&reader) > 0 || result.status == DN_RESULT_OK;
+    if (answered && (kind == DN_RECORD_EVENTS || kind == DN_RECORD_STREAM)) {
+        result.next_offset = dn_reader_i64(&reader);
+        result.count = dn_reader_u32(&reader);
+        result.outcomes = dn_reader_bytes(&reader, result.count);
+    } else if (answered && kind == DN_RECORD_ERASE) {
+        result.existed = dn_reader_u8(&reader) != 0;
+    }
+    if (reader.failed || dn_reader_left(&reader) > 0) {
+        return dn_fail(err, DN_CORRUPT, "result of a shard: %zu bytes do not fit a record of kind %u", length,
+                       kind);
+    }
+    for (uint32_t i = 0; i < result.count; i++) {
+        if (result.outcomes[i] > DN_OUTCOME_INVALID) {
+            return dn_fail(err, DN_CORRUPT, "result of a shard: outcome %u of event %u is unknown",
+                           result.outcomes[i], i);
+        }
+    }
+    *ret = result;
+    return DN_OK;
+}

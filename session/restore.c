@@ -1,0 +1,325 @@
+/* A core from snapshot bytes. Nothing in them is believed: every length, id, order and count is checked where
+ * it is read, and the state hash at the end. */
+#include "base/error.h"
+#include "base/text.h"
+#include "session/core.h"
+#include "session/wire.h"
+
+#include <endian.h>
+#include <inttypes.h>
+#include <string.h>
+
+static const char *const section_names[] = {
+    [DN_SECTION_META] = "meta",       [DN_SECTION_ITEMS] = "items",
+    [DN_SECTION_SOURCES] = "sources", [DN_SECTION_TOMBSTONES] = "tombstones",
+    [DN_SECTION_USERS] = "users",
+};
+
+static enum dn_code corrupt(const struct dn_reader *reader, struct dn_error *err, uint8_t tag,
+                            const char *what)
+{
+    return dn_fail(err, DN_CORRUPT, "snapshot of a shard: section %s: %s before byte %zu of %zu",
+                   section_names[tag], what, reader->offset, reader->length);
+}
+
+static bool time_ok(int64_t time_ms)
+{
+    return time_ms >= 0 && time_ms < DN_TIME_MAX_MS;
+}
+
+static enum dn_code read_section(struct dn_reader *reader, uint8_t tag, uint32_t max, uint32_t *ret_count,
+                                 struct dn_error *err)
+{
+    uint8_t found = dn_reader_u8(reader);
+    uint32_t count = dn_reader_u32(reader);
+    if (reader->failed || found != tag || count > max) {
+        return corrupt(reader, err, tag, "bad head");
+    }
+    *ret_count = count;
+    return DN_OK;
+}
+
+static enum dn_code read_meta(struct dn_core *core, struct dn_reader *reader, struct dn_error *err)
+{
+    uint32_t count;
+    enum dn_code code = read_section(reader, DN_SECTION_META, 1, &count, err);
+    if (code != DN_OK) {
+        return code;
+    }
+    struct dn_meta *meta = &core->meta;
+    meta->time_ms = dn_reader_i64(reader);
+    meta->max_event_ms = dn_reader_i64(reader);
+    meta->forget_floor_ms = dn_reader_i64(reader);
+    meta->touch = dn_reader_u64(reader);
+    meta->unref = dn_reader_u64(reader);
+    meta->erase_order = dn_reader_u64(reader);
+    meta->trend_landmark_ms = dn_reader_i64(reader);
+    meta->trend_epoch = dn_reader_u32(reader);
+    meta->events_applied = dn_reader_u64(reader);
+    meta->duplicates = dn_reader_u64(reader);
+    meta->late = dn_reader_u64(reader);
+    meta->refused = dn_reader_u64(reader);
+    meta->erased = dn_reader_u64(reader);
+    meta->evicted = dn_reader_u64(reader);
+    meta->expired = dn_reader_u64(reader);
+    bool whole = dn_decode_settings(reader, &meta->settings);
+    if (!whole || count != 1 || dn_shard_settings_check(&meta->settings, NULL) != DN_OK) {
+        return corrupt(reader, err, DN_SECTION_META, "bad settings");
+    }
+    if (!time_ok(meta->time_ms) || !time_ok(meta->max_event_ms) || meta->forget_floor_ms < 0 ||
+        meta->forget_floor_ms >= 2 * DN_TIME_MAX_MS || meta->trend_landmark_ms > meta->time_ms ||
+        meta->trend_landmark_ms < -DN_TIME_MAX_MS) {
+        return corrupt(reader, err, DN_SECTION_META, "bad time");
+    }
+    return DN_OK;
+}
+
+static enum dn_code read_items(struct dn_core *core, struct dn_reader *reader, struct dn_error *err)
+{
+    uint32_t count;
+    enum dn_code code = read_section(reader, DN_SECTION_ITEMS, DN_ITEMS_LIMIT, &count, err);
+    if (code != DN_OK) {
+        return code;
+    }
+    int64_t last = -1;
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t id = dn_reader_u32(reader);
+        uint64_t trend = dn_reader_u64(reader);
+        uint32_t epoch = dn_reader_u32(reader);
+        uint64_t unref = dn_reader_u64(reader);
+        uint8_t in_heap = dn_reader_u8(reader);
+        uint16_t length = dn_reader_u16(reader);
+        const char *bytes = (const char *)dn_reader_bytes(reader, length);
+        if (reader->failed || id >= DN_ITEM_IDS || (int64_t)id <= last || in_heap > 1 ||
+            epoch > core->meta.trend_epoch || unref > core->meta.unref || !dn_id_valid(bytes, length)) {
+            return corrupt(reader, err, DN_SECTION_ITEMS, "bad item");
+        }
+        last = id;
+        if (!dn_item_restore(core, id, bytes, length, trend, epoch, unref)) {
+            return corrupt(reader, err, DN_SECTION_ITEMS, "item twice");
+        }
+        if (in_heap == 1 && !dn_trend_restore(core, id)) {
+            return corrupt(reader, err, DN_SECTION_ITEMS, "too many trending");
+        }
+    }
+    core->item_bound = (uint32_t)(last + 1);
+    return DN_OK;
+}
+
+static enum dn_code read_sources(struct dn_core *core, struct dn_reader *reader, struct dn_error *err)
+{
+    uint32_t count;
+    enum dn_code code = read_section(reader, DN_SECTION_SOURCES, DN_SOURCES_MAX, &count, err);
+    if (code != DN_OK) {
+        return code;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        size_t length = 0;
+        const char *name = (const char *)dn_reader_blob(reader, DN_SOURCE_MAX, &length);
+        uint32_t partition = dn_reader_u32(reader);
+        int64_t floor_ms = dn_reader_i64(reader);
+        int64_t next_offset = dn_reader_i64(reader);
+        if (reader->failed || !time_ok(floor_ms) || next_offset < 0 ||
+            dn_source_find(core, name, length, partition) != NULL) {
+            return corrupt(reader, err, DN_SECTION_SOURCES, "bad source");
+        }
+        struct dn_source *source = dn_source_add(core, name, length, partition);
+        source->floor_ms = floor_ms;
+        atomic_store_explicit(&source->next_offset, next_offset, memory_order_relaxed);
+        core->sum += dn_source_hash(source);
+    }
+    return DN_OK;
+}
+
+static enum dn_code read_tombstones(struct dn_core *core, struct dn_reader *reader, struct dn_error *err)
+{
+    uint32_t count;
+    enum dn_code code = read_section(reader, DN_SECTION_TOMBSTONES, DN_TOMBSTONES_MAX, &count, err);
+    if (code != DN_OK) {
+        return code;
+    }
+    uint64_t last = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        struct dn_tombstone tombstone = {.user = {.high = dn_reader_u64(reader)}};
+        tombstone.user.low = dn_reader_u64(reader);
+        tombstone.until_ms = dn_reader_i64(reader);
+        tombstone.request_id = dn_reader_u64(reader);
+        tombstone.order = dn_reader_u64(reader);
+        uint8_t existed = dn_reader_u8(reader);
+        if (reader->failed || existed > 1 || tombstone.until_ms < 0 ||
+            tombstone.until_ms >= 2 * DN_TIME_MAX_MS || tombstone.order <= last ||
+            tombstone.order > core->meta.erase_order ||
+            tombstone.until_ms < dn_tombstone_until(core, tombstone.user)) {
+            return corrupt(reader, err, DN_SECTION_TOMBSTONES, "bad tombstone");
+        }
+        last = tombstone.order;
+        tombstone.existed = existed == 1;
+        dn_tombstone_add(core, &tombstone);
+    }
+    if (core->tombstones.count != count) {
+        return corrupt(reader, err, DN_SECTION_TOMBSTONES, "too many of one user");
+    }
+    return DN_OK;
+}
+
+/* ---- users ----------------------------------------------------------------------------------------- */
+
+static inline uint64_t take(const uint8_t **at, size_t bytes)
+{
+    uint64_t value = 0;
+    memcpy(&value, *at, bytes);
+    *at += bytes;
+    return le64toh(value);
+}
+
+#define BLOCK_HEAD_BYTES (7 * 8 + 4 + 2 * DN_EVENT_TYPE_MAX + 2 + 2)
+#define EVENT_BYTES 23
+#define WINDOW_ID_BYTES 16
+
+static bool read_event(const struct dn_core *core, const uint8_t **at, struct dn_event *event)
+{
+    event->time_ms = (int64_t)take(at, 8);
+    event->id = take(at, 8);
+    event->item = (uint32_t)take(at, 4);
+    event->weight = (uint16_t)take(at, 2);
+    event->type = (uint8_t)take(at, 1);
+    event->reserved = 0;
+    return time_ok(event->time_ms) && event->type >= 1 && event->type <= DN_EVENT_TYPE_MAX &&
+           event->item < core->item_bound &&
+           atomic_load_explicit(&core->item_chunks[event->item / DN_ITEM_CHUNK], memory_order_relaxed) !=
+               NULL &&
+           dn_item_slot(core, event->item)->state == DN_ITEM_LIVE;
+}
+
+static bool head_ok(const struct dn_core *core, const struct dn_block *block)
+{
+    return time_ok(block->arrival_ms) && block->arrival_ms <= core->meta.time_ms && block->touch > 0 &&
+           block->touch <= core->meta.touch && time_ok(block->start_ms) && block->floor_ms >= 0 &&
+           block->floor_ms < 2 * DN_TIME_MAX_MS && block->event_count >= 1 &&
+           block->event_count <= DN_EVENTS_PER_USER_MAX && block->id_count <= DN_IDS_PER_USER_MAX;
+}
+
+static void read_head(const uint8_t *at, struct dn_block *block)
+{
+    block->user.high = take(&at, 8);
+    block->user.low = take(&at, 8);
+    block->version = take(&at, 8);
+    block->arrival_ms = (int64_t)take(&at, 8);
+    block->touch = take(&at, 8);
+    block->start_ms = (int64_t)take(&at, 8);
+    block->floor_ms = (int64_t)take(&at, 8);
+    block->session_events = (uint32_t)take(&at, 4);
+    for (size_t i = 0; i < DN_EVENT_TYPE_MAX; i++) {
+        block->counts[i] = (uint16_t)take(&at, 2);
+    }
+    block->event_count = (uint16_t)take(&at, 2);
+    block->id_count = (uint16_t)take(&at, 2);
+    block->reserved = 0;
+}
+
+/* What the bytes say, in a block of its own; false if it breaks a rule (then the core is thrown away). */
+static bool read_body(struct dn_core *core, const uint8_t *at, struct dn_block *block)
+{
+    int64_t before_ms = 0;
+    for (size_t i = 0; i < block->event_count; i++) {
+        struct dn_event *event = &block->events[i];
+        if (!read_event(core, &at, event) || event->time_ms < before_ms) {
+            return false;
+        }
+        before_ms = event->time_ms;
+        core->sum += dn_event_hash(block->user, event, dn_item_get(core, event->item)->hash);
+        dn_item_slot(core, event->item)->refs++;
+    }
+    struct dn_window_id *ids = (struct dn_window_id *)(void *)(block->events + block->event_count);
+    for (size_t i = 0; i < block->id_count; i++) {
+        ids[i].id = take(&at, 8);
+        ids[i].time_ms = (int64_t)take(&at, 8);
+        if (ids[i].id == 0 || !time_ok(ids[i].time_ms) || ids[i].time_ms < block->floor_ms) {
+            return false;
+        }
+        core->sum += dn_window_id_hash(block->user, &ids[i]);
+    }
+    core->sum += dn_block_hash(block);
+    return block->start_ms <= before_ms;
+}
+
+static enum dn_code read_users(struct dn_core *core, struct dn_reader *reader, struct dn_error *err)
+{
+    uint32_t count;
+    enum dn_code code = read_section(reader, DN_SECTION_USERS, DN_USERS_LIMIT, &count, err);
+    if (code != DN_OK) {
+        return code;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        struct dn_block head;
+        const uint8_t *bytes = dn_reader_bytes(reader, BLOCK_HEAD_BYTES);
+        if (bytes == NULL) {
+            return corrupt(reader, err, DN_SECTION_USERS, "cut short");
+        }
+        read_head(bytes, &head);
+        if (!head_ok(core, &head)) {
+            return corrupt(reader, err, DN_SECTION_USERS, "bad user");
+        }
+        bytes = dn_reader_bytes(reader, head.event_count * (size_t)EVENT_BYTES +
+                                            head.id_count * (size_t)WINDOW_ID_BYTES);
+        if (bytes == NULL) {
+            return corrupt(reader, err, DN_SECTION_USERS, "cut short");
+        }
+        struct dn_block *block = dn_slab_alloc(core->slab, dn_block_bytes(head.event_count, head.id_count));
+        *block = head;
+        block->generation = core->generation;
+        if (!read_body(core, bytes, block) || dn_user_find(core, block->user) != DN_ID_NONE) {
+            return corrupt(reader, err, DN_SECTION_USERS, "bad user");
+        }
+        dn_user_add(core, block);
+    }
+    return DN_OK;
+}
+
+enum dn_code dn_core_restore(struct dn_core *core, const uint8_t *bytes, size_t length, struct dn_error *err)
+{
+    struct dn_reader reader;
+    dn_reader_init(&reader, bytes, length);
+    uint32_t magic = dn_reader_u32(&reader);
+    uint16_t version = dn_reader_u16(&reader);
+    if (reader.failed || magic != DN_SNAPSHOT_MAGIC) {
+        return dn_fail(err, DN_CORRUPT, "snapshot of a shard: does not begin as one");
+    }
+    if (version != DN_SNAPSHOT_VERSION) {
+        return dn_fail(err, DN_CORRUPT, "snapshot of a shard: version %u, this program reads %u", version,
+                       DN_SNAPSHOT_VERSION);
+    }
+    enum dn_code code = read_meta(core, &reader, err);
+    if (code == DN_OK) {
+        code = read_items(core, &reader, err);
+    }
+    if (code == DN_OK) {
+        code = read_sources(core, &reader, err);
+    }
+    if (code == DN_OK) {
+        code = read_tombstones(core, &reader, err);
+    }
+    if (code == DN_OK) {
+        code = read_users(core, &reader, err);
+    }
+    if (code != DN_OK) {
+        return code;
+    }
+    uint64_t hash = dn_reader_u64(&reader);
+    if (reader.failed || dn_reader_left(&reader) > 0) {
+        return corrupt(&reader, err, DN_SECTION_USERS, "bytes missing or left over");
+    }
+    if (!dn_users_order(core)) {
+        return corrupt(&reader, err, DN_SECTION_USERS, "two users changed at once");
+    }
+    if (!dn_items_order(core)) {
+        return corrupt(&reader, err, DN_SECTION_ITEMS, "wrong order of unused items");
+    }
+    if (hash != dn_core_hash(core)) {
+        return dn_fail(err, DN_CORRUPT,
+                       "snapshot of a shard: state hash %016" PRIx64 " where %016" PRIx64 " was written",
+                       dn_core_hash(core), hash);
+    }
+    dn_trend_publish(core, true);
+    return DN_OK;
+}

@@ -1,0 +1,50 @@
+/* Stream sources: next offset and watermark of each (source, partition). Few, and never removed. */
+#include "session/core.h"
+
+#include <string.h>
+
+uint64_t dn_source_key(const char *name, size_t length, uint32_t partition)
+{
+    return dn_hash64(name, length, partition);
+}
+
+struct dn_source *dn_source_find(const struct dn_core *core, const char *name, size_t length,
+                                 uint32_t partition)
+{
+    const struct dn_source_list *list = atomic_load_explicit(&core->sources, memory_order_acquire);
+    uint64_t hash = dn_source_key(name, length, partition);
+    for (uint32_t i = 0; i < list->count; i++) {
+        struct dn_source *source = list->sources[i];
+        if (source->hash == hash && source->partition == partition && source->name_length == length &&
+            memcmp(source->name, name, length) == 0) {
+            return source;
+        }
+    }
+    return NULL;
+}
+
+static size_t list_bytes(uint32_t count)
+{
+    return sizeof(struct dn_source_list) + count * sizeof(struct dn_source *);
+}
+
+struct dn_source *dn_source_add(struct dn_core *core, const char *name, size_t length, uint32_t partition)
+{
+    struct dn_source_list *old = atomic_load_explicit(&core->sources, memory_order_relaxed);
+    if (old->count == DN_SOURCES_MAX) {
+        return NULL;
+    }
+    struct dn_source *source = dn_slab_zalloc(core->slab, sizeof *source);
+    source->hash = dn_source_key(name, length, partition);
+    source->partition = partition;
+    source->name_length = (uint16_t)length;
+    memcpy(source->name, name, length);
+    atomic_init(&source->next_offset, 0);
+    struct dn_source_list *list = dn_slab_alloc(core->slab, list_bytes(old->count + 1));
+    memcpy(list->sources, old->sources, old->count * sizeof list->sources[0]);
+    list->sources[old->count] = source;
+    list->count = old->count + 1;
+    atomic_store_explicit(&core->sources, list, memory_order_release);
+    dn_core_retire(core, old, list_bytes(old->count));
+    return source;
+}

@@ -1,0 +1,121 @@
+/* The hashes that the state hash is the sum of. Fixed for ever: nodes of different builds compare them.
+ * A sum does not see the order of its terms, so whatever is ordered carries its order as a number; only
+ * events of one user with the very same time, and equal in nothing else, could be swapped unseen. */
+#include "session/core.h"
+
+#define SEED_META 0x6d657461u
+#define SEED_BLOCK 0x626c6f63u
+#define SEED_EVENT 0x65766e74u
+#define SEED_WINDOW 0x77696e64u
+#define SEED_ITEM 0x6974656du
+#define SEED_SOURCE 0x73726365u
+#define SEED_TOMBSTONE 0x746f6d62u
+
+static inline uint64_t mix(uint64_t h, uint64_t value)
+{
+    h = (h ^ value) * 0x9fb21c651e98df25u;
+    return h ^ h >> 32;
+}
+
+static inline uint64_t finish(uint64_t h)
+{
+    h *= 0xd6e8feb86659fd93u;
+    h ^= h >> 32;
+    h *= 0xd6e8feb86659fd93u;
+    return h ^ h >> 29;
+}
+
+uint64_t dn_block_hash(const struct dn_block *block)
+{
+    uint64_t h = mix(mix(SEED_BLOCK, block->user.high), block->user.low);
+    h = mix(h, block->version);
+    h = mix(h, (uint64_t)block->arrival_ms);
+    h = mix(h, block->touch);
+    h = mix(h, (uint64_t)block->start_ms);
+    h = mix(h, (uint64_t)block->floor_ms);
+    h = mix(h, block->session_events);
+    for (size_t i = 0; i < DN_EVENT_TYPE_MAX; i += 4) {
+        h = mix(h, (uint64_t)block->counts[i] | (uint64_t)block->counts[i + 1] << 16 |
+                       (uint64_t)block->counts[i + 2] << 32 | (uint64_t)block->counts[i + 3] << 48);
+    }
+    h = mix(h, (uint64_t)block->event_count | (uint64_t)block->id_count << 32);
+    return finish(h);
+}
+
+uint64_t dn_event_hash(struct dn_hash128 user, const struct dn_event *event, uint64_t item_hash)
+{
+    uint64_t h = mix(mix(SEED_EVENT, user.high), user.low);
+    h = mix(h, (uint64_t)event->time_ms);
+    h = mix(h, event->id);
+    h = mix(h, item_hash);
+    h = mix(h, (uint64_t)event->weight | (uint64_t)event->type << 16);
+    return finish(h);
+}
+
+uint64_t dn_window_id_hash(struct dn_hash128 user, const struct dn_window_id *id)
+{
+    uint64_t h = mix(mix(SEED_WINDOW, user.high), user.low);
+    return finish(mix(mix(h, id->id), (uint64_t)id->time_ms));
+}
+
+uint64_t dn_item_slot_hash(const struct dn_item_slot *slot)
+{
+    const struct dn_item *item = atomic_load_explicit(&slot->item, memory_order_relaxed);
+    uint64_t h = mix(mix(SEED_ITEM, item->hash), item->length);
+    h = mix(h, slot->trend);
+    h = mix(h, slot->unref);
+    h = mix(h, (uint64_t)slot->trend_epoch | (uint64_t)(slot->heap_at != 0) << 32);
+    return finish(h);
+}
+
+uint64_t dn_source_hash(const struct dn_source *source)
+{
+    uint64_t h = mix(mix(SEED_SOURCE, source->hash), source->partition);
+    h = mix(h, (uint64_t)source->floor_ms);
+    return finish(mix(h, (uint64_t)atomic_load_explicit(&source->next_offset, memory_order_relaxed)));
+}
+
+uint64_t dn_tombstone_hash(const struct dn_tombstone *tombstone)
+{
+    uint64_t h = mix(mix(SEED_TOMBSTONE, tombstone->user.high), tombstone->user.low);
+    h = mix(h, (uint64_t)tombstone->until_ms);
+    h = mix(h, tombstone->request_id);
+    h = mix(h, tombstone->order);
+    return finish(mix(h, tombstone->existed));
+}
+
+uint64_t dn_meta_hash(const struct dn_meta *meta)
+{
+    const struct dn_shard_settings *settings = &meta->settings;
+    const uint64_t values[] = {
+        (uint64_t)meta->time_ms,
+        (uint64_t)meta->max_event_ms,
+        (uint64_t)meta->forget_floor_ms,
+        meta->touch,
+        meta->unref,
+        meta->erase_order,
+        (uint64_t)meta->trend_landmark_ms,
+        meta->trend_epoch,
+        meta->events_applied,
+        meta->duplicates,
+        meta->late,
+        meta->refused,
+        meta->erased,
+        meta->evicted,
+        meta->expired,
+        (uint64_t)settings->gap_ms,
+        (uint64_t)settings->lateness_ms,
+        (uint64_t)settings->ahead_ms,
+        (uint64_t)settings->idle_ms,
+        settings->events_per_user,
+        settings->ids_per_user,
+        settings->users_max,
+        settings->items_max,
+        (uint64_t)settings->trend_half_life_ms,
+    };
+    uint64_t h = SEED_META;
+    for (size_t i = 0; i < sizeof values / sizeof values[0]; i++) {
+        h = mix(h, values[i]);
+    }
+    return finish(h);
+}
