@@ -1,8 +1,8 @@
 /* Inside the catalogue: the layout that the writer, the readers, the snapshot walker and retrieval share.
  *
  * Invariants:
- *  1. A block (one item) never changes once it is published, but for `emitted` (the snapshot walker's own) and
- *     the link of the list it waits on after it was unpublished. Replacing an item publishes a new block.
+ *  1. A block (one item) never changes once it is published, but for `emitted` (the snapshot walker's own)
+ * and the link of the list it waits on after it was unpublished. Replacing an item publishes a new block.
  *  2. A block is reachable by id (table) and by slot (directory), or by neither, save for the instant of a
  *     change; it is freed only through the epoch, and its slot is given out again only then.
  *  3. The directory's chunks never move; a table is replaced as a whole when it grows.
@@ -25,17 +25,19 @@
 
 #define DN_SLOT_NONE UINT32_MAX
 #define DN_DIRECTORY_CHUNK 4096u /* slots in a chunk of the directory */
-#define DN_SEGMENTS 256u         /* tables of the id index: growing one stops the writer for 1/256 of a rehash */
-#define DN_SEGMENT_MIN 8u        /* entries of the smallest table */
-#define DN_LOG_CHUNK 4096u       /* entries in a chunk of the recent log */
-#define DN_LOG_CHUNKS 256u       /* chunks kept: further back, readers scan everything */
+#define DN_SEGMENTS 256u   /* tables of the id index: growing one stops the writer for 1/256 of a rehash */
+#define DN_SEGMENT_MIN 8u  /* entries of the smallest table */
+#define DN_LOG_CHUNK 4096u /* entries in a chunk of the recent log */
+#define DN_LOG_CHUNKS 256u /* chunks kept: further back, readers scan everything */
 #define DN_FACTS_MAX 64u
 #define DN_FACT_KEY_MAX 64u
 #define DN_FACT_VALUE_MAX 256u
-#define DN_CATEGORY_MAX 256u         /* bytes */
-#define DN_ATTRIBUTE_KEYS_MAX 1024u  /* distinct attribute keys in use in a catalogue */
-#define DN_DISPOSE_PER_ENTRY 4096u   /* blocks or slots given back by one entry_done: bounded work */
-#define DN_ITEM_META_MAX 49152u      /* bytes of an encoded item without its vector: more than the limits add to */
+#define DN_CATEGORY_MAX 256u        /* bytes */
+#define DN_ATTRIBUTE_KEYS_MAX 1024u /* distinct attribute keys in use in a catalogue */
+#define DN_DISPOSE_PER_ENTRY 4096u  /* blocks or slots given back by one entry_done: bounded work */
+#define DN_ITEM_META_MAX                                                                                     \
+    49152u /* bytes of an encoded item without its vector: more than the limits add to                       \
+            */
 
 #define DN_RECORD_VERSION 1u
 #define DN_ITEM_AVAILABLE 1u
@@ -62,6 +64,7 @@ struct dn_block {
     const uint8_t *meta; /* the encoded item without its vector */
     uint16_t id_length, category_length, attribute_count;
     bool available;
+    bool replaced; /* unpublished by a successor, which has its slot (writer only) */
     struct dn_attribute attributes[];
 };
 
@@ -134,9 +137,11 @@ struct dn_state {
 
     uint64_t made; /* generation that new blocks carry; moves at each capture */
     bool capture_open;
-    _Atomic(struct dn_block *) preserved;
+    _Atomic(struct dn_block *) preserved; /* stack, newest first */
+    struct dn_block *preserved_oldest;
     struct dn_block *waiting; /* preserved blocks of closed captures, retired piece by piece */
 
+    struct dn_catalog *home; /* NULL: the catalogue was destroyed before the readers let go of this state */
     struct dn_state *next_dying;
     uint32_t dispose_slot;
 };
@@ -145,8 +150,9 @@ struct dn_catalog {
     struct dn_epoch *epoch;
     uint32_t items_max;
     _Atomic(struct dn_state *) state;
-    uint64_t generations;   /* states installed so far */
-    struct dn_state *dying; /* replaced states whose blocks are freed piece by piece, oldest first */
+    uint64_t generations;      /* states installed so far */
+    struct dn_state *retiring; /* replaced states that readers may still hold */
+    struct dn_state *dying;    /* states no reader holds, freed piece by piece */
 };
 
 struct dn_capture {
@@ -158,7 +164,8 @@ struct dn_capture {
 
 /* ---- item.c: one item's bytes ------------------------------------------------------------------------- */
 
-/* Appends `item` in its canonical form (attributes sorted, vector to unit length). False: it breaks a limit. */
+/* Appends `item` in its canonical form (attributes sorted, vector to unit length). False: it breaks a limit.
+ */
 bool dn_item_encode(struct dn_buffer *out, const struct dn_item *item);
 /* An encoded item in place. `vector` may be unaligned: bytes. */
 struct dn_item_bytes {
@@ -171,7 +178,8 @@ struct dn_item_bytes {
 };
 /* Structure only: lengths within the limits and the bytes. False: not understood. */
 bool dn_item_scan(struct dn_reader *reader, struct dn_item_bytes *ret);
-/* A block from scanned bytes; content checked without arithmetic on floats. NULL: the content is not valid. */
+/* A block from scanned bytes; content checked without arithmetic on floats. NULL: the content is not valid.
+ */
 struct dn_block *dn_block_make(const struct dn_item_bytes *bytes, uint64_t version);
 void dn_block_view(const struct dn_block *block, struct dn_item *ret);
 
@@ -192,7 +200,8 @@ uint64_t dn_fact_hash(const struct dn_fact *fact);
 uint64_t dn_dim_hash(uint32_t dim);
 void dn_state_retire_waiting(struct dn_state *state, uint32_t budget);
 
-/* ---- readers -------------------------------------------------------------------------------------------- */
+/* ---- readers --------------------------------------------------------------------------------------------
+ */
 
 static inline const struct dn_state *dn_catalog_state(const struct dn_catalog *catalog)
 {

@@ -163,7 +163,8 @@ bool dn_item_encode(struct dn_buffer *out, const struct dn_item *item)
     bool priced = !isnan(item->price);
     dn_buffer_u16(out, item->id_length);
     dn_buffer_u16(out, item->category_length);
-    dn_buffer_u8(out, (uint8_t)((item->available ? DN_ITEM_AVAILABLE : 0) | (priced ? DN_ITEM_HAS_PRICE : 0)));
+    dn_buffer_u8(out,
+                 (uint8_t)((item->available ? DN_ITEM_AVAILABLE : 0) | (priced ? DN_ITEM_HAS_PRICE : 0)));
     dn_buffer_u8(out, (uint8_t)item->attribute_count);
     dn_buffer_u32(out, dim);
     dn_buffer_u64(out, priced ? bits_of_double(item->price) : 0);
@@ -222,7 +223,8 @@ void dn_catalog_record_fact(struct dn_buffer *out, const char *key, const char *
     dn_buffer_blob(out, value, strlen(value));
 }
 
-/* ---- decoding: apply and restore ------------------------------------------------------------------------ */
+/* ---- decoding: apply and restore ------------------------------------------------------------------------
+ */
 
 bool dn_item_scan(struct dn_reader *reader, struct dn_item_bytes *ret)
 {

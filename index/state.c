@@ -1,9 +1,9 @@
 /* The catalogue's structures: slots, id table, recent log, attribute keys, facts, hash. One writer.
  * Invariants: catalog_internal.h.
  *
- * Life of a block: made (item.c) -> published by dn_state_upsert -> unpublished by a replacement or a delete ->
- * [on the preserved list while an open capture needs it] -> retired -> freed, and its slot free again if the
- * item was deleted. */
+ * Life of a block: made (item.c) -> published by dn_state_upsert -> unpublished by a replacement or a delete
+ * -> [on the preserved list while an open capture needs it] -> retired -> freed, and its slot free again if
+ * the item was deleted. */
 #include "base/hash.h"
 #include "base/log.h"
 #include "index/catalog_internal.h"
@@ -67,7 +67,8 @@ static void retire_plain(struct dn_state *state, void *object)
     }
 }
 
-/* ---- slots ------------------------------------------------------------------------------------------------ */
+/* ---- slots ------------------------------------------------------------------------------------------------
+ */
 
 static void pool_give(struct dn_slot_pool *pool, uint32_t slot)
 {
@@ -140,7 +141,8 @@ static void publish(struct dn_state *state, uint32_t slot, struct dn_block *bloc
     atomic_store_explicit(&chunk->slots[slot % DN_DIRECTORY_CHUNK], block, memory_order_release);
 }
 
-/* ---- id table ----------------------------------------------------------------------------------------------- */
+/* ---- id table
+ * ----------------------------------------------------------------------------------------------- */
 
 static struct dn_table *table_make(uint32_t capacity)
 {
@@ -161,7 +163,8 @@ static size_t segment_of(uint64_t id_hash)
 
 static bool same_id(const struct dn_block *block, uint64_t id_hash, const char *id, size_t id_length)
 {
-    return block->id_hash == id_hash && block->id_length == id_length && memcmp(block->id, id, id_length) == 0;
+    return block->id_hash == id_hash && block->id_length == id_length &&
+           memcmp(block->id, id, id_length) == 0;
 }
 
 static uint32_t table_seek(const struct dn_table *table, uint64_t id_hash, const char *id, size_t id_length)
@@ -178,7 +181,8 @@ static uint32_t table_seek(const struct dn_table *table, uint64_t id_hash, const
     }
 }
 
-struct dn_block *dn_state_find(const struct dn_state *state, uint64_t id_hash, const char *id, size_t id_length)
+struct dn_block *dn_state_find(const struct dn_state *state, uint64_t id_hash, const char *id,
+                               size_t id_length)
 {
     const struct dn_table *table =
         atomic_load_explicit(&state->segments[segment_of(id_hash)], memory_order_acquire);
@@ -244,7 +248,8 @@ static struct dn_table *table_ready(struct dn_state *state, size_t segment)
     return grown;
 }
 
-/* ---- recent log ---------------------------------------------------------------------------------------------- */
+/* ---- recent log
+ * ---------------------------------------------------------------------------------------------- */
 
 static uint64_t log_append(struct dn_state *state, uint32_t slot)
 {
@@ -264,7 +269,8 @@ static uint64_t log_append(struct dn_state *state, uint32_t slot)
     return seq;
 }
 
-/* ---- attribute keys -------------------------------------------------------------------------------------------- */
+/* ---- attribute keys
+ * -------------------------------------------------------------------------------------------- */
 
 /* Where the key is, or would be. */
 static size_t keys_seek(const struct dn_keys *keys, const char *key, size_t length, bool *ret_found)
@@ -353,7 +359,8 @@ static bool keys_fit(const struct dn_state *state, const struct dn_block *block)
     return count <= DN_ATTRIBUTE_KEYS_MAX;
 }
 
-/* ---- items ------------------------------------------------------------------------------------------------------- */
+/* ---- items
+ * ------------------------------------------------------------------------------------------------------- */
 
 static void count_in(struct dn_state *state, const struct dn_block *block)
 {
@@ -379,15 +386,15 @@ static void count_out(struct dn_state *state, const struct dn_block *block)
     }
 }
 
-/* Readers may hold it; `replaced` says that its slot lives on. */
-static void retire_block(struct dn_state *state, struct dn_block *block, bool replaced)
+/* Readers may hold it. */
+static void retire_block(struct dn_state *state, struct dn_block *block)
 {
     if (!state->live) {
-        if (!replaced) {
+        if (!block->replaced) {
             pool_give(state->pool, block->slot);
         }
         free(block);
-    } else if (replaced) {
+    } else if (block->replaced) {
         dn_epoch_retire(state->epoch, block, free_block, NULL);
     } else {
         state->pool->pending++;
@@ -402,6 +409,9 @@ static bool preserve(struct dn_state *state, struct dn_block *block)
         return false;
     }
     block->next = atomic_load_explicit(&state->preserved, memory_order_relaxed);
+    if (block->next == NULL) {
+        state->preserved_oldest = block;
+    }
     atomic_store_explicit(&state->preserved, block, memory_order_release);
     return true;
 }
@@ -447,13 +457,12 @@ enum dn_item_outcome dn_state_upsert(struct dn_state *state, struct dn_block *bl
         table_put(table, block);
     } else {
         count_out(state, old);
+        old->replaced = true;
         bool kept = preserve(state, old);
         publish(state, block->slot, block);
         atomic_store_explicit(&table->entries[at], block, memory_order_release);
         if (!kept) {
-            retire_block(state, old, true);
-        } else {
-            old->slot = DN_SLOT_NONE; /* the slot is the new block's */
+            retire_block(state, old);
         }
     }
     add64(&state->changes, 1);
@@ -476,7 +485,7 @@ enum dn_item_outcome dn_state_delete(struct dn_state *state, const char *id, uin
     table->live--;
     publish(state, block->slot, NULL);
     if (!kept) {
-        retire_block(state, block, false);
+        retire_block(state, block);
     }
     add64(&state->changes, 1);
     return DN_ITEM_OK;
@@ -487,11 +496,13 @@ void dn_state_retire_waiting(struct dn_state *state, uint32_t budget)
     while (state->waiting != NULL && budget-- > 0) {
         struct dn_block *block = state->waiting;
         state->waiting = block->next;
-        retire_block(state, block, block->slot == DN_SLOT_NONE);
+        retire_block(state, block);
     }
 }
 
-/* ---- facts --------------------------------------------------------------------------------------------------------- */
+/* ---- facts
+ * ---------------------------------------------------------------------------------------------------------
+ */
 
 uint64_t dn_fact_hash(const struct dn_fact *fact)
 {
@@ -529,7 +540,9 @@ const struct dn_fact *dn_state_fact(struct dn_state *state, const char *key, siz
     return fact;
 }
 
-/* ---- life ------------------------------------------------------------------------------------------------------------ */
+/* ---- life
+ * ------------------------------------------------------------------------------------------------------------
+ */
 
 struct dn_state *dn_state_create(struct dn_epoch *epoch, uint32_t items_max, bool live)
 {

@@ -1,0 +1,241 @@
+/* Filters: a conjunction of terms over an item's built-in fields and free attributes. */
+#include "index/catalog_internal.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define FILTER_TERMS_MAX 32u
+#define FILTER_VALUES_MAX 1000u
+#define NUMBER_TEXT_MAX 63u /* bytes of a number written as text */
+
+enum field { FIELD_ATTRIBUTE, FIELD_CATEGORY, FIELD_PRICE, FIELD_AVAILABLE };
+
+static bool name_is(const struct dn_filter_term *term, const char *name)
+{
+    return term->name_length == strlen(name) && memcmp(term->name, name, term->name_length) == 0;
+}
+
+static enum field field_of(const struct dn_filter_term *term)
+{
+    switch (term->name_length) { /* asked for every item of a scan */
+    case sizeof "category" - 1:
+        return name_is(term, "category") ? FIELD_CATEGORY : FIELD_ATTRIBUTE;
+    case sizeof "price" - 1:
+        return name_is(term, "price") ? FIELD_PRICE : FIELD_ATTRIBUTE;
+    case sizeof "available" - 1:
+        return name_is(term, "available") ? FIELD_AVAILABLE : FIELD_ATTRIBUTE;
+    default:
+        return FIELD_ATTRIBUTE;
+    }
+}
+
+/* The whole text as a finite decimal number. */
+static bool number_of(const char *text, size_t length, double *ret)
+{
+    char copy[NUMBER_TEXT_MAX + 1];
+    if (length == 0 || length > NUMBER_TEXT_MAX || (unsigned char)text[0] <= ' ') {
+        return false;
+    }
+    memcpy(copy, text, length);
+    copy[length] = '\0';
+    char *end;
+    double value = strtod(copy, &end);
+    if (end != copy + length || !isfinite(value)) {
+        return false;
+    }
+    *ret = value;
+    return true;
+}
+
+static bool text_equal(const char *a, size_t a_length, const char *b, size_t b_length)
+{
+    return a_length == b_length && (a_length == 0 || memcmp(a, b, a_length) == 0);
+}
+
+/* ---- checking
+ * ---------------------------------------------------------------------------------------------- */
+
+static bool attribute_known(const struct dn_catalog *catalog, const struct dn_filter_term *term)
+{
+    const struct dn_keys *keys = atomic_load_explicit(&dn_catalog_state(catalog)->keys, memory_order_acquire);
+    size_t low = 0, high = keys->count;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        const struct dn_key *key = keys->keys[middle];
+        size_t common = key->length < term->name_length ? key->length : term->name_length;
+        int order = memcmp(key->bytes, term->name, common);
+        if (order == 0) {
+            order = (key->length > term->name_length) - (key->length < term->name_length);
+        }
+        if (order == 0) {
+            return true;
+        }
+        if (order < 0) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return false;
+}
+
+static enum dn_code check_value(const struct dn_filter_term *term, enum field field,
+                                const struct dn_attribute *value, struct dn_error *err)
+{
+    if (value->value_length > DN_ATTRIBUTE_VALUE_MAX) {
+        return dn_fail(err, DN_INVALID, "filter on '%.*s': a value has %u bytes; the most is %d",
+                       (int)term->name_length, term->name, value->value_length, DN_ATTRIBUTE_VALUE_MAX);
+    }
+    double number;
+    if (field == FIELD_PRICE && !number_of(value->value, value->value_length, &number)) {
+        return dn_fail(err, DN_INVALID, "filter on 'price': '%.*s' is not a number", (int)value->value_length,
+                       value->value);
+    }
+    if (field == FIELD_AVAILABLE && !text_equal(value->value, value->value_length, "true", 4) &&
+        !text_equal(value->value, value->value_length, "false", 5)) {
+        return dn_fail(err, DN_INVALID, "filter on 'available': the value must be 'true' or 'false'");
+    }
+    return DN_OK;
+}
+
+static enum dn_code check_term(const struct dn_catalog *catalog, const struct dn_filter_term *term,
+                               struct dn_error *err)
+{
+    int shown = (int)term->name_length;
+    if (term->name_length == 0 || term->name_length > DN_ATTRIBUTE_KEY_MAX) {
+        return dn_fail(err, DN_INVALID, "a filter's attribute name must have 1 to %d bytes",
+                       DN_ATTRIBUTE_KEY_MAX);
+    }
+    enum field field = field_of(term);
+    if (field == FIELD_ATTRIBUTE && !attribute_known(catalog, term)) {
+        return dn_fail(err, DN_INVALID, "no item of the catalogue has an attribute '%.*s'", shown,
+                       term->name);
+    }
+    switch (term->op) {
+    case DN_FILTER_RANGE:
+        if (field == FIELD_CATEGORY || field == FIELD_AVAILABLE) {
+            return dn_fail(err, DN_INVALID, "filter on '%.*s': it has no order; use equals or in", shown,
+                           term->name);
+        }
+        if (isnan(term->min) || isnan(term->max) || term->min > term->max) {
+            return dn_fail(err, DN_INVALID, "filter on '%.*s': the range must have min <= max, neither NaN",
+                           shown, term->name);
+        }
+        return DN_OK;
+    case DN_FILTER_EQ:
+        if (term->value_count != 1) {
+            return dn_fail(err, DN_INVALID, "filter on '%.*s': equals takes one value", shown, term->name);
+        }
+        break;
+    case DN_FILTER_IN:
+        if (term->value_count == 0 || term->value_count > FILTER_VALUES_MAX) {
+            return dn_fail(err, DN_INVALID, "filter on '%.*s': in takes 1 to %u values", shown, term->name,
+                           FILTER_VALUES_MAX);
+        }
+        break;
+    default:
+        return dn_fail(err, DN_INVALID, "filter on '%.*s': unknown operator", shown, term->name);
+    }
+    for (size_t i = 0; i < term->value_count; i++) {
+        enum dn_code code = check_value(term, field, &term->values[i], err);
+        if (code != DN_OK) {
+            return code;
+        }
+    }
+    return DN_OK;
+}
+
+enum dn_code dn_filter_check(const struct dn_catalog *catalog, const struct dn_filter *filter,
+                             struct dn_error *err)
+{
+    if (filter == NULL) {
+        return DN_OK;
+    }
+    if (filter->term_count > FILTER_TERMS_MAX) {
+        return dn_fail(err, DN_INVALID, "%zu filters; the most is %u", filter->term_count, FILTER_TERMS_MAX);
+    }
+    for (size_t i = 0; i < filter->term_count; i++) {
+        enum dn_code code = check_term(catalog, &filter->terms[i], err);
+        if (code != DN_OK) {
+            return code;
+        }
+    }
+    return DN_OK;
+}
+
+/* ---- matching
+ * ------------------------------------------------------------------------------------------------ */
+
+static bool any_value_is(const struct dn_filter_term *term, const char *text, size_t length)
+{
+    for (size_t i = 0; i < term->value_count; i++) {
+        if (text_equal(term->values[i].value, term->values[i].value_length, text, length)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool any_number_is(const struct dn_filter_term *term, double number)
+{
+    for (size_t i = 0; i < term->value_count; i++) {
+        double value;
+        if (number_of(term->values[i].value, term->values[i].value_length, &value) && value == number) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool in_range(const struct dn_filter_term *term, double number)
+{
+    return number >= term->min && number <= term->max; /* NaN is in no range */
+}
+
+static bool attribute_matches(const struct dn_filter_term *term, const struct dn_item *item)
+{
+    for (size_t i = 0; i < item->attribute_count; i++) {
+        const struct dn_attribute *a = &item->attributes[i];
+        if (!text_equal(a->key, a->key_length, term->name, term->name_length)) {
+            continue;
+        }
+        double number;
+        return term->op == DN_FILTER_RANGE
+                   ? number_of(a->value, a->value_length, &number) && in_range(term, number)
+                   : any_value_is(term, a->value, a->value_length);
+    }
+    return false;
+}
+
+static bool term_matches(const struct dn_filter_term *term, const struct dn_item *item)
+{
+    switch (field_of(term)) {
+    case FIELD_CATEGORY:
+        return any_value_is(term, item->category, item->category_length);
+    case FIELD_PRICE:
+        return term->op == DN_FILTER_RANGE ? in_range(term, item->price) : any_number_is(term, item->price);
+    case FIELD_AVAILABLE:
+        return item->available ? any_value_is(term, "true", 4) : any_value_is(term, "false", 5);
+    case FIELD_ATTRIBUTE:
+        return attribute_matches(term, item);
+    }
+    return false;
+}
+
+bool dn_filter_match(const struct dn_filter *filter, const struct dn_item *item)
+{
+    if (filter == NULL) {
+        return true;
+    }
+    if (filter->only_available && !item->available) {
+        return false;
+    }
+    for (size_t i = 0; i < filter->term_count; i++) {
+        if (!term_matches(&filter->terms[i], item)) {
+            return false;
+        }
+    }
+    return true;
+}
