@@ -2,8 +2,8 @@
  * (https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md).
  *
  * Happy path: dn_call_new, dn_call_header..., dn_call_headers_end (method and metadata checked), dn_call_data
- * (5-byte prefix, message into the arena), dn_call_request_end (the method runs), dn_call_reply (headers, data
- * and trailers handed to nghttp2), dn_call_closed.
+ * (5-byte prefix, message into the arena), dn_call_request_end (the method runs), dn_call_reply (headers,
+ * data and trailers handed to nghttp2), dn_call_closed.
  *
  * Failures are answered as trailers-only. When the request has not ended by then, the connection resets the
  * stream with NO_ERROR behind the answer (RFC 9113, section 8.1), so that a client need not send the rest. */
@@ -22,11 +22,11 @@
 
 #define NV(name_, value_)                                                                                    \
     {                                                                                                        \
-        (uint8_t *)(uintptr_t)(name_), (uint8_t *)(uintptr_t)(value_), sizeof(name_) - 1, sizeof(value_) - 1, \
-            NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE                                     \
+        (uint8_t *)(uintptr_t)(name_), (uint8_t *)(uintptr_t)(value_), sizeof(name_) - 1,                    \
+            sizeof(value_) - 1, NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE                 \
     }
 
-static const char *const status_texts[DN_GRPC_CODES] = {"0", "1", "2",  "3",  "4",  "5",  "6",  "7", "8",
+static const char *const status_texts[DN_GRPC_CODES] = {"0", "1",  "2",  "3",  "4",  "5",  "6",  "7", "8",
                                                         "9", "10", "11", "12", "13", "14", "15", "16"};
 
 /* ---- life ------------------------------------------------------------------------------------------- */
@@ -216,7 +216,8 @@ void dn_call_headers_end(struct dn_call *call)
 {
     struct dn_server *server = call->thread->server;
     call->headers_done = true;
-    size_t number = call->method ? (size_t)(call->method - server->options.methods) : server->options.method_count;
+    size_t number =
+        call->method ? (size_t)(call->method - server->options.methods) : server->options.method_count;
     call->metrics = &server->method_metrics[number];
     if (call->header_bytes > DN_HEADER_LIST_MAX) {
         dn_counter_add(server->counters.limit_headers, 1);
@@ -266,22 +267,25 @@ static void message_begin(struct dn_call *call)
     uint32_t length = (uint32_t)call->prefix[1] << 24 | (uint32_t)call->prefix[2] << 16 |
                       (uint32_t)call->prefix[3] << 8 | (uint32_t)call->prefix[4];
     if (call->prefix[0] > 1) {
-        dn_call_fail(call, DN_INTERNAL, "the message's first byte is %u; it must be 0 (not compressed)", call->prefix[0]);
+        dn_call_fail(call, DN_INTERNAL, "the message's first byte is %u; it must be 0 (not compressed)",
+                     call->prefix[0]);
         return;
     }
     if (call->prefix[0] == 1) {
-        dn_call_fail(call, DN_INTERNAL, "the message is flagged as compressed and grpc-encoding names no compression");
+        dn_call_fail(call, DN_INTERNAL,
+                     "the message is flagged as compressed and grpc-encoding names no compression");
         return;
     }
     if (length > server->limits.message_bytes) {
         dn_counter_add(server->counters.limit_message, 1);
-        dn_call_fail(call, DN_EXHAUSTED, "the message has %u bytes; at most %u are taken: send less at once", length,
-                     server->limits.message_bytes);
+        dn_call_fail(call, DN_EXHAUSTED, "the message has %u bytes; at most %u are taken: send less at once",
+                     length, server->limits.message_bytes);
         return;
     }
     if (thread->pending_bytes + length > server->limits.pending_bytes) {
         dn_counter_add(server->counters.limit_pending_bytes, 1);
-        dn_call_fail(call, DN_EXHAUSTED, "this node holds as many bytes of unfinished calls as it may: try again later");
+        dn_call_fail(call, DN_EXHAUSTED,
+                     "this node holds as many bytes of unfinished calls as it may: try again later");
         return;
     }
     call->body = dn_arena_alloc(call->arena, length);
@@ -347,10 +351,7 @@ void dn_call_request_end(struct dn_call *call)
     else
         call->method->handle(call, call->body, call->body_length);
     call_charge(call);
-    if (call->state == DN_CALL_RUNNING && call->holds > 1)
-        call->holds--; /* ops are out */
-    else
-        dn_call_drop_hold(call);
+    dn_call_drop_hold(call);
 }
 
 /* ---- the answer -------------------------------------------------------------------------------------- */
@@ -360,11 +361,12 @@ static void answered(struct dn_call *call, int grpc_status)
 {
     call->state = DN_CALL_RESPONDING;
     call->grpc_status = grpc_status;
+    uint64_t now_ns = dn_monotonic_ns();
+    call->conn->active_us = now_ns / 1000;
     if (call->metrics) {
         dn_counter_add(call->metrics->codes[grpc_status], 1);
-        dn_histogram_observe_ns(call->metrics->seconds, dn_monotonic_ns() - call->start_ns);
+        dn_histogram_observe_ns(call->metrics->seconds, now_ns - call->start_ns);
     }
-    call->conn->active_us = call->start_ns / 1000;
 }
 
 static int submit_trailers(nghttp2_session *session, struct dn_call *call)
@@ -381,8 +383,8 @@ static int submit_trailers(nghttp2_session *session, struct dn_call *call)
     return nghttp2_submit_trailer(session, call->stream_id, trailers, 2);
 }
 
-static ssize_t answer_read(nghttp2_session *session, int32_t stream_id, uint8_t *buffer, size_t length, uint32_t *flags,
-                           nghttp2_data_source *source, void *user_data)
+static ssize_t answer_read(nghttp2_session *session, int32_t stream_id, uint8_t *buffer, size_t length,
+                           uint32_t *flags, nghttp2_data_source *source, void *user_data)
 {
     (void)stream_id, (void)user_data;
     struct dn_call *call = source->ptr;
@@ -408,10 +410,11 @@ static const nghttp2_nv answer_headers[] = {NV(":status", "200"), NV("content-ty
 static void submit(struct dn_call *call, const nghttp2_nv *headers, size_t count, bool with_data)
 {
     nghttp2_data_provider provider = {.source.ptr = call, .read_callback = answer_read};
-    int failed =
-        nghttp2_submit_response(call->conn->session, call->stream_id, headers, count, with_data ? &provider : NULL);
+    int failed = nghttp2_submit_response(call->conn->session, call->stream_id, headers, count,
+                                         with_data ? &provider : NULL);
     if (failed) /* out of memory: the client at least learns that nothing will come */
-        nghttp2_submit_rst_stream(call->conn->session, NGHTTP2_FLAG_NONE, call->stream_id, NGHTTP2_INTERNAL_ERROR);
+        nghttp2_submit_rst_stream(call->conn->session, NGHTTP2_FLAG_NONE, call->stream_id,
+                                  NGHTTP2_INTERNAL_ERROR);
     dn_conn_dirty(call->conn);
 }
 
@@ -486,8 +489,8 @@ static void fail_with(struct dn_call *call, int grpc_status, const char *message
     char encoded[3 * DN_ERROR_MESSAGE_MAX + 1];
     message_encode(message, encoded, sizeof encoded);
     const char *status = status_texts[grpc_status];
-    nghttp2_nv headers[5] = {answer_headers[0], answer_headers[1], NV("grpc-status", "0"), NV("grpc-message", ""),
-                             NV("grpc-accept-encoding", "identity")};
+    nghttp2_nv headers[5] = {answer_headers[0], answer_headers[1], NV("grpc-status", "0"),
+                             NV("grpc-message", ""), NV("grpc-accept-encoding", "identity")};
     headers[2].value = (uint8_t *)(uintptr_t)status;
     headers[2].valuelen = strlen(status);
     headers[3].value = (uint8_t *)encoded;
@@ -522,7 +525,8 @@ void dn_call_fail_error(struct dn_call *call, const struct dn_error *err)
 
 static void fail_encoding(struct dn_call *call)
 {
-    fail_with(call, 12, "messages must not be compressed: this server takes grpc-encoding identity only", true);
+    fail_with(call, 12, "messages must not be compressed: this server takes grpc-encoding identity only",
+              true);
 }
 
 /* Not gRPC: an HTTP status and nothing else. Clients of gRPC call it UNKNOWN (2). */
@@ -543,16 +547,16 @@ void dn_call_expired(struct dn_call *call, uint64_t now_us)
         dn_call_fail(call, DN_DEADLINE, "%s",
                      receiving ? "the deadline passed while the request came in"
                                : "the deadline passed while the call waited");
-        if (call->conn && !call->wheel_link)
+    } else if (call->streaming && !call->stream_ended) {
+        dn_call_stream_end(call, DN_DEADLINE, "the deadline passed");
+    }
+    if (!call->grace) {
+        call->grace = true;
+        if (!call->wheel_link)
             dn_wheel_add(call, now_us + DN_SEND_GRACE_US);
         return;
     }
-    if (call->streaming && !call->stream_ended) {
-        dn_call_stream_end(call, DN_DEADLINE, "the deadline passed");
-        dn_wheel_add(call, now_us + DN_SEND_GRACE_US);
-        return;
-    }
-    /* The answer was given long ago, or at the deadline, and the client does not take it. */
+    /* The answer was given long ago and the client does not take it. */
     nghttp2_submit_rst_stream(call->conn->session, NGHTTP2_FLAG_NONE, call->stream_id, NGHTTP2_CANCEL);
     dn_conn_dirty(call->conn);
 }
@@ -619,7 +623,8 @@ void dn_call_stream_end(struct dn_call *call, enum dn_code code, const char *mes
     dn_call_stream_wake(call);
 }
 
-/* ---- unpacking ------------------------------------------------------------------------------------------ */
+/* ---- unpacking ------------------------------------------------------------------------------------------
+ */
 
 static void *arena_allocate(void *data, size_t size)
 {
@@ -635,7 +640,8 @@ static void arena_free(void *data, void *memory)
     (void)data, (void)memory; /* the arena goes as a whole */
 }
 
-void *dn_call_unpack(struct dn_call *call, const ProtobufCMessageDescriptor *type, const uint8_t *bytes, size_t length)
+void *dn_call_unpack(struct dn_call *call, const ProtobufCMessageDescriptor *type, const uint8_t *bytes,
+                     size_t length)
 {
     struct dn_error err;
     if (dn_wire_check(type, bytes, length, &err) != DN_OK) {
@@ -646,7 +652,8 @@ void *dn_call_unpack(struct dn_call *call, const ProtobufCMessageDescriptor *typ
     ProtobufCMessage *message = protobuf_c_message_unpack(type, &allocator, length, bytes);
     if (!message) {
         if (call->memory_out)
-            dn_call_fail(call, DN_EXHAUSTED, "the message takes more memory than one call may: send less at once");
+            dn_call_fail(call, DN_EXHAUSTED,
+                         "the message takes more memory than one call may: send less at once");
         else
             dn_call_fail(call, DN_INVALID, "the message is not a valid %s", type->name);
     }

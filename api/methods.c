@@ -8,32 +8,20 @@
 #define METHODS_MAX 256
 
 static const char *const code_names[DN_GRPC_CODES] = {
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
+    "OK",        "CANCELLED",       "UNKNOWN",           "INVALID_ARGUMENT",   "DEADLINE_EXCEEDED",
+    "NOT_FOUND", "ALREADY_EXISTS",  "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION",
+    "ABORTED",   "OUT_OF_RANGE",    "UNIMPLEMENTED",     "INTERNAL",           "UNAVAILABLE",
+    "DATA_LOSS", "UNAUTHENTICATED",
 };
 
-static void method_metrics_create(struct dn_server *server, struct dn_method_metrics *metrics, const char *name)
+static void method_metrics_create(struct dn_server *server, struct dn_method_metrics *metrics,
+                                  const char *name)
 {
     char labels[160];
     for (int code = 0; code < DN_GRPC_CODES; code++) {
         snprintf(labels, sizeof labels, "method=\"%s\",code=\"%s\"", name, code_names[code]);
-        metrics->codes[code] =
-            dn_metrics_counter(server->metrics, "dunlin_requests_total", labels, "Calls answered, by method and gRPC code.");
+        metrics->codes[code] = dn_metrics_counter(server->metrics, "dunlin_requests_total", labels,
+                                                  "Calls answered, by method and gRPC code.");
     }
     snprintf(labels, sizeof labels, "method=\"%s\"", name);
     metrics->seconds = dn_metrics_histogram(server->metrics, "dunlin_request_seconds", labels,

@@ -1,22 +1,17 @@
 /* Ops: the asynchronous half of a call.
  *
  * Happy path: a method takes an op (dn_call_op), hands it to consensus (dn_op_propose, dn_op_wait) and parks
- * (dn_call_park). The consensus thread runs proposal_done or wait_done, which copies the answer into the op and
- * posts it (dn_op_done); the call's thread takes it off the queue (dn_op_returned) and, when it was the last,
- * runs the call's resume function.
+ * (dn_call_park). The consensus thread runs proposal_done or wait_done, which copies the answer into the op
+ * and posts it (dn_op_done); the call's thread takes it off the queue (dn_op_returned) and, when it was the
+ * last, runs the call's resume function.
  *
  * Failures: the thread has too much waiting (dn_call_op answers RESOURCE_EXHAUSTED); consensus' queue is full
- * (the op is abandoned: it counts as completed with DN_EXHAUSTED); the client cancelled or the deadline passed
- * meanwhile (the op is only counted; the call's memory goes when the last one is back). */
+ * (the op is abandoned: it counts as completed with DN_EXHAUSTED); the client cancelled or the deadline
+ * passed meanwhile (the op is only counted; the call's memory goes when the last one is back). */
 #include "api/server.h"
-#include "base/clock.h"
 
 #include <stdio.h>
 #include <string.h>
-
-/* The share of the time left, and its most, kept back for the way from consensus to the client. */
-#define DEADLINE_MARGIN_DIVISOR 10
-#define DEADLINE_MARGIN_MAX_US 50000
 
 struct dn_op *dn_call_op(struct dn_call *call, size_t result_capacity)
 {
@@ -25,14 +20,16 @@ struct dn_op *dn_call_op(struct dn_call *call, size_t result_capacity)
     if ((!call->parked && thread->parked_count >= server->limits.pending_calls) ||
         thread->op_count >= thread->op_max) {
         dn_counter_add(server->counters.limit_pending_calls, 1);
-        dn_call_fail(call, DN_EXHAUSTED, "%zu calls wait on this node already: send fewer at once, or try again later",
+        dn_call_fail(call, DN_EXHAUSTED,
+                     "%zu calls wait on this node already: send fewer at once, or try again later",
                      thread->parked_count);
         return NULL;
     }
     struct dn_op *op = dn_arena_zalloc(call->arena, sizeof *op);
     uint8_t *result = dn_arena_alloc(call->arena, result_capacity);
     if (!op || !result) {
-        dn_call_fail(call, DN_EXHAUSTED, "the call needs more memory than one call may take: send less at once");
+        dn_call_fail(call, DN_EXHAUSTED,
+                     "the call needs more memory than one call may take: send less at once");
         return NULL;
     }
     op->call = call;
@@ -62,15 +59,10 @@ void dn_op_done(struct dn_op *op)
     uv_async_send(&thread->async);
 }
 
-static void op_message(struct dn_op *op, const char *message)
-{
-    snprintf(op->message, sizeof op->message, "%s", message);
-}
-
 void dn_op_abandon(struct dn_op *op, enum dn_code code, const char *message)
 {
     op->code = code;
-    op_message(op, message);
+    snprintf(op->message, sizeof op->message, "%s", message);
     op->call->thread->op_count--;
     DN_ASSERT(op->call->holds > 1); /* the running method holds the call */
     op->call->holds--;
@@ -117,74 +109,4 @@ void dn_call_park(struct dn_call *call, void (*resume)(struct dn_call *call))
 {
     DN_ASSERT(call->holds > 0); /* only from a running method */
     call->resume = resume;
-}
-
-static uint64_t op_deadline_us(const struct dn_call *call)
-{
-    uint64_t now = dn_monotonic_us();
-    if (call->deadline_us <= now)
-        return call->deadline_us;
-    uint64_t margin = (call->deadline_us - now) / DEADLINE_MARGIN_DIVISOR;
-    if (margin > DEADLINE_MARGIN_MAX_US)
-        margin = DEADLINE_MARGIN_MAX_US;
-    return call->deadline_us - margin;
-}
-
-/* Consensus thread. */
-static void proposal_done(struct dn_proposal *proposal, enum dn_code code, uint64_t index, const uint8_t *result,
-                          size_t result_length, const struct dn_error *err)
-{
-    struct dn_op *op = proposal->data;
-    op->code = code;
-    op->index = index;
-    if (code == DN_OK) {
-        op->result_length = result_length < op->result_capacity ? result_length : op->result_capacity;
-        if (op->result_length > 0)
-            memcpy(op->result, result, op->result_length);
-    } else {
-        op_message(op, err && err->message[0] ? err->message : dn_code_text(code));
-    }
-    dn_op_done(op);
-}
-
-/* Consensus thread. */
-static void wait_done(struct dn_wait *wait, enum dn_code code, uint64_t applied, const struct dn_error *err)
-{
-    struct dn_op *op = wait->data;
-    op->code = code;
-    op->index = applied;
-    if (code != DN_OK)
-        op_message(op, err && err->message[0] ? err->message : dn_code_text(code));
-    dn_op_done(op);
-}
-
-static const char queue_full[] = "the node's queue of writes and waits is full: try again later";
-
-void dn_op_propose(struct dn_op *op, struct dn_consensus *consensus, uint32_t group, const uint8_t *record,
-                   size_t length)
-{
-    op->proposal = (struct dn_proposal){
-        .group = group,
-        .record = record,
-        .length = length,
-        .deadline_us = op_deadline_us(op->call),
-        .done = proposal_done,
-        .data = op,
-    };
-    if (!dn_consensus_propose(consensus, &op->proposal))
-        dn_op_abandon(op, DN_EXHAUSTED, queue_full);
-}
-
-void dn_op_wait(struct dn_op *op, struct dn_consensus *consensus, uint32_t group, enum dn_wait_kind kind, uint64_t index)
-{
-    op->wait = (struct dn_wait){
-        .group = group,
-        .kind = kind,
-        .index = index,
-        .deadline_us = op_deadline_us(op->call),
-        .done = wait_done,
-        .data = op,
-    };
-    if (!dn_consensus_wait(consensus, &op->wait))
-        dn_op_abandon(op, DN_EXHAUSTED, queue_full);
 }

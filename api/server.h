@@ -1,15 +1,15 @@
-/* Server core (private to the room): threads, connections, calls. It knows gRPC and nothing of dunlin's services: it runs
- * whatever table of methods it is given, so tests bring their own.
+/* Server core (private to the room): threads, connections, calls. It knows gRPC and nothing of dunlin's
+ * services: it runs whatever table of methods it is given, so tests bring their own.
  *
  * Invariants
- *  1. A connection and its calls belong to one thread from accept to close. Only two things are touched by other
- *     threads: an op that was handed out (until dn_op_done), and the completion queue.
- *  2. A call's memory (its arena, its ops, the records in it) lives until its stream is gone AND every op came back.
- *     So a client may cancel at any time while consensus still holds the call's proposal.
+ *  1. A connection and its calls belong to one thread from accept to close. Only two things are touched by
+ * other threads: an op that was handed out (until dn_op_done), and the completion queue.
+ *  2. A call's memory (its arena, its ops, the records in it) lives until its stream is gone AND every op
+ * came back. So a client may cancel at any time while consensus still holds the call's proposal.
  *  3. A call is answered exactly once; what comes after (late data, late completions) is dropped.
  *  4. Every op handed out has a place kept for it in the completion queue: posting it never fails.
- *  5. nghttp2 is never asked for output while a write is under way: a peer that does not read costs one output buffer,
- *     and its open streams' answers (bounded by limits.streams and limits.pending_bytes).
+ *  5. nghttp2 is never asked for output while a write is under way: a peer that does not read costs one
+ * output buffer, and its open streams' answers (bounded by limits.streams and limits.pending_bytes).
  *  6. Every open call is on the deadline wheel, except a server-streaming one without a deadline.
  *
  * States of a call                                     (function)
@@ -39,9 +39,9 @@
 #define DN_WHEEL_SLOTS 256u
 #define DN_WHEEL_TICK_US 8000u
 #define DN_SWEEP_MS 100u
-#define DN_SEND_GRACE_US 10000000u   /* an answer not taken this long after the deadline: stream reset */
-#define DN_WRITE_STALL_US 30000000u  /* a socket that took no byte for this long is closed */
-#define DN_HANDSHAKE_US 10000000u    /* preface and SETTINGS must have come by then */
+#define DN_SEND_GRACE_US 10000000u  /* an answer not taken this long after the deadline: stream reset */
+#define DN_WRITE_STALL_US 30000000u /* a socket that took no byte for this long is closed */
+#define DN_HANDSHAKE_US 10000000u   /* preface and SETTINGS must have come by then */
 #define DN_OPS_PER_CALL_MAX (DN_GROUPS_MAX + 1)
 #define DN_CALL_POOL_MAX 1024
 #define DN_CALL_ARENA_BLOCK_BYTES (16u << 10)
@@ -71,7 +71,8 @@ struct dn_method_metrics {
 struct dn_server_metrics {
     struct dn_gauge *connections, *parked, *pending_bytes;
     struct dn_counter *accepted, *refused_connections, *protocol_errors, *cancelled, *idle_closed;
-    struct dn_counter *limit_streams, *limit_pending_calls, *limit_pending_bytes, *limit_message, *limit_headers;
+    struct dn_counter *limit_streams, *limit_pending_calls, *limit_pending_bytes, *limit_message,
+        *limit_headers;
 };
 
 /* One asynchronous piece of work of a call, in the call's arena. */
@@ -81,7 +82,9 @@ struct dn_op {
         struct dn_wait wait;
     };
     struct dn_call *call;
-    struct dn_op *next; /* of the call */
+    struct dn_op *next;    /* of the call */
+    const uint8_t *record; /* for a method that makes all its ops before it hands out the first */
+    size_t record_length;
     /* The answer, written by whoever completes it, before dn_op_done. */
     enum dn_code code;
     uint64_t index;
@@ -122,6 +125,7 @@ struct dn_call {
 
     /* the answer */
     bool streaming, stream_ended;
+    bool grace; /* the deadline passed; the answer is still being sent */
     const uint8_t *out;
     size_t out_length, out_offset;
     uint8_t *stream_buffer; /* reused for each message of a stream */
@@ -159,9 +163,9 @@ struct dn_thread {
     uv_loop_t loop;
     uv_tcp_t listener;
     uv_async_t async;
-    uv_timer_t tick;  /* the deadline wheel; runs while calls are on it */
-    uv_timer_t sweep; /* connections, watchers, gauges */
-    uv_timer_t flush; /* fires when connections are dirty outside a flush */
+    uv_timer_t tick;   /* the deadline wheel; runs while calls are on it */
+    uv_timer_t sweep;  /* connections, watchers, gauges */
+    uv_timer_t goaway; /* second step of a drain */
     struct dn_queue *completions;
     struct dn_epoch_reader *reader;
     struct dn_conn *conns, *dirty;
@@ -180,6 +184,7 @@ struct dn_thread {
     uint8_t *read_buffer, *out_buffer;
     uint8_t random[1024];
     size_t random_left;
+    unsigned sweeps;
     _Atomic uint64_t turned_us;
     _Atomic size_t open_calls; /* for dn_server_drain: streams not yet closed */
     _Atomic size_t open_conns;
@@ -213,7 +218,7 @@ struct dn_server {
     nghttp2_option *option;
     uint16_t port;
     struct dn_thread *threads;
-    unsigned thread_count;
+    unsigned thread_count, running_count;
     atomic_bool draining, stopping;
     pthread_mutex_t lock; /* only for waiting: drained */
     pthread_cond_t drained;
@@ -221,7 +226,8 @@ struct dn_server {
 
 /* ---- server.c --------------------------------------------------------------------------------------- */
 
-enum dn_code dn_server_start(const struct dn_server_options *options, struct dn_server **ret, struct dn_error *err);
+enum dn_code dn_server_start(const struct dn_server_options *options, struct dn_server **ret,
+                             struct dn_error *err);
 /* As dn_api_drain, dn_api_stop, dn_api_destroy, dn_api_alive. */
 void dn_server_drain(struct dn_server *server, unsigned drain_ms);
 void dn_server_stop(struct dn_server *server);
@@ -240,19 +246,20 @@ void dn_wheel_tick(uv_timer_t *timer);
 
 enum dn_code dn_http2_init(struct dn_server *server, struct dn_error *err);
 void dn_http2_accept(struct dn_thread *thread);
-void dn_conn_dirty(struct dn_conn *conn);        /* has output; written by the next dn_thread_flush */
+void dn_conn_dirty(struct dn_conn *conn); /* has output; written by the next dn_thread_flush */
 void dn_thread_flush(struct dn_thread *thread);
 void dn_conn_sweep(struct dn_thread *thread, uint64_t now_us);
-void dn_conn_notice(struct dn_conn *conn);       /* first GOAWAY of a drain */
-void dn_conn_goaway(struct dn_conn *conn);       /* second: the last stream that will be answered */
-void dn_conn_close(struct dn_conn *conn);        /* not from an nghttp2 callback */
+void dn_conn_notice(struct dn_conn *conn); /* first GOAWAY of a drain */
+void dn_conn_goaway(struct dn_conn *conn); /* second: the last stream that will be answered */
+void dn_conn_close(struct dn_conn *conn);  /* not from an nghttp2 callback */
 
 /* ---- methods.c ---------------------------------------------------------------------------------------- */
 
 enum dn_code dn_methods_init(struct dn_server *server, struct dn_error *err);
 const struct dn_method *dn_methods_find(const struct dn_server *server, const uint8_t *path, size_t length);
 
-/* ---- call.c: what the connection tells a call ----------------------------------------------------------- */
+/* ---- call.c: what the connection tells a call -----------------------------------------------------------
+ */
 
 /* NULL: out of memory or too many calls (the stream is to be refused). */
 struct dn_call *dn_call_new(struct dn_conn *conn, int32_t stream_id);
@@ -266,13 +273,15 @@ void dn_call_expired(struct dn_call *call, uint64_t now_us);
 void dn_call_closed(struct dn_call *call);
 void dn_call_free(struct dn_call *call);
 
-/* ---- op.c ------------------------------------------------------------------------------------------------ */
+/* ---- op.c ------------------------------------------------------------------------------------------------
+ */
 
 /* Takes one op off the queue's end and goes on with its call. Loop thread. */
 void dn_op_returned(struct dn_op *op);
 void dn_call_drop_hold(struct dn_call *call);
 
-/* ---- what methods use (call.c, op.c) ----------------------------------------------------------------------- */
+/* ---- what methods use (call.c, op.c)
+ * ----------------------------------------------------------------------- */
 
 void dn_call_reply(struct dn_call *call, const ProtobufCMessage *message);
 void dn_call_reply_bytes(struct dn_call *call, const uint8_t *bytes, size_t length);
@@ -283,10 +292,11 @@ void dn_call_fail_error(struct dn_call *call, const struct dn_error *err);
 void dn_call_fail_grpc(struct dn_call *call, int grpc_status, const char *message);
 
 /* Checks the bytes (api/wire.h) and unpacks them into the arena. NULL: the call was answered. */
-void *dn_call_unpack(struct dn_call *call, const ProtobufCMessageDescriptor *type, const uint8_t *bytes, size_t length);
+void *dn_call_unpack(struct dn_call *call, const ProtobufCMessageDescriptor *type, const uint8_t *bytes,
+                     size_t length);
 
-/* A new op of the call, or NULL: the call was answered (too much is waiting). Follow with exactly one of: hand it
- * out (someone calls dn_op_done once, on any thread), or dn_op_abandon. */
+/* A new op of the call, or NULL: the call was answered (too much is waiting). Follow with exactly one of:
+ * hand it out (someone calls dn_op_done once, on any thread), or dn_op_abandon. */
 struct dn_op *dn_call_op(struct dn_call *call, size_t result_capacity);
 void dn_op_done(struct dn_op *op);
 /* The op could not be handed out: it counts as completed with this code. Loop thread. */
@@ -297,7 +307,8 @@ void dn_call_park(struct dn_call *call, void (*resume)(struct dn_call *call));
 /* Hands op to consensus. The deadline is a little before the call's, so that the answer arrives in time. */
 void dn_op_propose(struct dn_op *op, struct dn_consensus *consensus, uint32_t group, const uint8_t *record,
                    size_t length);
-void dn_op_wait(struct dn_op *op, struct dn_consensus *consensus, uint32_t group, enum dn_wait_kind kind, uint64_t index);
+void dn_op_wait(struct dn_op *op, struct dn_consensus *consensus, uint32_t group, enum dn_wait_kind kind,
+                uint64_t index);
 
 void dn_call_stream_begin(struct dn_call *call);
 /* Inside pull: the bytes of one message (copied). False: out of memory. */

@@ -1,6 +1,7 @@
-/* The deadline wheel of one thread: a hashed wheel (Varghese and Lauck, "Hashed and hierarchical timing wheels",
- * 1987). A call sits in the slot of its deadline's tick; a tick visits the slots that passed and expires what is
- * due. Adding and removing cost a few stores; the uv timer runs only while calls are on the wheel. */
+/* The deadline wheel of one thread: a hashed wheel (Varghese and Lauck, "Hashed and hierarchical timing
+ * wheels", 1987). A call sits in the slot of its deadline's tick; a tick visits the slots that passed and
+ * expires what is due. Adding and removing cost a few stores; the uv timer runs only while calls are on the
+ * wheel. */
 #include "api/server.h"
 #include "base/clock.h"
 
@@ -45,8 +46,8 @@ void dn_wheel_remove(struct dn_call *call)
     call->thread->wheel_count--;
 }
 
-/* Takes the due calls out of a slot one by one: expiring one may take it (only it) off the wheel or put it into
- * a later slot, never touch its neighbours' deadlines. */
+/* Takes the due calls out of a slot one by one: expiring one may take it (only it) off the wheel or put it
+ * into a later slot, never touch its neighbours' deadlines. */
 static void slot_expire(struct dn_thread *thread, uint64_t tick, uint64_t now_us)
 {
     struct dn_call **slot = &thread->wheel[tick % DN_WHEEL_SLOTS];

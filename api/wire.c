@@ -3,9 +3,10 @@
 #include "base/text.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
-#define NAME_COUNTERS 32 /* repeated fields whose elements are counted for messages; more are named without number */
+#define FIELDS_MAX 32 /* in one message of ours: elements are counted, for the error's sake */
 
 enum wire_type { WIRE_VARINT = 0, WIRE_FIXED64 = 1, WIRE_BYTES = 2, WIRE_FIXED32 = 5 };
 
@@ -73,13 +74,26 @@ static bool packed_valid(ProtobufCType type, const uint8_t *bytes, size_t length
     return true;
 }
 
+/* DN_CORRUPT marks errors about the whole message: no field's name is put before them. */
 static enum dn_code not_a_message(const ProtobufCMessageDescriptor *type, struct dn_error *err)
 {
-    return dn_fail(err, DN_INVALID, "the message is not a valid %s", type->name);
+    return dn_fail(err, DN_CORRUPT, "the message is not a valid %s", type->name);
 }
 
-static enum dn_code check(const ProtobufCMessageDescriptor *type, const uint8_t *bytes, size_t length, unsigned depth,
-                          struct dn_error *err);
+static enum dn_code name_field(const ProtobufCFieldDescriptor *field, uint32_t number, bool inside,
+                               enum dn_code code, struct dn_error *err)
+{
+    if (code == DN_CORRUPT || !err)
+        return code;
+    char inner[DN_ERROR_MESSAGE_MAX], place[24] = "";
+    snprintf(inner, sizeof inner, "%s", err->message);
+    if (field->label == PROTOBUF_C_LABEL_REPEATED)
+        snprintf(place, sizeof place, "[%" PRIu32 "]", number);
+    return dn_fail(err, code, "%s%s%s%s", field->name, place, inside ? "." : ": ", inner);
+}
+
+static enum dn_code check(const ProtobufCMessageDescriptor *type, const uint8_t *bytes, size_t length,
+                          unsigned depth, struct dn_error *err);
 
 /* A length-delimited value of a known field. */
 static enum dn_code check_bytes(const ProtobufCFieldDescriptor *field, const uint8_t *bytes, size_t length,
@@ -103,12 +117,12 @@ static enum dn_code check_bytes(const ProtobufCFieldDescriptor *field, const uin
     }
 }
 
-static enum dn_code check(const ProtobufCMessageDescriptor *type, const uint8_t *bytes, size_t length, unsigned depth,
-                          struct dn_error *err)
+static enum dn_code check(const ProtobufCMessageDescriptor *type, const uint8_t *bytes, size_t length,
+                          unsigned depth, struct dn_error *err)
 {
     if (depth >= DN_WIRE_DEPTH_MAX)
-        return dn_fail(err, DN_INVALID, "messages are nested more than %u deep", DN_WIRE_DEPTH_MAX);
-    uint32_t counts[NAME_COUNTERS] = {0};
+        return dn_fail(err, DN_CORRUPT, "messages are nested more than %d deep", DN_WIRE_DEPTH_MAX);
+    uint32_t counts[FIELDS_MAX] = {0};
     struct cursor cursor = {bytes, bytes + length};
     while (cursor.at < cursor.end) {
         uint64_t tag, value;
@@ -147,13 +161,11 @@ static enum dn_code check(const ProtobufCMessageDescriptor *type, const uint8_t 
         else if ((tag & 7) != natural(field->type) || !is_packable(field->type))
             code = dn_fail(err, DN_INVALID, "is not encoded as its type");
         size_t number = (size_t)(field - type->fields);
-        if (code != DN_OK) {
-            if (field->label == PROTOBUF_C_LABEL_REPEATED && number < NAME_COUNTERS)
-                return dn_wrap(err, code, "%s[%" PRIu32 "]", field->name, counts[number]);
-            return dn_wrap(err, code, "%s", field->name);
-        }
-        if (number < NAME_COUNTERS)
-            counts[number]++;
+        DN_ASSERT(number < FIELDS_MAX);
+        if (code != DN_OK)
+            return name_field(field, counts[number],
+                              field->type == PROTOBUF_C_TYPE_MESSAGE && (tag & 7) == WIRE_BYTES, code, err);
+        counts[number]++;
     }
     return DN_OK;
 }
@@ -161,5 +173,8 @@ static enum dn_code check(const ProtobufCMessageDescriptor *type, const uint8_t 
 enum dn_code dn_wire_check(const ProtobufCMessageDescriptor *type, const uint8_t *bytes, size_t length,
                            struct dn_error *err)
 {
-    return check(type, bytes, length, 0, err);
+    enum dn_code code = check(type, bytes, length, 0, err);
+    if (code != DN_OK && err)
+        err->code = DN_INVALID;
+    return code == DN_OK ? DN_OK : DN_INVALID;
 }

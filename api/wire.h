@@ -1,7 +1,7 @@
 /* Wire check: protobuf bytes against a message description, before they are unpacked.
  *
- * protobuf-c keeps strings as C strings, so "a\0b" would silently become "a"; it does not check UTF-8 and has no
- * limit on nesting. This walk refuses all three, and says where: "events[3].user_id: has a NUL byte". */
+ * protobuf-c keeps strings as C strings, so "a\0b" would silently become "a"; it does not check UTF-8 and has
+ * no limit on nesting. This walk refuses all three, and says where: "events[3].user_id: has a NUL byte". */
 #ifndef DN_API_WIRE_H
 #define DN_API_WIRE_H
 

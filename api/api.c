@@ -1,0 +1,135 @@
+/* The API as a whole: the table of methods, what they share, and the freshness gauges. */
+#include "api/service.h"
+
+#include "base/clock.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define DEFAULT_FRESHNESS_ALARM_MS 2000
+#define GAUGES_EVERY_SWEEPS 10
+
+struct dn_api {
+    struct dn_app app;
+    struct dn_server *server;
+};
+
+static const struct dn_method methods[] = {
+    {"/dunlin.v1.Recommendations/Recommend", "Recommendations.Recommend", dn_svc_recommend, NULL},
+    {"/dunlin.v1.Recommendations/Similar", "Recommendations.Similar", dn_svc_similar, NULL},
+    {"/dunlin.v1.Recommendations/Trending", "Recommendations.Trending", dn_svc_trending, NULL},
+    {"/dunlin.v1.Events/Publish", "Events.Publish", dn_svc_publish, NULL},
+    {"/dunlin.v1.Sessions/Get", "Sessions.Get", dn_svc_session_get, NULL},
+    {"/dunlin.v1.Sessions/Delete", "Sessions.Delete", dn_svc_session_delete, NULL},
+    {"/dunlin.v1.Catalog/Upsert", "Catalog.Upsert", dn_svc_catalog_upsert, NULL},
+    {"/dunlin.v1.Catalog/Delete", "Catalog.Delete", dn_svc_catalog_delete, NULL},
+    {"/dunlin.v1.Catalog/Get", "Catalog.Get", dn_svc_catalog_get, NULL},
+    {"/dunlin.v1.Cluster/Status", "Cluster.Status", dn_svc_status, NULL},
+    {"/dunlin.v1.Cluster/Ping", "Cluster.Ping", dn_svc_ping, NULL},
+    {"/grpc.health.v1.Health/Check", "Health.Check", dn_svc_health_check, NULL},
+    {"/grpc.health.v1.Health/Watch", "Health.Watch", dn_svc_health_watch, dn_svc_health_pull},
+};
+
+uint32_t dn_api_shard_of(const char *user, size_t length, uint32_t shard_count)
+{
+    return 1 + dn_murmur2(user, length) % shard_count;
+}
+
+/* Age of each group's state here; -1 while it is not known. */
+static void ages_update(struct dn_thread *thread)
+{
+    const struct dn_app *app = thread->server->options.app;
+    if (thread->number != 0 || ++thread->sweeps % GAUGES_EVERY_SWEEPS != 0)
+        return;
+    for (uint32_t group = 0; group <= app->options.shard_count; group++) {
+        uint64_t age_us;
+        bool known = dn_consensus_age_us(app->options.consensus, group, &age_us);
+        dn_gauge_set(app->age[group], known ? (double)age_us / 1e6 : -1.0);
+    }
+}
+
+static enum dn_code options_check(const struct dn_api_options *options, struct dn_error *err)
+{
+    if (options->shard_count < 1 || options->shard_count >= DN_GROUPS_MAX)
+        return dn_fail(err, DN_INVALID, "%u session shards; from 1 to %d", options->shard_count,
+                       DN_GROUPS_MAX - 1);
+    DN_ASSERT(options->address && options->consensus && options->epoch && options->shards &&
+              options->catalog);
+    return DN_OK;
+}
+
+enum dn_code dn_api_start(const struct dn_api_options *options, struct dn_api **ret, struct dn_error *err)
+{
+    enum dn_code code = options_check(options, err);
+    if (code != DN_OK)
+        return code;
+    struct dn_api *api = calloc(1, sizeof *api);
+    if (!api)
+        return dn_fail(err, DN_NO_MEMORY, "the API");
+    struct dn_app *app = &api->app;
+    app->options = *options;
+    if (!app->options.freshness_alarm_ms)
+        app->options.freshness_alarm_ms = DEFAULT_FRESHNESS_ALARM_MS;
+    app->started_us = dn_monotonic_us();
+    app->world = (struct dn_recommend_world){
+        .catalog = options->catalog,
+        .retrieval = options->retrieval,
+        .shards = (const struct dn_shard *const *)options->shards,
+        .shard_count = options->shard_count,
+    };
+    dn_token_key(options->hash_key, app->token_key);
+    for (uint32_t group = 0; options->metrics && group <= options->shard_count; group++) {
+        char label[32];
+        snprintf(label, sizeof label, "group=\"%u\"", group);
+        app->age[group] =
+            dn_metrics_gauge(options->metrics, "dunlin_state_age_seconds", label,
+                             "Everything committed longer ago than this is visible here; -1: unknown.");
+    }
+    struct dn_server_options server_options = {
+        .address = options->address,
+        .threads = options->threads,
+        .limits = options->limits,
+        .methods = methods,
+        .method_count = sizeof methods / sizeof methods[0],
+        .epoch = options->epoch,
+        .metrics = options->metrics,
+        .app = app,
+        .on_sweep = options->metrics ? ages_update : NULL,
+    };
+    code = dn_server_start(&server_options, &api->server, err);
+    if (code != DN_OK) {
+        free(api);
+        return code;
+    }
+    *ret = api;
+    return DN_OK;
+}
+
+uint16_t dn_api_port(const struct dn_api *api)
+{
+    return api->server->port;
+}
+
+void dn_api_drain(struct dn_api *api, unsigned drain_ms)
+{
+    dn_server_drain(api->server, drain_ms);
+}
+
+void dn_api_stop(struct dn_api *api)
+{
+    dn_server_stop(api->server);
+}
+
+void dn_api_destroy(struct dn_api *api)
+{
+    if (!api)
+        return;
+    dn_server_destroy(api->server);
+    free(api);
+}
+
+bool dn_api_alive(const struct dn_api *api, uint64_t max_age_us)
+{
+    return dn_server_alive(api->server, max_age_us);
+}

@@ -1,0 +1,92 @@
+/* Services (private to the room): dunlin.v1 and grpc.health.v1 on the server core.
+ *
+ * A method checks its whole request before it does anything, and says in its error which field to change.
+ * Reads go through dn_read_begin, which waits as the read level demands and then runs the method inside an
+ * epoch. */
+#ifndef DN_API_SERVICE_H
+#define DN_API_SERVICE_H
+
+#include "api/server.h"
+#include "api/token.h"
+#include "dunlin/v1/dunlin.pb-c.h"
+
+#include <string.h>
+
+#define DN_EVENTS_PER_CALL_MAX 10000
+#define DN_ITEMS_PER_CALL_MAX 1000
+#define DN_ANONYMOUS_ITEMS_MAX 1000
+#define DN_FILTER_TERMS_MAX 64
+#define DN_FILTER_VALUES_MAX 1000
+#define DN_HASH_AT_MAX 1000
+#define DN_TIME_AHEAD_MAX_MS (24ll * 3600 * 1000)
+
+struct dn_app {
+    struct dn_api_options options;
+    uint8_t token_key[DN_HASH_KEY_BYTES];
+    uint64_t started_us;
+    struct dn_recommend_world world;
+    struct dn_gauge *age[DN_GROUPS_MAX];
+};
+
+static inline const struct dn_app *dn_call_app(const struct dn_call *call)
+{
+    return call->thread->server->options.app;
+}
+
+/* ---- read.c -------------------------------------------------------------------------------------------- */
+
+struct dn_read {
+    void (*next)(struct dn_call *call, const struct dn_read *read, void *state);
+    void *state;
+    struct dn_token token; /* the request's; empty when it gave none */
+    uint32_t group;        /* the first: the one that freshness speaks of */
+    uint64_t applied;      /* its applied index, taken before the data was read */
+};
+
+/* Runs next inside an epoch once groups are as new as options demand; answers the call itself when that
+ * fails. SESSION waits for those of the groups that the token names; LINEARIZABLE waits for a barrier on the
+ * first barrier_count of them. options may be NULL: LOCAL, any age. */
+void dn_read_begin(struct dn_call *call, const Dunlin__V1__ReadOptions *options, const uint32_t *groups,
+                   size_t group_count, size_t barrier_count,
+                   void (*next)(struct dn_call *call, const struct dn_read *read, void *state), void *state);
+void dn_read_freshness(const struct dn_call *call, const struct dn_read *read, Dunlin__V1__Freshness *ret);
+/* The token as bytes in the call's arena. False: answered (memory). */
+bool dn_token_give(struct dn_call *call, const struct dn_token *token, ProtobufCBinaryData *ret);
+
+/* ---- check.c: each answers the call and returns false when the request is not good ------------------------
+ */
+
+bool dn_check_id(struct dn_call *call, const char *field, const char *id);
+bool dn_check_k(struct dn_call *call, uint32_t k);
+bool dn_check_vector(struct dn_call *call, const float *vector, size_t dim);
+/* In an epoch (it looks at the catalogue). filter may be NULL. */
+bool dn_check_filter(struct dn_call *call, const Dunlin__V1__Filter *filter, struct dn_filter *ret);
+/* Item number `number` of a request. */
+bool dn_check_item(struct dn_call *call, size_t number, const Dunlin__V1__Item *item, struct dn_item *ret);
+/* The call needs more memory than its arena has. */
+void dn_fail_memory(struct dn_call *call);
+
+static inline struct dn_hash128 dn_user_hash(const struct dn_app *app, const char *user)
+{
+    return dn_keyed_hash128(app->options.hash_key, user, strlen(user));
+}
+
+/* ---- methods
+ * ------------------------------------------------------------------------------------------------ */
+
+void dn_svc_recommend(struct dn_call *call, const uint8_t *message, size_t length);
+void dn_svc_similar(struct dn_call *call, const uint8_t *message, size_t length);
+void dn_svc_trending(struct dn_call *call, const uint8_t *message, size_t length);
+void dn_svc_publish(struct dn_call *call, const uint8_t *message, size_t length);
+void dn_svc_session_get(struct dn_call *call, const uint8_t *message, size_t length);
+void dn_svc_session_delete(struct dn_call *call, const uint8_t *message, size_t length);
+void dn_svc_catalog_upsert(struct dn_call *call, const uint8_t *message, size_t length);
+void dn_svc_catalog_delete(struct dn_call *call, const uint8_t *message, size_t length);
+void dn_svc_catalog_get(struct dn_call *call, const uint8_t *message, size_t length);
+void dn_svc_status(struct dn_call *call, const uint8_t *message, size_t length);
+void dn_svc_ping(struct dn_call *call, const uint8_t *message, size_t length);
+void dn_svc_health_check(struct dn_call *call, const uint8_t *message, size_t length);
+void dn_svc_health_watch(struct dn_call *call, const uint8_t *message, size_t length);
+bool dn_svc_health_pull(struct dn_call *call);
+
+#endif

@@ -1,0 +1,304 @@
+/* Recommendations: Recommend, Similar, Trending. The work is the recommend room's; here are the request, the
+ * session it starts from, and the answer. */
+#include "api/service.h"
+
+#include "base/clock.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* Items of an answer: ids get the NUL that protobuf-c wants. False: answered. */
+static bool items_give(struct dn_call *call, const struct dn_recommended *from, size_t count,
+                       size_t *ret_count, Dunlin__V1__RecommendedItem ***ret_items)
+{
+    Dunlin__V1__RecommendedItem *items = dn_arena_alloc(call->arena, count * sizeof *items);
+    Dunlin__V1__RecommendedItem **pointers = dn_arena_alloc(call->arena, count * sizeof *pointers);
+    if (!items || !pointers)
+        goto err_memory;
+    for (size_t i = 0; i < count; i++) {
+        dunlin__v1__recommended_item__init(&items[i]);
+        items[i].id = dn_arena_strndup(call->arena, from[i].item.id, from[i].item.id_length);
+        if (!items[i].id)
+            goto err_memory;
+        items[i].score = from[i].score;
+        items[i].reason = (char *)(uintptr_t)from[i].reason;
+        items[i].source = (char *)(uintptr_t)from[i].source;
+        pointers[i] = &items[i];
+    }
+    *ret_count = count;
+    *ret_items = pointers;
+    return true;
+
+err_memory:
+    dn_fail_memory(call);
+    return false;
+}
+
+static void fail_inside(struct dn_call *call, enum dn_code code, struct dn_error *err)
+{
+    if (err->code == DN_OK)
+        dn_fail(err, code, "%s", dn_code_text(code));
+    dn_call_fail_error(call, err);
+}
+
+/* ---- Recommend ---------------------------------------------------------------------------------------- */
+
+/* The session of someone whose items came with the request: views, oldest first, now. */
+static bool anonymous_session(struct dn_call *call, const Dunlin__V1__RecommendRequest *request,
+                              struct dn_session_view *ret)
+{
+    size_t count = request->n_items;
+    struct dn_event_view *events = dn_arena_zalloc(call->arena, count * sizeof *events);
+    if (!events) {
+        dn_fail_memory(call);
+        return false;
+    }
+    int64_t now_ms = dn_wall_ms();
+    for (size_t i = 0; i < count; i++) {
+        size_t length = strlen(request->items[i]);
+        events[i] = (struct dn_event_view){
+            .item = request->items[i],
+            .item_length = (uint16_t)length,
+            .item_hash = dn_hash64(request->items[i], length, 0),
+            .type = DN_EVENT_VIEW,
+            .time_ms = now_ms,
+            .weight = 1,
+            .current = true,
+        };
+    }
+    *ret = (struct dn_session_view){
+        .start_ms = now_ms,
+        .last_ms = now_ms,
+        .session_events = (uint32_t)count,
+        .event_count = count,
+        .events = events,
+    };
+    ret->counts[DN_EVENT_VIEW] = (uint16_t)count;
+    return true;
+}
+
+static bool exclusions(struct dn_call *call, const Dunlin__V1__RecommendRequest *request,
+                       struct dn_recommend_query *query)
+{
+    struct dn_attribute *exclude = dn_arena_zalloc(call->arena, request->n_exclude * sizeof *exclude);
+    if (!exclude) {
+        dn_fail_memory(call);
+        return false;
+    }
+    for (size_t i = 0; i < request->n_exclude; i++) {
+        exclude[i].key = "";
+        exclude[i].value = request->exclude[i];
+        exclude[i].value_length = (uint16_t)strlen(request->exclude[i]);
+    }
+    query->exclude = exclude;
+    query->exclude_count = request->n_exclude;
+    return true;
+}
+
+static void recommend_next(struct dn_call *call, const struct dn_read *read, void *state)
+{
+    const struct dn_app *app = dn_call_app(call);
+    const Dunlin__V1__RecommendRequest *request = state;
+    struct dn_session_view session;
+    struct dn_filter filter;
+    struct dn_recommend_query query = {
+        .k = request->k, .filter = &filter, .include_seen = request->include_seen};
+    bool user = request->user_id[0] != '\0';
+    /* What this answer is about to see; the session's own last change is enough where there is one. */
+    struct dn_token token = read->token;
+    dn_token_raise(&token, 0, dn_catalog_version(app->options.catalog));
+    if (!dn_check_filter(call, request->filter, &filter) || !exclusions(call, request, &query))
+        return;
+    if (user) {
+        enum dn_code code = dn_shard_read(app->options.shards[read->group - 1],
+                                          dn_user_hash(app, request->user_id), call->arena, &session);
+        if (code == DN_NO_MEMORY) {
+            dn_fail_memory(call);
+            return;
+        }
+        if (code == DN_OK)
+            query.session = &session;
+        dn_token_raise(&token, read->group, code == DN_OK ? session.version : read->applied);
+    } else {
+        if (!anonymous_session(call, request, &session))
+            return;
+        query.session = &session;
+    }
+    struct dn_recommended *items = NULL;
+    size_t count = 0;
+    struct dn_error err = {.code = DN_OK};
+    enum dn_code code =
+        dn_recommend(&app->world, &app->options.recommend, &query, call->arena, &items, &count, &err);
+    if (code != DN_OK) {
+        fail_inside(call, code, &err);
+        return;
+    }
+    Dunlin__V1__RecommendResponse response = DUNLIN__V1__RECOMMEND_RESPONSE__INIT;
+    Dunlin__V1__Freshness freshness;
+    dn_read_freshness(call, read, &freshness);
+    response.freshness = &freshness;
+    if (query.session) {
+        response.session_version = user ? session.version : 0;
+        response.session_events = session.session_events;
+    }
+    if (items_give(call, items, count, &response.n_items, &response.items) &&
+        dn_token_give(call, &token, &response.token))
+        dn_call_reply(call, &response.base);
+}
+
+static bool ids_fit(struct dn_call *call, const char *field, char **ids, size_t count, size_t max)
+{
+    if (count > max) {
+        dn_call_fail(call, DN_INVALID, "%s: %zu of them; at most %zu", field, count, max);
+        return false;
+    }
+    for (size_t i = 0; i < count; i++) {
+        char name[48];
+        snprintf(name, sizeof name, "%s[%zu]", field, i);
+        if (!dn_check_id(call, name, ids[i]))
+            return false;
+    }
+    return true;
+}
+
+void dn_svc_recommend(struct dn_call *call, const uint8_t *message, size_t length)
+{
+    const struct dn_app *app = dn_call_app(call);
+    Dunlin__V1__RecommendRequest *request =
+        dn_call_unpack(call, &dunlin__v1__recommend_request__descriptor, message, length);
+    if (!request || !dn_check_k(call, request->k))
+        return;
+    bool user = request->user_id[0] != '\0';
+    if (user && request->n_items > 0) {
+        dn_call_fail(call, DN_INVALID, "items: only for an anonymous session; user_id is set too");
+        return;
+    }
+    if ((user || request->n_items == 0) && !dn_check_id(call, "user_id", request->user_id))
+        return;
+    if (!ids_fit(call, "items", request->items, request->n_items, DN_ANONYMOUS_ITEMS_MAX) ||
+        !ids_fit(call, "exclude", request->exclude, request->n_exclude, DN_EXCLUDE_MAX))
+        return;
+    /* An anonymous session has no shard: the catalogue's freshness is the answer's. */
+    uint32_t shard =
+        user ? dn_api_shard_of(request->user_id, strlen(request->user_id), app->options.shard_count) : 0;
+    uint32_t groups[2] = {shard, 0};
+    dn_read_begin(call, request->read, groups, user ? 2 : 1, 1, recommend_next, request);
+}
+
+/* ---- Similar and Trending ------------------------------------------------------------------------------ */
+
+static void items_answer(struct dn_call *call, const struct dn_read *read, const struct dn_recommended *items,
+                         size_t count)
+{
+    Dunlin__V1__ItemsResponse response = DUNLIN__V1__ITEMS_RESPONSE__INIT;
+    Dunlin__V1__Freshness freshness;
+    dn_read_freshness(call, read, &freshness);
+    response.freshness = &freshness;
+    if (items_give(call, items, count, &response.n_items, &response.items))
+        dn_call_reply(call, &response.base);
+}
+
+static void similar_next(struct dn_call *call, const struct dn_read *read, void *state)
+{
+    const struct dn_app *app = dn_call_app(call);
+    const Dunlin__V1__SimilarRequest *request = state;
+    struct dn_filter filter;
+    const float *vector = request->vector;
+    uint32_t dim = (uint32_t)request->n_vector, self_slot = UINT32_MAX;
+    if (request->item_id[0]) {
+        struct dn_item item;
+        if (dn_catalog_get(app->options.catalog, request->item_id, strlen(request->item_id), &item) !=
+            DN_OK) {
+            dn_call_fail(call, DN_NOT_FOUND, "item_id: no such item in the catalogue");
+            return;
+        }
+        if (!item.vector) {
+            dn_call_fail(call, DN_PRECONDITION, "item_id: the item has no vector to compare by");
+            return;
+        }
+        vector = item.vector;
+        dim = item.dim;
+        self_slot = item.slot;
+    } else if (!dn_check_vector(call, request->vector, request->n_vector)) {
+        return;
+    }
+    if (!dn_check_filter(call, request->filter, &filter))
+        return;
+    struct dn_recommended *items = NULL;
+    size_t count = 0;
+    struct dn_error err = {.code = DN_OK};
+    enum dn_code code = dn_similar(&app->world, vector, dim, self_slot, request->k, &filter, call->arena,
+                                   &items, &count, &err);
+    if (code != DN_OK)
+        fail_inside(call, code, &err);
+    else
+        items_answer(call, read, items, count);
+}
+
+void dn_svc_similar(struct dn_call *call, const uint8_t *message, size_t length)
+{
+    Dunlin__V1__SimilarRequest *request =
+        dn_call_unpack(call, &dunlin__v1__similar_request__descriptor, message, length);
+    if (!request || !dn_check_k(call, request->k))
+        return;
+    if ((request->item_id[0] != '\0') == (request->n_vector > 0)) {
+        dn_call_fail(call, DN_INVALID, "set exactly one of item_id and vector");
+        return;
+    }
+    if (request->item_id[0] && !dn_check_id(call, "item_id", request->item_id))
+        return;
+    uint32_t group = 0;
+    dn_read_begin(call, request->read, &group, 1, 1, similar_next, request);
+}
+
+static void trending_next(struct dn_call *call, const struct dn_read *read, void *state)
+{
+    const struct dn_app *app = dn_call_app(call);
+    const Dunlin__V1__TrendingRequest *request = state;
+    struct dn_filter filter;
+    if (!dn_check_filter(call, request->filter, &filter))
+        return;
+    struct dn_recommended *items = NULL;
+    size_t count = 0;
+    struct dn_error err = {.code = DN_OK};
+    enum dn_code code = dn_trending(&app->world, request->k, &filter, call->arena, &items, &count, &err);
+    if (code != DN_OK)
+        fail_inside(call, code, &err);
+    else
+        items_answer(call, read, items, count);
+}
+
+/* The shard whose state is oldest here comes first: freshness speaks of it. */
+static void oldest_first(const struct dn_app *app, uint32_t *groups, size_t count)
+{
+    size_t oldest = 0;
+    uint64_t oldest_us = 0;
+    for (size_t i = 0; i < count; i++) {
+        uint64_t age_us;
+        if (!dn_consensus_age_us(app->options.consensus, groups[i], &age_us))
+            age_us = UINT64_MAX;
+        if (age_us > oldest_us) {
+            oldest = i;
+            oldest_us = age_us;
+        }
+    }
+    uint32_t first = groups[0];
+    groups[0] = groups[oldest];
+    groups[oldest] = first;
+}
+
+void dn_svc_trending(struct dn_call *call, const uint8_t *message, size_t length)
+{
+    const struct dn_app *app = dn_call_app(call);
+    Dunlin__V1__TrendingRequest *request =
+        dn_call_unpack(call, &dunlin__v1__trending_request__descriptor, message, length);
+    if (!request || !dn_check_k(call, request->k))
+        return;
+    uint32_t groups[DN_GROUPS_MAX];
+    uint32_t shards = app->options.shard_count;
+    for (uint32_t i = 0; i < shards; i++)
+        groups[i] = i + 1;
+    oldest_first(app, groups, shards);
+    groups[shards] = 0;
+    dn_read_begin(call, request->read, groups, shards + 1, shards, trending_next, request);
+}
