@@ -45,6 +45,10 @@ struct tiny_server {
     struct tiny_stream *held[TINY_HELD_MAX];
     unsigned held_count;
     uint32_t max_streams;
+    /* When set, decides on calls whose path starts with "/dunlin". */
+    void (*custom)(struct tiny_server *server, struct tiny_stream *stream, const uint8_t *message,
+                   size_t length);
+    void *custom_data;
 };
 
 static nghttp2_nv tiny_nv(const char *name, const char *value)
@@ -128,7 +132,9 @@ static void tiny_handle(struct tiny_server *server, struct tiny_stream *stream)
     const uint8_t *message = stream->in_length >= 5 ? stream->in + 5 : NULL;
     size_t length = stream->in_length >= 5 ? stream->in_length - 5 : 0;
 
-    if (strcmp(path, "/t/Echo") == 0) {
+    if (server->custom != NULL && strncmp(path, "/dunlin", 7) == 0) {
+        server->custom(server, stream, message, length);
+    } else if (strcmp(path, "/t/Echo") == 0) {
         tiny_body(stream, message, length, length);
         tiny_answer(server, stream, "0");
     } else if (strcmp(path, "/t/Hold") == 0) { /* answered in reverse order, by Release */
@@ -300,7 +306,7 @@ static bool tiny_send_all(struct tiny_server *server, int fd)
 
 static void tiny_connection(struct tiny_server *server, int fd)
 {
-    static uint8_t chunk[65536];
+    uint8_t chunk[65536];
     const int on = 1;
 
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
