@@ -1,9 +1,7 @@
 /* The table of keys, and what needs nothing but it: setting one, printing, the sample. */
-#include "base/log.h"
 #include "base/text.h"
 #include "node/config.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -503,7 +501,11 @@ void dn_config_print_sample(struct dn_buffer *out)
             put_indent(out, depth);
         put(out, name);
         put(out, ": ");
-        put_text(out, key->standard ? key->standard : key->example);
+        const char *value = key->standard ? key->standard : key->example;
+        if (key->kind == DN_CONFIG_TEXT || key->kind == DN_CONFIG_ADDRESS)
+            put_text(out, value);
+        else
+            put(out, value);
         put(out, "\n");
         before = key->path;
     }

@@ -15,20 +15,27 @@
 /* A sum shorter than this is noise left by likes and dislikes that cancel: no direction. */
 static const float LENGTH_MIN = 1e-4f;
 /* Candidates asked of the index beyond k, so that later sources can reorder near the cut. */
-enum { CANDIDATES_EXTRA = 30, ACCUMULATORS = 8, REASON_MAX = DN_ID_MAX + 64 };
+enum { CANDIDATES_EXTRA = 30, LANES = 8, REASON_MAX = DN_ID_MAX + 64 };
+
+/* Lanes are spelled out: the compiler may not reorder a sum of floats by itself. */
+typedef float lanes __attribute__((vector_size(LANES * sizeof(float))));
 
 float dn_dot(const float *a, const float *b, uint32_t dim)
 {
-    float sums[ACCUMULATORS] = {0};
+    lanes sums = {0};
     uint32_t i = 0;
     float total = 0;
 
-    for (; i + ACCUMULATORS <= dim; i += ACCUMULATORS)
-        for (uint32_t j = 0; j < ACCUMULATORS; j++)
-            sums[j] += a[i + j] * b[i + j];
+    for (; i + LANES <= dim; i += LANES) {
+        lanes x, y;
+
+        memcpy(&x, a + i, sizeof(x));
+        memcpy(&y, b + i, sizeof(y));
+        sums += x * y;
+    }
     for (; i < dim; i++)
         total += a[i] * b[i];
-    for (uint32_t j = 0; j < ACCUMULATORS; j++)
+    for (uint32_t j = 0; j < LANES; j++)
         total += sums[j];
     return total;
 }

@@ -133,6 +133,7 @@ class Cluster:
 
     def __init__(self, n=3, shards=4, extra="", folder=None):
         self.folder = folder or tempfile.mkdtemp(prefix="dunlin-test.")
+        os.makedirs(self.folder, exist_ok=True)
         self._own = folder is None
         self.shards = shards
         ports = free_ports(3 * n)

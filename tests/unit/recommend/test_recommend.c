@@ -27,6 +27,7 @@ struct world {
     struct dn_recommend_world view;
     struct dn_recommend_settings settings;
     uint64_t index;
+    int64_t later_ms;
     struct dn_recommended *items;
     size_t count;
     struct dn_error err;
@@ -149,7 +150,14 @@ static void trend(struct world *w, int shard, const char *item, int n)
         dn_record_events(&record, &event, 1);
         dn_shard_apply(w->shards[shard], w->index, 0, START_MS, record.bytes, record.length, &result);
         dn_shard_entry_done(w->shards[shard], w->index, START_MS);
+        struct dn_result parsed;
+        assert_int_equal(dn_result_parse(result.bytes, result.length, DN_RECORD_EVENTS, &parsed, &w->err),
+                         DN_OK);
+        assert_int_equal(parsed.outcomes[0], DN_OUTCOME_ACCEPTED);
     }
+    /* A shard shows its trends to readers a few times a second of its own time. */
+    w->later_ms += 1000;
+    dn_shard_entry_done(w->shards[shard], ++w->index, START_MS + w->later_ms);
     dn_buffer_free(&record);
     dn_buffer_free(&result);
 }
@@ -262,9 +270,13 @@ static void dislikes_push_away(void **state)
     put_ten(w);
     assert_int_equal(ask(w, liked, 1, (struct dn_recommend_query){.k = 9}), DN_OK);
     assert_int_equal(w->count, 9);
+    w->settings.type_weight[DN_EVENT_DISLIKE] = -2.4f;
     assert_int_equal(ask(w, mixed, 2, (struct dn_recommend_query){.k = 1}), DN_OK);
     assert_string_equal(id_at(w, 0), "i0"); /* like minus dislike points well below 50 degrees */
     assert_string_equal(w->items[0].reason, "similar to 'i5', which you liked");
+    assert_int_equal(ask(w, mixed, 2, (struct dn_recommend_query){.k = 9}), DN_OK);
+    for (size_t i = 0; i < w->count; i++) /* also what is nearest to the disliked i6 is not there for it */
+        assert_null(strstr(w->items[i].reason, "'i6'"));
     /* Nothing liked: trending leads, but what resembles the disliked item sinks below what does not. */
     trend(w, 0, "i8", 9);
     trend(w, 0, "i0", 8);

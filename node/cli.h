@@ -1,0 +1,88 @@
+/* What the subcommands of the program dunlin share: options, one connection, calls, printing. Private to the
+ * node room. Each subcommand parses its own arguments (argv[0] is the name shown) and returns the exit code.
+ */
+#ifndef DN_NODE_CLI_H
+#define DN_NODE_CLI_H
+
+#include "base/buffer.h"
+#include "base/error.h"
+#include "client/client.h"
+#include "dunlin/v1/dunlin.pb-c.h"
+
+#include <argp.h>
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+enum { DN_CLI_OK = 0, DN_CLI_FAILED = 1, DN_CLI_USAGE = 2, DN_CLI_NO_CONNECTION = 3 };
+
+#define DN_CLI_TOKEN_MAX 4096 /* bytes */
+#define DN_CLI_FILTERS_MAX 32
+
+struct dn_cli {
+    const char *server;
+    unsigned timeout_ms;
+    bool json;
+    struct dn_client *client;
+};
+
+int dn_cli_status(struct dn_cli *cli, int argc, char **argv);
+int dn_cli_health(struct dn_cli *cli, int argc, char **argv);
+int dn_cli_publish(struct dn_cli *cli, int argc, char **argv);
+int dn_cli_recommend(struct dn_cli *cli, int argc, char **argv);
+int dn_cli_similar(struct dn_cli *cli, int argc, char **argv);
+int dn_cli_trending(struct dn_cli *cli, int argc, char **argv);
+int dn_cli_session(struct dn_cli *cli, int argc, char **argv);
+int dn_cli_catalog(struct dn_cli *cli, int argc, char **argv);
+
+/* --server, --timeout, --json; its input is the struct dn_cli. Put among a subcommand's argp children, before
+ * or after the command they mean the same. */
+extern const struct argp dn_cli_argp;
+
+/* Connects on first use. The error is printed; the exit code comes back. */
+int dn_cli_connect(struct dn_cli *cli);
+/* One call. DN_CLI_OK: *ret is the answer, to be freed with protobuf_c_message_free_unpacked. Anything else
+ * was printed with what to do about it. */
+int dn_cli_call(struct dn_cli *cli, const char *path, const ProtobufCMessage *request,
+                const ProtobufCMessageDescriptor *answer_type, ProtobufCMessage **ret);
+/* Prints "dunlin: what: message" and advice for the code; returns the exit code. */
+int dn_cli_complain(const struct dn_cli *cli, const char *what, enum dn_code code, const char *message);
+
+/* Options of reads: --level, --token, --max-staleness. Its input is a struct dn_cli_read. */
+struct dn_cli_read {
+    Dunlin__V1__ReadOptions options; /* points into token */
+    uint8_t token[DN_CLI_TOKEN_MAX];
+};
+extern const struct argp dn_cli_read_argp;
+void dn_cli_read_init(struct dn_cli_read *read);
+
+/* Options --filter and --include-unavailable. Its input is a struct dn_cli_filter. */
+struct dn_cli_filter {
+    Dunlin__V1__Filter filter; /* points into the rest */
+    Dunlin__V1__FilterTerm terms[DN_CLI_FILTERS_MAX];
+    Dunlin__V1__FilterTerm *pointers[DN_CLI_FILTERS_MAX];
+    char *texts[DN_CLI_FILTERS_MAX]; /* names and values are cut out of these */
+    char **values[DN_CLI_FILTERS_MAX];
+};
+extern const struct argp dn_cli_filter_argp;
+void dn_cli_filter_init(struct dn_cli_filter *filter);
+void dn_cli_filter_free(struct dn_cli_filter *filter);
+/* "name=a|b" or "name=1..5"; NULL or what is wrong. */
+const char *dn_cli_filter_add(struct dn_cli_filter *filter, const char *text);
+
+/* Hex digits of a token into a malloc'ed text; never NULL (aborts when memory is out). */
+char *dn_cli_hex(const ProtobufCBinaryData *bytes);
+/* False unless text is an even number of hex digits that fit. */
+bool dn_cli_unhex(const char *text, uint8_t *ret_bytes, size_t size, size_t *ret_length);
+
+json_t *dn_cli_json_freshness(const Dunlin__V1__Freshness *freshness); /* NULL gives null */
+void dn_cli_print_freshness(const Dunlin__V1__Freshness *freshness);
+/* Prints and releases the object. */
+void dn_cli_print_json(json_t *object);
+
+/* Text that came from outside, for a terminal: control characters become '?'. Static ring of four buffers. */
+const char *dn_cli_clean(const char *text);
+
+int64_t dn_cli_number(struct argp_state *state, const char *name, const char *text, int64_t min, int64_t max);
+
+#endif

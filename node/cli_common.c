@@ -1,0 +1,379 @@
+#include "node/cli.h"
+
+#include "base/text.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CONNECT_TIMEOUT_MS 3000
+#define CLEAN_BUFFERS 4
+#define CLEAN_MAX 400
+
+/* ---- the options that every subcommand has
+ * ------------------------------------------------------------------- */
+
+enum { KEY_SERVER = 5000, KEY_TIMEOUT, KEY_JSON };
+
+static const struct argp_option options[] = {
+    {"server", KEY_SERVER, "HOST:PORT", 0, "Node to ask (default $DUNLIN_SERVER, else 127.0.0.1:7070)", 100},
+    {"timeout", KEY_TIMEOUT, "MS", 0, "Deadline of a call (default 5000)", 100},
+    {"json", KEY_JSON, NULL, 0, "Print results as JSON", 100},
+    {0},
+};
+
+int64_t dn_cli_number(struct argp_state *state, const char *name, const char *text, int64_t min, int64_t max)
+{
+    int64_t value = min;
+
+    if (!dn_parse_i64(text, min, max, &value))
+        argp_error(state, "%s must be a whole number from %lld to %lld, not '%s'", name, (long long)min,
+                   (long long)max, text);
+    return value;
+}
+
+static error_t parse(int key, char *text, struct argp_state *state)
+{
+    struct dn_cli *cli = state->input;
+    char host[256];
+    uint16_t port;
+
+    switch (key) {
+    case KEY_SERVER:
+        if (!dn_parse_address(text, host, &port) || port == 0)
+            argp_error(state, "--server must be HOST:PORT, not '%s'", text);
+        cli->server = text;
+        break;
+    case KEY_TIMEOUT:
+        cli->timeout_ms = (unsigned)dn_cli_number(state, "--timeout", text, 1, 600000);
+        break;
+    case KEY_JSON:
+        cli->json = true;
+        break;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+    return 0;
+}
+
+const struct argp dn_cli_argp = {.options = options, .parser = parse};
+
+/* ---- calls
+ * ---------------------------------------------------------------------------------------------------------
+ */
+
+static const char *advice(enum dn_code code)
+{
+    switch (code) {
+    case DN_UNAVAILABLE:
+        return "try again, or another node with --server; `dunlin status` shows leaders and readiness";
+    case DN_DEADLINE:
+        return "no answer in time: the cluster may have no leader now (`dunlin status`), or give a longer "
+               "--timeout";
+    case DN_EXHAUSTED:
+        return "the node is at a limit: try again later or send less at once";
+    case DN_UNIMPLEMENTED:
+        return "is this dunlin's API port (default 7070), and is the server as new as this program?";
+    default:
+        return NULL;
+    }
+}
+
+int dn_cli_complain(const struct dn_cli *cli, const char *what, enum dn_code code, const char *message)
+{
+    (void)cli;
+    fprintf(stderr, "dunlin: %s: %s: %s\n", what, dn_code_text(code), dn_cli_clean(message));
+    if (advice(code) != NULL)
+        fprintf(stderr, "        %s\n", advice(code));
+    return DN_CLI_FAILED;
+}
+
+int dn_cli_connect(struct dn_cli *cli)
+{
+    struct dn_error err;
+    enum dn_code code;
+
+    if (cli->client != NULL)
+        return DN_CLI_OK;
+    code = dn_client_connect(cli->server, CONNECT_TIMEOUT_MS, &cli->client, &err);
+    if (code == DN_OK)
+        return DN_CLI_OK;
+    fprintf(stderr,
+            "dunlin: %s\n        is dunlind running there? name a node with --server HOST:PORT or "
+            "$DUNLIN_SERVER\n",
+            err.message);
+    return code == DN_INVALID ? DN_CLI_USAGE : DN_CLI_NO_CONNECTION;
+}
+
+int dn_cli_call(struct dn_cli *cli, const char *path, const ProtobufCMessage *request,
+                const ProtobufCMessageDescriptor *answer_type, ProtobufCMessage **ret)
+{
+    const char *what = strrchr(path, '/') + 1;
+    size_t length = protobuf_c_message_get_packed_size(request), answer_length = 0;
+    uint8_t *bytes, *answer = NULL;
+    struct dn_error err;
+    enum dn_code code;
+    int exit_code = dn_cli_connect(cli);
+
+    if (exit_code != DN_CLI_OK)
+        return exit_code;
+    bytes = malloc(length + 1);
+    if (bytes == NULL)
+        return dn_cli_complain(cli, what, DN_NO_MEMORY, "");
+    protobuf_c_message_pack(request, bytes);
+    code = dn_client_call(cli->client, path, bytes, length, cli->timeout_ms, &answer, &answer_length, &err);
+    free(bytes);
+    if (code != DN_OK)
+        return dn_cli_complain(cli, what, code, err.message);
+    *ret = protobuf_c_message_unpack(answer_type, NULL, answer_length, answer);
+    free(answer);
+    if (*ret == NULL)
+        return dn_cli_complain(cli, what, DN_INTERNAL, "the answer is not what this program knows");
+    return DN_CLI_OK;
+}
+
+/* ---- read options
+ * ---------------------------------------------------------------------------------------------------- */
+
+enum { KEY_LEVEL = 5100, KEY_TOKEN, KEY_STALENESS };
+
+static const struct argp_option read_options[] = {
+    {"level", KEY_LEVEL, "LEVEL", 0,
+     "How new the answer must be: local (default), session (as the token), linearizable (as of now)", 50},
+    {"token", KEY_TOKEN, "HEX", 0, "A token printed by publish or by an earlier answer; implies session", 50},
+    {"max-staleness", KEY_STALENESS, "MS", 0, "local: refuse an answer older than this", 50},
+    {0},
+};
+
+static error_t parse_read(int key, char *text, struct argp_state *state)
+{
+    static const char *const levels[] = {"local", "session", "linearizable"};
+    struct dn_cli_read *read = state->input;
+
+    switch (key) {
+    case KEY_LEVEL:
+        for (size_t i = 0; i < 3; i++) {
+            if (strcmp(text, levels[i]) == 0) {
+                read->options.level = (Dunlin__V1__ReadLevel)i;
+                return 0;
+            }
+        }
+        argp_error(state, "--level must be local, session or linearizable, not '%s'", text);
+        break;
+    case KEY_TOKEN:
+        if (!dn_cli_unhex(text, read->token, sizeof read->token, &read->options.token.len))
+            argp_error(state, "--token must be the hex digits that publish or an answer printed");
+        read->options.token.data = read->token;
+        if (read->options.level == DUNLIN__V1__READ_LEVEL__READ_LEVEL_LOCAL)
+            read->options.level = DUNLIN__V1__READ_LEVEL__READ_LEVEL_SESSION;
+        break;
+    case KEY_STALENESS:
+        read->options.max_staleness_ms =
+            (uint64_t)dn_cli_number(state, "--max-staleness", text, 1, INT64_C(86400000));
+        break;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+    return 0;
+}
+
+const struct argp dn_cli_read_argp = {.options = read_options, .parser = parse_read};
+
+void dn_cli_read_init(struct dn_cli_read *read)
+{
+    memset(read, 0, sizeof *read);
+    dunlin__v1__read_options__init(&read->options);
+}
+
+/* ---- filters
+ * ----------------------------------------------------------------------------------------------------------
+ */
+
+enum { KEY_FILTER = 5200, KEY_UNAVAILABLE };
+
+static const struct argp_option filter_options[] = {
+    {"filter", KEY_FILTER, "TERM", 0,
+     "Only items that match: name=value, name=a|b, or a range name=1..5 (an end may be left out); name is "
+     "category, price, available or an attribute's; may be given often",
+     40},
+    {"include-unavailable", KEY_UNAVAILABLE, NULL, 0, "Also items that are not available", 40},
+    {0},
+};
+
+static error_t parse_filter(int key, char *text, struct argp_state *state)
+{
+    struct dn_cli_filter *filter = state->input;
+    const char *fault;
+
+    switch (key) {
+    case KEY_FILTER:
+        fault = dn_cli_filter_add(filter, text);
+        if (fault != NULL)
+            argp_error(state, "--filter '%s': %s", text, fault);
+        break;
+    case KEY_UNAVAILABLE:
+        filter->filter.include_unavailable = true;
+        break;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+    return 0;
+}
+
+const struct argp dn_cli_filter_argp = {.options = filter_options, .parser = parse_filter};
+
+void dn_cli_filter_init(struct dn_cli_filter *filter)
+{
+    memset(filter, 0, sizeof *filter);
+    dunlin__v1__filter__init(&filter->filter);
+    filter->filter.terms = filter->pointers;
+}
+
+void dn_cli_filter_free(struct dn_cli_filter *filter)
+{
+    for (size_t i = 0; i < filter->filter.n_terms; i++) {
+        free(filter->texts[i]);
+        free(filter->values[i]);
+    }
+    filter->filter.n_terms = 0;
+}
+
+/* A whole number or decimal; empty leaves *ret_has false. */
+static bool parse_end(const char *text, protobuf_c_boolean *ret_has, double *ret_value)
+{
+    char *end;
+
+    *ret_has = *text != '\0';
+    if (!*ret_has)
+        return true;
+    *ret_value = strtod(text, &end);
+    return *end == '\0' && end != text && *ret_value == *ret_value;
+}
+
+/* True when the text is a range; then the term has it. */
+static bool take_range(Dunlin__V1__FilterTerm *term, char *text)
+{
+    char *dots = strstr(text, "..");
+    bool good;
+
+    if (dots == NULL || strcmp(text, "..") == 0)
+        return false;
+    *dots = '\0';
+    good = parse_end(text, &term->has_min, &term->min) && parse_end(dots + 2, &term->has_max, &term->max);
+    *dots = '.';
+    if (!good)
+        term->has_min = term->has_max = false;
+    return good;
+}
+
+const char *dn_cli_filter_add(struct dn_cli_filter *filter, const char *text)
+{
+    size_t at = filter->filter.n_terms, count = 1;
+    Dunlin__V1__FilterTerm *term = &filter->terms[at];
+    char *equals, *rest;
+
+    if (at == DN_CLI_FILTERS_MAX)
+        return "too many filters";
+    equals = strchr(text, '=');
+    if (equals == NULL || equals == text || equals[1] == '\0')
+        return "expected name=value, name=a|b or name=1..5";
+    dunlin__v1__filter_term__init(term);
+    filter->texts[at] = strdup(text);
+    for (const char *bar = equals; (bar = strchr(bar, '|')) != NULL; bar++)
+        count++;
+    filter->values[at] = calloc(count, sizeof(char *));
+    if (filter->texts[at] == NULL || filter->values[at] == NULL) {
+        free(filter->texts[at]);
+        free(filter->values[at]);
+        return "out of memory";
+    }
+    filter->pointers[at] = term;
+    filter->filter.n_terms++;
+    rest = filter->texts[at];
+    term->name = strsep(&rest, "=");
+    if (take_range(term, rest))
+        return NULL;
+    term->values = filter->values[at];
+    while (rest != NULL)
+        term->values[term->n_values++] = strsep(&rest, "|");
+    return NULL;
+}
+
+/* ---- text
+ * ----------------------------------------------------------------------------------------------------------------
+ */
+
+char *dn_cli_hex(const ProtobufCBinaryData *bytes)
+{
+    static const char digits[] = "0123456789abcdef";
+    char *text = malloc(bytes->len * 2 + 1);
+
+    if (text == NULL)
+        abort();
+    for (size_t i = 0; i < bytes->len; i++) {
+        text[2 * i] = digits[bytes->data[i] >> 4];
+        text[2 * i + 1] = digits[bytes->data[i] & 15];
+    }
+    text[bytes->len * 2] = '\0';
+    return text;
+}
+
+bool dn_cli_unhex(const char *text, uint8_t *ret_bytes, size_t size, size_t *ret_length)
+{
+    size_t length = strlen(text);
+
+    if (length % 2 != 0 || length / 2 > size || strspn(text, "0123456789abcdefABCDEF") != length)
+        return false;
+    for (size_t i = 0; i < length / 2; i++) {
+        char pair[3] = {text[2 * i], text[2 * i + 1], '\0'};
+
+        ret_bytes[i] = (uint8_t)strtoul(pair, NULL, 16);
+    }
+    *ret_length = length / 2;
+    return true;
+}
+
+const char *dn_cli_clean(const char *text)
+{
+    static char ring[CLEAN_BUFFERS][CLEAN_MAX];
+    static unsigned turn;
+    char *out = ring[turn++ % CLEAN_BUFFERS];
+    size_t length = 0;
+
+    for (; text[length] != '\0' && length + 1 < CLEAN_MAX; length++)
+        out[length] = (unsigned char)text[length] < 0x20 || text[length] == 0x7f ? '?' : text[length];
+    out[length] = '\0';
+    return out;
+}
+
+json_t *dn_cli_json_freshness(const Dunlin__V1__Freshness *freshness)
+{
+    json_t *object;
+
+    if (freshness == NULL)
+        return json_null();
+    object = json_pack("{s:s, s:I, s:I, s:b}", "node", freshness->node, "shard", (json_int_t)freshness->shard,
+                       "applied_index", (json_int_t)freshness->applied_index, "stale", freshness->stale != 0);
+    json_object_set_new(object, "age_us",
+                        freshness->age_known ? json_integer((json_int_t)freshness->age_us) : json_null());
+    return object;
+}
+
+void dn_cli_print_freshness(const Dunlin__V1__Freshness *freshness)
+{
+    if (freshness == NULL)
+        return;
+    printf("from %s, shard %u, applied %llu, ", dn_cli_clean(freshness->node), freshness->shard,
+           (unsigned long long)freshness->applied_index);
+    if (freshness->age_known)
+        printf("age %.1f ms%s\n", (double)freshness->age_us / 1000, freshness->stale ? " (STALE)" : "");
+    else
+        printf("age unknown%s\n", freshness->stale ? " (STALE)" : "");
+}
+
+void dn_cli_print_json(json_t *object)
+{
+    json_dumpf(object, stdout, JSON_INDENT(2));
+    putchar('\n');
+    json_decref(object);
+}

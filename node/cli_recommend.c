@@ -1,0 +1,268 @@
+#include "node/cli.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LIST_MAX 10000 /* ids in --items or --exclude */
+
+struct id_list {
+    char *text;
+    char **ids;
+    size_t count;
+};
+
+struct arguments {
+    struct dn_cli *cli;
+    struct dn_cli_read read;
+    struct dn_cli_filter filter;
+    struct id_list items, exclude;
+    const char *subject; /* user or item */
+    uint32_t k;
+    bool include_seen;
+    bool wants_subject;
+};
+
+enum { KEY_SEEN = 256, KEY_ITEMS, KEY_EXCLUDE };
+
+#define OPTION_K                                                                                             \
+    {                                                                                                        \
+        "k", 'k', "N", 0, "How many items (default 20, at most 1000)", 10                                    \
+    }
+
+static const struct argp_option list_options[] = {OPTION_K, {0}};
+static const struct argp_option recommend_options[] = {
+    OPTION_K,
+    {"include-seen", KEY_SEEN, NULL, 0, "Also items of the user's recent events", 10},
+    {"items", KEY_ITEMS, "A,B,...", 0, "Instead of a user: an anonymous session of these items, oldest first",
+     10},
+    {"exclude", KEY_EXCLUDE, "A,B,...", 0, "Items never to return", 10},
+    {0},
+};
+
+static void split(struct argp_state *state, const char *name, const char *text, struct id_list *list)
+{
+    size_t count = 1;
+    char *rest;
+
+    for (const char *comma = text; (comma = strchr(comma, ',')) != NULL; comma++)
+        count++;
+    if (count > LIST_MAX)
+        argp_error(state, "--%s has more than %d ids", name, LIST_MAX);
+    free(list->text);
+    free(list->ids);
+    list->count = 0;
+    list->text = rest = strdup(text);
+    list->ids = calloc(count, sizeof(char *));
+    if (list->text == NULL || list->ids == NULL)
+        argp_failure(state, DN_CLI_FAILED, 0, "out of memory");
+    else
+        while (rest != NULL)
+            list->ids[list->count++] = strsep(&rest, ",");
+}
+
+static error_t parse(int key, char *text, struct argp_state *state)
+{
+    struct arguments *arguments = state->input;
+
+    switch (key) {
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = arguments->cli;
+        state->child_inputs[1] = &arguments->filter;
+        state->child_inputs[2] = &arguments->read;
+        break;
+    case 'k':
+        arguments->k = (uint32_t)dn_cli_number(state, "-k", text, 1, 1000);
+        break;
+    case KEY_SEEN:
+        arguments->include_seen = true;
+        break;
+    case KEY_ITEMS:
+        split(state, "items", text, &arguments->items);
+        break;
+    case KEY_EXCLUDE:
+        split(state, "exclude", text, &arguments->exclude);
+        break;
+    case ARGP_KEY_ARG:
+        if (!arguments->wants_subject || arguments->subject != NULL)
+            argp_error(state, "unexpected argument '%s'", text);
+        arguments->subject = text;
+        break;
+    case ARGP_KEY_END:
+        if (arguments->wants_subject && arguments->subject == NULL && arguments->items.count == 0)
+            argp_error(state, "whom or what for? give the id");
+        break;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+    return 0;
+}
+
+static const struct argp_child children[] = {
+    {&dn_cli_argp, 0, NULL, 0}, {&dn_cli_filter_argp, 0, NULL, 0}, {&dn_cli_read_argp, 0, NULL, 0}, {0}};
+
+static void begin(struct arguments *arguments, struct dn_cli *cli, bool wants_subject)
+{
+    memset(arguments, 0, sizeof *arguments);
+    arguments->cli = cli;
+    arguments->k = 20;
+    arguments->wants_subject = wants_subject;
+    dn_cli_read_init(&arguments->read);
+    dn_cli_filter_init(&arguments->filter);
+}
+
+static void end(struct arguments *arguments)
+{
+    dn_cli_filter_free(&arguments->filter);
+    free(arguments->items.text);
+    free(arguments->items.ids);
+    free(arguments->exclude.text);
+    free(arguments->exclude.ids);
+}
+
+/* ---- printing
+ * ---------------------------------------------------------------------------------------------------------
+ */
+
+static json_t *items_json(Dunlin__V1__RecommendedItem *const *items, size_t count)
+{
+    json_t *list = json_array();
+
+    for (size_t i = 0; i < count; i++)
+        json_array_append_new(list, json_pack("{s:s, s:f, s:s, s:s}", "id", items[i]->id, "score",
+                                              (double)items[i]->score, "source", items[i]->source, "reason",
+                                              items[i]->reason));
+    return list;
+}
+
+static void items_text(Dunlin__V1__RecommendedItem *const *items, size_t count)
+{
+    if (count == 0)
+        puts("no items: is the catalogue loaded (`dunlin catalog load`), and does the filter leave any?");
+    for (size_t i = 0; i < count; i++)
+        printf("%4zu  %-24s %9.4f  %-16s %s\n", i + 1, dn_cli_clean(items[i]->id), (double)items[i]->score,
+               dn_cli_clean(items[i]->source), dn_cli_clean(items[i]->reason));
+}
+
+static void print_items_response(const struct dn_cli *cli, const Dunlin__V1__ItemsResponse *response)
+{
+    if (cli->json) {
+        dn_cli_print_json(json_pack("{s:o, s:o}", "items", items_json(response->items, response->n_items),
+                                    "freshness", dn_cli_json_freshness(response->freshness)));
+        return;
+    }
+    items_text(response->items, response->n_items);
+    dn_cli_print_freshness(response->freshness);
+}
+
+static void print_recommend_response(const struct dn_cli *cli, const Dunlin__V1__RecommendResponse *response)
+{
+    char *token = dn_cli_hex(&response->token);
+
+    if (cli->json) {
+        dn_cli_print_json(json_pack("{s:o, s:o, s:I, s:I, s:s}", "items",
+                                    items_json(response->items, response->n_items), "freshness",
+                                    dn_cli_json_freshness(response->freshness), "session_version",
+                                    (json_int_t)response->session_version, "session_events",
+                                    (json_int_t)response->session_events, "token", token));
+    } else {
+        items_text(response->items, response->n_items);
+        printf("session of %u events, version %llu\n", response->session_events,
+               (unsigned long long)response->session_version);
+        dn_cli_print_freshness(response->freshness);
+        if (*token != '\0')
+            printf("token %s\n", token);
+    }
+    free(token);
+}
+
+/* ---- the subcommands
+ * ---------------------------------------------------------------------------------------------------- */
+
+int dn_cli_recommend(struct dn_cli *cli, int argc, char **argv)
+{
+    static const struct argp argp = {
+        .options = recommend_options,
+        .parser = parse,
+        .args_doc = "USER",
+        .children = children,
+        .doc = "Recommends items to a user.\vExample: dunlin recommend u1 -k 5 --filter 'price=1..20'"};
+    Dunlin__V1__RecommendRequest request = DUNLIN__V1__RECOMMEND_REQUEST__INIT;
+    struct arguments arguments;
+    ProtobufCMessage *answer;
+    int exit_code;
+
+    begin(&arguments, cli, true);
+    argp_parse(&argp, argc, argv, 0, NULL, &arguments);
+    request.user_id = (char *)(uintptr_t)(arguments.subject != NULL ? arguments.subject : "");
+    request.k = arguments.k;
+    request.read = &arguments.read.options;
+    request.filter = &arguments.filter.filter;
+    request.include_seen = arguments.include_seen;
+    request.items = arguments.items.ids;
+    request.n_items = arguments.items.count;
+    request.exclude = arguments.exclude.ids;
+    request.n_exclude = arguments.exclude.count;
+    exit_code = dn_cli_call(cli, "/dunlin.v1.Recommendations/Recommend", &request.base,
+                            &dunlin__v1__recommend_response__descriptor, &answer);
+    if (exit_code == DN_CLI_OK) {
+        print_recommend_response(cli, (const Dunlin__V1__RecommendResponse *)answer);
+        protobuf_c_message_free_unpacked(answer, NULL);
+    }
+    end(&arguments);
+    return exit_code;
+}
+
+static int call_items(struct dn_cli *cli, const char *path, const ProtobufCMessage *request)
+{
+    ProtobufCMessage *answer;
+    int exit_code = dn_cli_call(cli, path, request, &dunlin__v1__items_response__descriptor, &answer);
+
+    if (exit_code == DN_CLI_OK) {
+        print_items_response(cli, (const Dunlin__V1__ItemsResponse *)answer);
+        protobuf_c_message_free_unpacked(answer, NULL);
+    }
+    return exit_code;
+}
+
+int dn_cli_similar(struct dn_cli *cli, int argc, char **argv)
+{
+    static const struct argp argp = {.options = list_options,
+                                     .parser = parse,
+                                     .args_doc = "ITEM",
+                                     .children = children,
+                                     .doc = "Items whose vectors are nearest to an item's."};
+    Dunlin__V1__SimilarRequest request = DUNLIN__V1__SIMILAR_REQUEST__INIT;
+    struct arguments arguments;
+    int exit_code;
+
+    begin(&arguments, cli, true);
+    argp_parse(&argp, argc, argv, 0, NULL, &arguments);
+    request.item_id = (char *)(uintptr_t)arguments.subject;
+    request.k = arguments.k;
+    request.filter = &arguments.filter.filter;
+    request.read = &arguments.read.options;
+    exit_code = call_items(cli, "/dunlin.v1.Recommendations/Similar", &request.base);
+    end(&arguments);
+    return exit_code;
+}
+
+int dn_cli_trending(struct dn_cli *cli, int argc, char **argv)
+{
+    static const struct argp argp = {.options = list_options,
+                                     .parser = parse,
+                                     .children = children,
+                                     .doc = "Items with the most events of late."};
+    Dunlin__V1__TrendingRequest request = DUNLIN__V1__TRENDING_REQUEST__INIT;
+    struct arguments arguments;
+    int exit_code;
+
+    begin(&arguments, cli, false);
+    argp_parse(&argp, argc, argv, 0, NULL, &arguments);
+    request.k = arguments.k;
+    request.filter = &arguments.filter.filter;
+    request.read = &arguments.read.options;
+    exit_code = call_items(cli, "/dunlin.v1.Recommendations/Trending", &request.base);
+    end(&arguments);
+    return exit_code;
+}

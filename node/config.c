@@ -1,0 +1,582 @@
+/* Loading a configuration file: libyaml gives a document of nodes with line numbers; the table of keys
+ * (config_schema.c) says what may stand where; then come the checks that need several keys at once. */
+#include "node/config.h"
+
+#include "base/log.h"
+#include "base/text.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <yaml.h>
+
+enum { PATH_TEXT_MAX = 160, SECTION_DEPTH_MAX = 4 };
+
+struct loader {
+    const char *file;
+    yaml_document_t document;
+    struct dn_config config;
+    struct dn_error *err;
+};
+
+static unsigned line_of(const yaml_node_t *node)
+{
+    return (unsigned)node->start_mark.line + 1;
+}
+
+static enum dn_code fail_at(struct loader *loader, unsigned line, const char *path, const char *reason)
+{
+    if (path[0])
+        return dn_fail(loader->err, DN_INVALID, "%s:%u: %s: %s", loader->file, line, path, reason);
+    return dn_fail(loader->err, DN_INVALID, "%s:%u: %s", loader->file, line, reason);
+}
+
+/* ---- unknown keys ---------------------------------------------------------------------------------------
+ */
+
+static size_t least(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Edit distance, for "did you mean". */
+static size_t distance(const char *a, const char *b)
+{
+    size_t row[PATH_TEXT_MAX + 1];
+    size_t length = strlen(b);
+
+    for (size_t j = 0; j <= length; j++)
+        row[j] = j;
+    for (size_t i = 1; *a; a++, i++) {
+        size_t corner = row[0];
+
+        row[0] = i;
+        for (size_t j = 1; j <= length; j++) {
+            size_t replaced = corner + (*a != b[j - 1]);
+
+            corner = row[j];
+            row[j] = least(replaced, 1 + least(row[j], row[j - 1]));
+        }
+    }
+    return row[length];
+}
+
+static enum dn_code fail_unknown(struct loader *loader, unsigned line, const char *path)
+{
+    size_t count;
+    const struct dn_config_key *keys = dn_config_keys(&count);
+    const char *nearest = NULL;
+    size_t nearest_distance = 4; /* further away is no typing slip */
+    char reason[2 * PATH_TEXT_MAX];
+
+    for (size_t i = 0; i < count; i++) {
+        size_t d = distance(path, keys[i].path);
+
+        if (d < nearest_distance) {
+            nearest = keys[i].path;
+            nearest_distance = d;
+        }
+    }
+    if (nearest)
+        snprintf(reason, sizeof(reason), "unknown key: did you mean %s?", nearest);
+    else
+        snprintf(reason, sizeof(reason), "unknown key: remove it (docs/dunlind.sample.yaml has all keys)");
+    return fail_at(loader, line, path, reason);
+}
+
+/* ---- walking the document -------------------------------------------------------------------------------
+ */
+
+static const char *kind_name(const yaml_node_t *node)
+{
+    switch (node->type) {
+    case YAML_MAPPING_NODE:
+        return "keys and values";
+    case YAML_SEQUENCE_NODE:
+        return "a list";
+    default:
+        return "a single value";
+    }
+}
+
+static enum dn_code fail_kind(struct loader *loader, const yaml_node_t *node, const char *path,
+                              const char *wanted)
+{
+    char reason[120];
+
+    snprintf(reason, sizeof(reason), "must be %s, not %s", wanted, kind_name(node));
+    return fail_at(loader, line_of(node), path, reason);
+}
+
+/* The text of a scalar, NUL-terminated; NULL when it holds a NUL. */
+static const char *scalar_text(const yaml_node_t *node)
+{
+    const char *text = (const char *)node->data.scalar.value;
+
+    return strlen(text) == node->data.scalar.length ? text : NULL;
+}
+
+static enum dn_code set_key(struct loader *loader, const struct dn_config_key *key, void *into,
+                            const yaml_node_t *node)
+{
+    bool is_text = key->kind == DN_CONFIG_TEXT || key->kind == DN_CONFIG_ADDRESS;
+    struct dn_error reason;
+
+    if (node->type != YAML_SCALAR_NODE)
+        return fail_kind(loader, node, key->path, "a single value");
+    const char *text = scalar_text(node);
+    if (!text)
+        return fail_at(loader, line_of(node), key->path, "must not hold a NUL");
+    if (!is_text && node->data.scalar.style != YAML_PLAIN_SCALAR_STYLE)
+        return fail_at(loader, line_of(node), key->path,
+                       key->kind == DN_CONFIG_BOOL ? "must be true or false without quotes"
+                                                   : "must be a number without quotes");
+    if (dn_config_set(key, into, text, &reason) != DN_OK)
+        return fail_at(loader, line_of(node), key->path, reason.message);
+    return DN_OK;
+}
+
+/* Joins a section's path and the name of a key in it. False when the key is no text of sensible length. */
+static bool join(char ret_path[PATH_TEXT_MAX], const char *section, const yaml_node_t *name)
+{
+    if (name->type != YAML_SCALAR_NODE || !scalar_text(name))
+        return false;
+    int length = snprintf(ret_path, PATH_TEXT_MAX, "%s%s", section, scalar_text(name));
+    return length > 0 && length < PATH_TEXT_MAX;
+}
+
+static enum dn_code check_repeat(struct loader *loader, const yaml_node_t *mapping,
+                                 const yaml_node_pair_t *pair, const char *path)
+{
+    const yaml_node_t *name = yaml_document_get_node(&loader->document, pair->key);
+
+    for (const yaml_node_pair_t *other = mapping->data.mapping.pairs.start; other < pair; other++) {
+        const yaml_node_t *earlier = yaml_document_get_node(&loader->document, other->key);
+        char reason[80];
+
+        if (strcmp(scalar_text(earlier), scalar_text(name)) != 0)
+            continue;
+        snprintf(reason, sizeof(reason), "is set twice: first in line %u", line_of(earlier));
+        return fail_at(loader, line_of(name), path, reason);
+    }
+    return DN_OK;
+}
+
+static enum dn_code load_member(struct loader *loader, const yaml_node_t *node)
+{
+    static const char *const NAMES[] = {"id", "name", "address"};
+    struct dn_config_member *member = &loader->config.cluster.members[loader->config.cluster.member_count];
+    unsigned seen = 0;
+    char path[PATH_TEXT_MAX];
+
+    if (node->type != YAML_MAPPING_NODE)
+        return fail_kind(loader, node, "cluster.members", "a list of {id, name, address}");
+    member->line = line_of(node);
+    for (yaml_node_pair_t *pair = node->data.mapping.pairs.start; pair < node->data.mapping.pairs.top;
+         pair++) {
+        const yaml_node_t *name = yaml_document_get_node(&loader->document, pair->key);
+        const struct dn_config_key *key;
+        enum dn_code code;
+
+        if (!join(path, "cluster.members[].", name))
+            return fail_at(loader, line_of(name), "cluster.members", "a key must be short text");
+        key = dn_config_find(path);
+        if (!key)
+            return fail_unknown(loader, line_of(name), path);
+        code = check_repeat(loader, node, pair, path);
+        if (code == DN_OK)
+            code = set_key(loader, key, member, yaml_document_get_node(&loader->document, pair->value));
+        if (code != DN_OK)
+            return code;
+        for (unsigned i = 0; i < 3; i++)
+            if (strcmp(scalar_text(name), NAMES[i]) == 0)
+                seen |= 1u << i;
+        size_t count;
+        loader->config.lines[key - dn_config_keys(&count)] = line_of(name);
+    }
+    for (unsigned i = 0; i < 3; i++) {
+        if (seen & 1u << i)
+            continue;
+        snprintf(path, sizeof(path), "cluster.members[].%s", NAMES[i]);
+        return fail_at(loader, line_of(node), path, "must be given");
+    }
+    loader->config.cluster.member_count++;
+    return DN_OK;
+}
+
+static enum dn_code load_members(struct loader *loader, const yaml_node_t *node)
+{
+    if (node->type != YAML_SEQUENCE_NODE)
+        return fail_kind(loader, node, "cluster.members", "a list of {id, name, address}");
+    for (yaml_node_item_t *item = node->data.sequence.items.start; item < node->data.sequence.items.top;
+         item++) {
+        const yaml_node_t *entry = yaml_document_get_node(&loader->document, *item);
+        enum dn_code code;
+
+        if (loader->config.cluster.member_count == DN_NODES_MAX)
+            return fail_at(loader, line_of(entry), "cluster.members", "has more than 7 entries");
+        code = load_member(loader, entry);
+        if (code != DN_OK)
+            return code;
+    }
+    if (loader->config.cluster.member_count == 0)
+        return fail_at(loader, line_of(node), "cluster.members",
+                       "is empty: list the nodes, or leave the key out for a cluster of one");
+    return DN_OK;
+}
+
+static bool is_section(const char *path)
+{
+    size_t count, length = strlen(path);
+    const struct dn_config_key *keys = dn_config_keys(&count);
+
+    for (size_t i = 0; i < count; i++)
+        if (strncmp(keys[i].path, path, length) == 0 && keys[i].path[length] == '.')
+            return true;
+    return false;
+}
+
+/* section: "" or "raft." */
+static enum dn_code load_section(struct loader *loader, const yaml_node_t *node, const char *section,
+                                 int depth)
+{
+    DN_ASSERT(depth < SECTION_DEPTH_MAX); /* the table nests no deeper, and only its sections are entered */
+    for (yaml_node_pair_t *pair = node->data.mapping.pairs.start; pair < node->data.mapping.pairs.top;
+         pair++) {
+        const yaml_node_t *name = yaml_document_get_node(&loader->document, pair->key);
+        const yaml_node_t *value = yaml_document_get_node(&loader->document, pair->value);
+        char path[PATH_TEXT_MAX], inner[PATH_TEXT_MAX + 1];
+        enum dn_code code;
+
+        if (!join(path, section, name))
+            return fail_at(loader, line_of(name), "", "a key must be short text");
+        code = check_repeat(loader, node, pair, path);
+        if (code != DN_OK)
+            return code;
+        const struct dn_config_key *key = strchr(path, '[') ? NULL : dn_config_find(path);
+        /* A dot inside a key would let "raft.tick_ms: 5" at the top pass for the nested form. */
+        if (strchr(scalar_text(name), '.'))
+            key = NULL;
+        else if (strcmp(path, "cluster.members") == 0) {
+            code = load_members(loader, value);
+            if (code != DN_OK)
+                return code;
+            continue;
+        } else if (!key && is_section(path)) {
+            if (value->type != YAML_MAPPING_NODE)
+                return fail_kind(loader, value, path, "keys and values, indented below it");
+            snprintf(inner, sizeof(inner), "%s.", path);
+            code = load_section(loader, value, inner, depth + 1);
+            if (code != DN_OK)
+                return code;
+            continue;
+        }
+        if (!key)
+            return fail_unknown(loader, line_of(name), path);
+        code = set_key(loader, key, &loader->config, value);
+        if (code != DN_OK)
+            return code;
+        size_t count;
+        loader->config.lines[key - dn_config_keys(&count)] = line_of(name);
+    }
+    return DN_OK;
+}
+
+/* ---- checks over several keys ---------------------------------------------------------------------------
+ */
+
+static unsigned key_line(const struct loader *loader, const char *path)
+{
+    size_t count;
+    const struct dn_config_key *key = dn_config_find(path);
+
+    DN_ASSERT(key);
+    unsigned line = loader->config.lines[key - dn_config_keys(&count)];
+    return line ? line : 1;
+}
+
+bool dn_address_is_loopback(const char *address)
+{
+    char host[256];
+    uint16_t port;
+
+    if (!dn_parse_address(address, host, &port))
+        return false;
+    struct in_addr v4; /* parsed: "127.example.com" is a name, and anybody's */
+    if (inet_pton(AF_INET, host, &v4) == 1)
+        return ntohl(v4.s_addr) >> 24 == 127;
+    return strcmp(host, "::1") == 0 || strcmp(host, "localhost") == 0;
+}
+
+const struct dn_config_member *dn_config_self(const struct dn_config *config)
+{
+    for (size_t i = 0; i < config->cluster.member_count; i++)
+        if (config->cluster.members[i].id == config->node.id)
+            return &config->cluster.members[i];
+    return NULL;
+}
+
+static enum dn_code check_members(struct loader *loader)
+{
+    const struct dn_config *config = &loader->config;
+
+    for (size_t i = 0; i < config->cluster.member_count; i++) {
+        const struct dn_config_member *a = &config->cluster.members[i];
+        char host[256];
+        uint16_t port;
+
+        if (dn_parse_address(a->address, host, &port) && port == 0)
+            return fail_at(loader, a->line, "cluster.members[].address",
+                           "port 0 cannot be reached by others");
+        if (!dn_address_is_loopback(a->address) && !config->peers.allow_plaintext)
+            return fail_at(loader, a->line, "cluster.members[].address",
+                           "is beyond loopback, and the links between nodes are not encrypted yet: set "
+                           "peers.allow_plaintext to true if the network is private");
+        for (size_t j = 0; j < i; j++) {
+            const struct dn_config_member *b = &config->cluster.members[j];
+
+            if (a->id == b->id)
+                return fail_at(loader, a->line, "cluster.members[].id", "is used by another member too");
+            if (strcmp(a->name, b->name) == 0)
+                return fail_at(loader, a->line, "cluster.members[].name", "is used by another member too");
+            if (strcmp(a->address, b->address) == 0)
+                return fail_at(loader, a->line, "cluster.members[].address", "is used by another member too");
+        }
+    }
+    if (!dn_config_self(config))
+        return fail_at(loader, key_line(loader, "node.id"), "node.id",
+                       "is not among cluster.members: add this node there, or correct the number");
+    return DN_OK;
+}
+
+static enum dn_code check_cluster_id(struct loader *loader)
+{
+    for (const char *c = loader->config.cluster.id; *c; c++)
+        if (*c <= 0x20 || *c >= 0x7f)
+            return fail_at(loader, key_line(loader, "cluster.id"), "cluster.id",
+                           "must be printable ASCII without spaces");
+    return DN_OK;
+}
+
+static enum dn_code check_addresses(struct loader *loader)
+{
+    const struct dn_config *config = &loader->config;
+
+    if (config->peers.bind[0] && !dn_address_is_loopback(config->peers.bind) &&
+        !config->peers.allow_plaintext)
+        return fail_at(loader, key_line(loader, "peers.bind"), "peers.bind",
+                       "is beyond loopback, and the links between nodes are not encrypted yet: set "
+                       "peers.allow_plaintext to true if the network is private");
+    if (!dn_address_is_loopback(config->api.address) && !config->api.allow_plaintext)
+        return fail_at(
+            loader, key_line(loader, "api.address"), "api.address",
+            "is beyond loopback, and the API has no encryption yet: set api.allow_plaintext to true "
+            "if the network is private");
+    return DN_OK;
+}
+
+static enum dn_code check_relations(struct loader *loader)
+{
+    struct dn_config *config = &loader->config;
+    struct dn_shard_settings settings;
+    enum dn_log_level level;
+    struct dn_error reason;
+
+    if (!dn_log_level_parse(config->log.level, &level))
+        return fail_at(loader, key_line(loader, "log.level"), "log.level",
+                       "must be debug, info, warn or error");
+    if (config->raft.heartbeat_ms * 3 > config->raft.election_timeout_ms)
+        return fail_at(
+            loader, key_line(loader, "raft.heartbeat_ms"), "raft.heartbeat_ms",
+            "must be at most a third of raft.election_timeout_ms: a lost heartbeat or two must not "
+            "cost the leader its office");
+    if (config->raft.segment_bytes % 4096 != 0)
+        return fail_at(loader, key_line(loader, "raft.segment_bytes"), "raft.segment_bytes",
+                       "must be a multiple of 4096");
+    if (config->api.default_deadline_ms > config->api.max_deadline_ms)
+        return fail_at(loader, key_line(loader, "api.default_deadline_ms"), "api.default_deadline_ms",
+                       "must not be above api.max_deadline_ms");
+    if (config->raft.tick_ms > config->freshness_alarm_ms)
+        return fail_at(loader, key_line(loader, "freshness_alarm_ms"), "freshness_alarm_ms",
+                       "must not be below raft.tick_ms: every answer would be stale");
+    dn_config_shard_settings(config, &settings);
+    if (dn_shard_settings_check(&settings, &reason) != DN_OK)
+        return fail_at(loader, key_line(loader, "session.gap_s"), "session", reason.message);
+    return DN_OK;
+}
+
+static enum dn_code check_required(struct loader *loader)
+{
+    size_t count;
+    const struct dn_config_key *keys = dn_config_keys(&count);
+
+    for (size_t i = 0; i < count; i++)
+        if (!keys[i].standard && !strstr(keys[i].path, "[].") && loader->config.lines[i] == 0)
+            return fail_at(loader, 1, keys[i].path, "must be given");
+    return DN_OK;
+}
+
+/* A cluster of one, when the file lists no members. */
+static void default_members(struct dn_config *config)
+{
+    struct dn_config_member *self = &config->cluster.members[0];
+
+    if (config->cluster.member_count > 0)
+        return;
+    self->id = config->node.id;
+    snprintf(self->name, sizeof(self->name), "%s", config->node.name[0] ? config->node.name : "node1");
+    snprintf(self->address, sizeof(self->address), "127.0.0.1:7071");
+    self->line = 1;
+    config->cluster.member_count = 1;
+}
+
+static enum dn_code check_all(struct loader *loader)
+{
+    struct dn_config *config = &loader->config;
+    enum dn_code code = check_required(loader);
+
+    if (code != DN_OK)
+        return code;
+    default_members(config);
+    code = check_cluster_id(loader);
+    if (code == DN_OK)
+        code = check_members(loader);
+    if (code == DN_OK)
+        code = check_addresses(loader);
+    if (code == DN_OK)
+        code = check_relations(loader);
+    if (code == DN_OK && !config->node.name[0])
+        memcpy(config->node.name, dn_config_self(config)->name, sizeof(config->node.name));
+    return code;
+}
+
+/* ---- entry points ---------------------------------------------------------------------------------------
+ */
+
+static void set_defaults(struct dn_config *config)
+{
+    size_t count;
+    const struct dn_config_key *keys = dn_config_keys(&count);
+
+    memset(config, 0, sizeof(*config));
+    for (size_t i = 0; i < count; i++)
+        if (keys[i].standard)
+            DN_ASSERT(dn_config_set(&keys[i], config, keys[i].standard, NULL) == DN_OK);
+}
+
+static enum dn_code fail_yaml(const char *file, const yaml_parser_t *parser, struct dn_error *err)
+{
+    return dn_fail(err, DN_INVALID, "%s:%zu: not YAML: %s%s%s", file, parser->problem_mark.line + 1,
+                   parser->problem ? parser->problem : "cannot be read", parser->context ? ", " : "",
+                   parser->context ? parser->context : "");
+}
+
+static enum dn_code load_document(struct loader *loader, yaml_parser_t *parser)
+{
+    const yaml_node_t *root = yaml_document_get_root_node(&loader->document);
+    yaml_document_t second;
+
+    if (!root)
+        return fail_at(loader, 1, "", "the file is empty: docs/dunlind.sample.yaml is a start");
+    if (root->type != YAML_MAPPING_NODE)
+        return fail_kind(loader, root, "", "keys and values");
+    enum dn_code code = load_section(loader, root, "", 0);
+    if (code != DN_OK)
+        return code;
+    if (!yaml_parser_load(parser, &second))
+        return fail_yaml(loader->file, parser, loader->err);
+    const yaml_node_t *more = yaml_document_get_root_node(&second);
+    unsigned line = more ? line_of(more) : 0;
+    yaml_document_delete(&second);
+    if (more)
+        return fail_at(loader, line, "", "a second document: one file holds one configuration");
+    return check_all(loader);
+}
+
+enum dn_code dn_config_parse(const char *path, const void *bytes, size_t length, struct dn_config *ret,
+                             struct dn_error *err)
+{
+    struct loader *loader = calloc(1, sizeof(*loader));
+    yaml_parser_t parser;
+    enum dn_code code;
+
+    if (!loader)
+        return dn_fail(err, DN_NO_MEMORY, "%s: out of memory", path);
+    loader->file = path;
+    loader->err = err;
+    set_defaults(&loader->config);
+    if (!yaml_parser_initialize(&parser)) {
+        code = dn_fail(err, DN_NO_MEMORY, "%s: out of memory", path);
+        goto free_loader;
+    }
+    yaml_parser_set_input_string(&parser, bytes, length);
+    if (!yaml_parser_load(&parser, &loader->document)) {
+        code = fail_yaml(path, &parser, err);
+        goto delete_parser;
+    }
+    code = load_document(loader, &parser);
+    if (code == DN_OK)
+        *ret = loader->config;
+    yaml_document_delete(&loader->document);
+delete_parser:
+    yaml_parser_delete(&parser);
+free_loader:
+    free(loader);
+    return code;
+}
+
+enum dn_code dn_config_load(const char *path, struct dn_config *ret, struct dn_error *err)
+{
+    FILE *file = fopen(path, "re");
+    enum dn_code code;
+    char *bytes;
+    size_t length;
+
+    if (!file)
+        return dn_fail(err, DN_IO, "%s: cannot open: %s", path, strerror(errno));
+    bytes = malloc(DN_CONFIG_FILE_MAX + 1);
+    if (!bytes) {
+        code = dn_fail(err, DN_NO_MEMORY, "%s: out of memory", path);
+        goto close_file;
+    }
+    length = fread(bytes, 1, DN_CONFIG_FILE_MAX + 1, file);
+    if (ferror(file))
+        code = dn_fail(err, DN_IO, "%s: cannot read: %s", path, strerror(errno));
+    else if (length > DN_CONFIG_FILE_MAX)
+        code = dn_fail(err, DN_INVALID, "%s: is larger than %u bytes: this is no configuration file", path,
+                       DN_CONFIG_FILE_MAX);
+    else
+        code = dn_config_parse(path, bytes, length, ret, err);
+    free(bytes);
+close_file:
+    fclose(file);
+    return code;
+}
+
+void dn_config_shard_settings(const struct dn_config *config, struct dn_shard_settings *ret)
+{
+    *ret = (struct dn_shard_settings){
+        .gap_ms = (int64_t)config->session.gap_s * 1000,
+        .lateness_ms = (int64_t)config->session.lateness_s * 1000,
+        .ahead_ms = (int64_t)config->session.ahead_s * 1000,
+        .idle_ms = (int64_t)config->session.idle_s * 1000,
+        .events_per_user = (uint32_t)config->session.events_per_user,
+        .ids_per_user = (uint32_t)config->session.ids_per_user,
+        .users_max = (uint32_t)config->session.users_max,
+        .items_max = (uint32_t)config->session.items_max,
+        .trend_half_life_ms = (int64_t)config->session.trend_half_life_s * 1000,
+    };
+}
+
+void dn_config_recommend_settings(const struct dn_config *config, struct dn_recommend_settings *ret)
+{
+    *ret = (struct dn_recommend_settings){
+        .recency_decay = (float)config->recommend.recency_decay,
+        .time_half_life_ms = (int64_t)config->recommend.time_half_life_s * 1000,
+        .session_events_used = (uint32_t)config->recommend.events_used,
+    };
+    for (int type = 1; type <= DN_EVENT_TYPE_MAX; type++)
+        ret->type_weight[type] = (float)config->recommend.type_weight[type];
+}

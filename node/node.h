@@ -1,0 +1,101 @@
+/* Private to node: one running dunlind.
+ *
+ *   opening -> (facts known) -> serving -> draining -> stopped
+ *
+ * The main thread owns the life of everything: it opens from the bottom up, then turns a slow loop (steward)
+ * that proposes settings and facts, starts the API once the cluster's facts are known to match, and waits for
+ * signals; it closes from the top down. The consensus thread is the one writer of catalogue and shards. */
+#ifndef DN_NODE_NODE_H
+#define DN_NODE_NODE_H
+
+#include "api/api.h"
+#include "base/epoch.h"
+#include "base/metrics.h"
+#include "consensus/consensus.h"
+#include "index/index.h"
+#include "node/config.h"
+#include "session/session.h"
+
+#include <stdatomic.h>
+
+/* Exit codes of dunlind. */
+enum dn_exit {
+    DN_EXIT_OK = 0,
+    DN_EXIT_FAILURE = 1, /* at run time */
+    DN_EXIT_USAGE = 2,   /* options or configuration */
+    DN_EXIT_DATA =
+        3, /* data directory refused or damaged, or a key or shard count that is not the cluster's */
+    DN_EXIT_ADDRESS = 4, /* in use, or not this machine's */
+    DN_EXIT_FATAL = 5,   /* the state is in the minority, or a group failed for good */
+};
+
+#define DN_SHARDS_MAX (DN_GROUPS_MAX - 1)
+
+struct dn_steward;
+struct dn_admin;
+
+struct dn_node {
+    const struct dn_config *config;
+    uint8_t hash_key[DN_HASH_KEY_BYTES];
+    char fingerprint[DN_FINGERPRINT_MAX];
+    uint64_t started_us;
+
+    struct dn_metrics *metrics;
+    struct dn_epoch *epoch;
+    struct dn_epoch_reader *reader; /* the main thread's */
+    struct dn_catalog *catalog;
+    uint32_t shard_count;
+    struct dn_shard *shards[DN_SHARDS_MAX];
+    struct dn_retrieval *retrieval;
+    struct dn_member members[DN_NODES_MAX];
+    const char *member_names[DN_NODES_MAX];
+
+    /* Set once by the main thread, when the thing runs; read by callbacks and by the admin thread. */
+    _Atomic(struct dn_consensus *) consensus;
+    _Atomic(struct dn_api *) api;
+    struct dn_steward *steward;
+    struct dn_admin *admin;
+    atomic_bool facts_known; /* the cluster's shard count and key fingerprint are those of this node */
+    atomic_bool draining;
+    _Atomic uint64_t epoch_backlog; /* objects that wait to be freed */
+};
+
+/* Runs the node until a signal; returns the exit code. Errors are logged. */
+enum dn_exit dn_node_run(const struct dn_config *config);
+
+/* Whether the node should get traffic; writes why not. Any thread, no epoch needed. */
+bool dn_node_ready(void *node, char *ret_reason, size_t size);
+/* Whether its loops turned within the last two seconds; writes which did not. Any thread. */
+bool dn_node_alive(struct dn_node *node, char *ret_reason, size_t size);
+
+/* ---- state machines (fsm.c) -----------------------------------------------------------------------------
+ */
+
+struct dn_fsm dn_fsm_catalog(struct dn_catalog *catalog);
+struct dn_fsm dn_fsm_shard(struct dn_shard *shard);
+
+/* ---- steward: settings and facts (steward.c; main thread, except where they say) ------------------------
+ */
+
+struct dn_steward *dn_steward_create(struct dn_node *node);
+void dn_steward_destroy(struct dn_steward *steward); /* after consensus stopped; NULL allowed */
+/* Compares facts_seen in data_dir with the configuration. DN_PRECONDITION, DN_CORRUPT, DN_IO. */
+enum dn_code dn_steward_check_file(struct dn_steward *steward, struct dn_error *err);
+/* One round: proposes what is missing where this node leads; learns the facts. DN_PRECONDITION: they are not
+ * ours. */
+enum dn_code dn_steward_turn(struct dn_steward *steward, struct dn_error *err);
+/* This node leads `group` now. Consensus thread. */
+void dn_steward_on_leader(struct dn_steward *steward, uint32_t group);
+
+/* ---- admin port (admin.c, gauges.c) ----------------------------------------------------------------------
+ */
+
+/* DN_UNAVAILABLE: the address cannot be had. */
+enum dn_code dn_admin_start(struct dn_node *node, struct dn_admin **ret, struct dn_error *err);
+void dn_admin_stop(struct dn_admin *admin); /* NULL allowed */
+uint16_t dn_admin_port(const struct dn_admin *admin);
+
+/* Brings the gauges up to date. `reader` is the calling thread's. */
+void dn_gauges_update(struct dn_node *node, struct dn_epoch_reader *reader);
+
+#endif

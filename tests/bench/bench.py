@@ -1,0 +1,193 @@
+"""Measures a three-node cluster on this machine and prints a table, or JSON with --json. Run by scripts/bench.sh.
+
+Everything runs on the same cores: three nodes, the load, and this script. 'Per core' divides by the CPU seconds that
+the answering node itself used, so that it does not depend on what the load generator takes."""
+
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(os.path.dirname(HERE), "integration"))
+from cluster import BIN, Cluster, pb, wait_until  # noqa: E402
+
+TICKS = os.sysconf("SC_CLK_TCK")
+SMALL = "--small" in sys.argv
+results = []
+
+
+def say(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+def record(what, value, unit, target="", command="", note=""):
+    results.append({"what": what, "value": value, "unit": unit, "target": target, "command": command, "note": note})
+    say(f"  {what}: {value} {unit}" + (f" (target {target})" if target else ""))
+
+
+def cpu_seconds(node):
+    fields = open(f"/proc/{node.process.pid}/stat").read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def rss_bytes(node):
+    return int(open(f"/proc/{node.process.pid}/statm").read().split()[1]) * resource.getpagesize()
+
+
+def program(name, *args, timeout=1800):
+    done = subprocess.run([os.path.join(BIN, name), *args], capture_output=True, timeout=timeout)
+    if done.returncode != 0:
+        raise SystemExit(f"{name} {' '.join(args)} ended with {done.returncode}:\n{done.stderr.decode()[-2000:]}")
+    return done.stdout.decode()
+
+
+def grpc_frame(message):
+    body = message.SerializeToString()
+    return b"\0" + len(body).to_bytes(4, "big") + body
+
+
+def h2load(node, path, message, requests, connections, streams, folder, rate=None):
+    """Runs h2load; returns requests/s, CPU seconds of the node per request, and latencies in ms, sorted."""
+    body, log = os.path.join(folder, "body.bin"), os.path.join(folder, "h2load.log")
+    open(body, "wb").write(grpc_frame(message))
+    if os.path.exists(log):
+        os.unlink(log)
+    command = ["h2load", "-c", str(connections), "-m", str(streams), "-d", body, "-H", "content-type: application/grpc",
+               "-H", "te: trailers", f"http://{node.api}{path}"]
+    if rate is None:
+        command[1:1] = ["-n", str(requests)]
+    else:  # so many requests a second and connection, for a time
+        command[1:1] = ["--rps", str(rate // connections), "-D", str(max(5, requests // rate)), "--log-file", log]
+    before = cpu_seconds(node)
+    done = subprocess.run(command, capture_output=True, timeout=600)
+    used = cpu_seconds(node) - before
+    text = done.stdout.decode()
+    counted = re.search(r"requests: (\d+) total, (\d+) started, (\d+) done, (\d+) succeeded, (\d+) failed", text)
+    speed = re.search(r"finished in [^,]+, ([\d.]+) req/s", text)
+    if done.returncode != 0 or not counted or not speed or int(counted[5]) > 0 or int(counted[4]) == 0:
+        raise SystemExit("h2load failed:\n" + text + done.stderr.decode())
+    latencies = []
+    if rate is not None:
+        latencies = sorted(int(line.split()[2]) / 1000 for line in open(log))
+    return float(speed[1]), used / int(counted[4]), latencies, " ".join(command)
+
+
+def quantiles(sorted_values):
+    def at(q):
+        return round(sorted_values[min(len(sorted_values) - 1, int(q * len(sorted_values)))], 3)
+    return f"{at(.5)} / {at(.99)} / {at(.999)}"
+
+
+def history(cluster, folder):
+    """18k items, 25k sessions: the state that Recommend is measured on."""
+    items, sessions = (2000, 2000) if SMALL else (18000, 25000)
+    events, catalog = os.path.join(folder, "events.jsonl"), os.path.join(folder, "catalog.jsonl")
+    say(f"generating {items} items and {sessions} sessions")
+    program("dunlin-replay", "generate", "--seed", "11", "--items", str(items), "--users", str(sessions), "--sessions",
+            str(sessions), "--events", events, "--catalog", catalog)
+    say("loading the catalogue")
+    program("dunlin", "--server", cluster.nodes[0].api, "catalog", "load", catalog)
+    count = sum(1 for _ in open(events))
+    say(f"publishing {count} events")
+    before = [cpu_seconds(n) for n in cluster.nodes]
+    begun = time.monotonic()
+    program("dunlin-replay", "publish", "--to", ",".join(n.api for n in cluster.nodes), "--events", events, "--batch",
+            "1000", "--time", "shift")
+    taken = time.monotonic() - begun
+    used = sum(cpu_seconds(n) - b for n, b in zip(cluster.nodes, before))
+    record("events published by the API, committed on 3 nodes and applied", round(count / taken), "events/s", "",
+           "dunlin-replay publish --batch 1000", f"{used / 3 / count * 1e6:.1f} us of CPU per event and node")
+    wait_until("the index is built", lambda: all(n.status().index_built_items >= items * 0.9 and
+                                                 not n.status().index_building for n in cluster.nodes), 300)
+    first = json.loads(open(events).readline())
+    counts = {}
+    for line in open(events):
+        user = json.loads(line)["user"]
+        counts[user] = counts.get(user, 0) + 1
+    typical = next((u for u, c in counts.items() if c == 5), first["user"])
+    return typical
+
+
+def serving(cluster, folder):
+    node = cluster.nodes[0]
+    n = 50000 if SMALL else 600000
+    speed, cpu, _, command = h2load(node, "/dunlin.v1.Cluster/Ping", pb.PingRequest(payload=b"x" * 8), n, 8, 32, folder)
+    record("no-op RPC", round(1 / cpu), "requests/s per core", "250,000", command, f"{speed:.0f}/s as run")
+    user = history(cluster, folder)
+    request = pb.RecommendRequest(user_id=user, k=20)
+    n = 10000 if SMALL else 100000
+    speed, cpu, _, command = h2load(node, "/dunlin.v1.Recommendations/Recommend", request, n, 8, 16, folder)
+    record("Recommend, k=20", round(1 / cpu), "requests/s per core", "20,000", command, f"{speed:.0f}/s as run")
+    for rate, target in ((1000, "p50 0.3, p99 1, p999 5 in the server"), (10000, "p99 1 at half of 20,000/s")):
+        _, _, latencies, command = h2load(node, "/dunlin.v1.Recommendations/Recommend", request, rate * 10, 4, 16, folder,
+                                          rate=rate)
+        record(f"Recommend at {rate}/s, seen from outside, p50 / p99 / p999", quantiles(latencies), "ms", target, command)
+
+
+def visible(cluster):
+    n = "500" if SMALL else "5000"
+    out = json.loads(program("bench_visible", n, "1000", *[x.api for x in cluster.nodes]))
+    for key, what in (("acknowledged_us", "click to acknowledged"), ("visible_everywhere_us", "click to visible on every node")):
+        record(what + ", p50 / p99 / p999", " / ".join(f"{out[key][q] / 1000:.2f}" for q in ("p50", "p99", "p999")), "ms",
+               "p50 2, p99 10" if "visible" in what else "", f"bench_visible {n} 1000")
+
+
+def restart(folder):
+    """One million sessions in a three-node cluster; one node restarted: time until it says it is ready."""
+    sessions = 20000 if SMALL else 1000000
+    cluster = Cluster(folder=os.path.join(folder, "million"))
+    cluster.start()
+    events = os.path.join(folder, "million.jsonl")
+    say(f"writing {sessions} sessions of 5 events")
+    with open(events, "w") as out:
+        now = int(time.time() * 1000) - 60000
+        for n in range(sessions):
+            for e in range(5):
+                out.write(f'{{"user":"user-{n}","item":"item-{(n * 7 + e * 13) % 18000}","type":"view","time_ms":{now + e * 1000}}}\n')
+    before = [rss_bytes(n) for n in cluster.nodes]
+    used = [cpu_seconds(n) for n in cluster.nodes]
+    begun = time.monotonic()
+    program("dunlin-replay", "publish", "--to", ",".join(n.api for n in cluster.nodes), "--events", events, "--batch",
+            "2000", "--time", "as-is", timeout=3600)
+    taken = time.monotonic() - begun
+    cpu = sum(cpu_seconds(n) - u for n, u in zip(cluster.nodes, used)) / 3 / (sessions * 5)
+    record("events published by the API, 5 for each of 1M users", round(sessions * 5 / taken), "events/s",
+           "500,000 (from a file)", "dunlin-replay publish --batch 2000", f"{cpu * 1e6:.2f} us of CPU per event and node")
+    node = cluster.nodes[1]
+    memory = sum(g.memory_bytes for g in node.status().groups if g.group > 0)
+    record("memory of a session of 5 events, all of the shard counted", round(memory / sessions), "bytes", "250",
+           "Cluster.Status memory_bytes / users", f"resident set grew by {(rss_bytes(node) - before[1]) / sessions:.0f} bytes a session")
+    assert node.stop() == 0
+    begun = time.monotonic()
+    node.start()
+    wait_until("ready", lambda: node.status(timeout=1).ready, 300, 0.02)
+    record("restart with 1M sessions to ready", round(time.monotonic() - begun, 2), "s", "3", "SIGTERM, start, Status.ready")
+    cluster.close()
+
+
+def main():
+    os.makedirs(os.environ.get("TMPDIR", "/tmp"), exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="dunlin-bench.") as folder:
+        cluster = Cluster().start()
+        serving(cluster, folder)
+        visible(cluster)
+        cluster.close()
+        if os.path.exists(os.path.join(BIN, "bench_session")):
+            say("the state machine alone")
+            print(program("bench_session"), file=sys.stderr)
+        restart(folder)
+    if "--json" in sys.argv:
+        print(json.dumps(results, indent=1))
+        return
+    width = max(len(r["what"]) for r in results)
+    for r in results:
+        print(f"{r['what']:{width}}  {r['value']} {r['unit']}" + (f"  [target {r['target']}]" if r["target"] else "")
+              + (f"  ({r['note']})" if r["note"] else ""))
+
+
+main()

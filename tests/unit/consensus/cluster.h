@@ -1,0 +1,477 @@
+/* A cluster of struct dn_consensus in one process, for tests: loopback ports, a small state machine (a log of
+ * records and a running hash), and calls that wait for their completion. */
+#ifndef TESTS_CONSENSUS_CLUSTER_H
+#define TESTS_CONSENSUS_CLUSTER_H
+
+#include "base/buffer.h"
+#include "base/clock.h"
+#include "base/hash.h"
+#include "base/log.h"
+#include "consensus/consensus.h"
+
+#include <arpa/inet.h>
+#include <dirent.h>
+#include <ftw.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <setjmp.h>
+
+#include <cmocka.h>
+
+#define NODES 3
+#define GROUPS_MAX_HERE 2
+#define PATIENCE_US 20000000ull
+
+#if defined(__SANITIZE_THREAD__)
+/* The same list as tests/tsan.supp, so that a bare run is clean: see there. */
+const char *__tsan_default_suppressions(void);
+const char *__tsan_default_suppressions(void)
+{
+    return "race:interceptor_socket\nrace:interceptor_accept4\nrace:interceptor_epoll_ctl\nrace:interceptor_"
+           "epoll_create1\n";
+}
+#endif
+
+/* The state: every record's bytes in order, and a hash over records, indexes and ordinals. */
+struct log_state {
+    struct dn_buffer bytes; /* u64 index, u32 ordinal, blob */
+    uint64_t count, hash;
+    uint64_t entries; /* calls of entry_done: local, not part of the state */
+    int64_t time_ms;
+    unsigned slow_us;                /* apply takes this long */
+    _Atomic unsigned failing_writes; /* so many snapshots fail to be written */
+    unsigned write_us;               /* writing one takes this long */
+    bool sick;                       /* this node's hash goes wrong from here on */
+    _Atomic uint64_t built;          /* restores */
+};
+
+static inline void log_apply(void *state, const struct dn_apply *at, const uint8_t *record, size_t length,
+                             struct dn_buffer *result)
+{
+    struct log_state *s = state;
+    dn_buffer_u64(&s->bytes, at->index);
+    dn_buffer_u32(&s->bytes, at->ordinal);
+    dn_buffer_blob(&s->bytes, record, length);
+    s->count++;
+    s->hash = dn_hash64(record, length, s->hash ^ at->index ^ ((uint64_t)at->ordinal << 40));
+    if (s->slow_us > 0) {
+        usleep(s->slow_us);
+    }
+    dn_buffer_append(result, record, length < 16 ? length : 16);
+}
+
+static inline void log_entry_done(void *state, const struct dn_apply *at)
+{
+    struct log_state *s = state;
+    s->entries++;
+    assert_true(at->time_ms >= s->time_ms); /* time never runs back */
+    s->time_ms = at->time_ms;
+}
+
+static inline uint64_t log_hash(void *state)
+{
+    struct log_state *s = state;
+    return s->hash ^ (s->sick ? 0xbad : 0);
+}
+
+struct log_capture {
+    uint64_t length, count, hash;
+    int64_t time_ms;
+    uint8_t *bytes;
+};
+
+static inline void *log_begin(void *state)
+{
+    struct log_state *s = state;
+    struct log_capture *capture = malloc(sizeof *capture);
+    *capture =
+        (struct log_capture){s->bytes.length, s->count, s->hash, s->time_ms, malloc(s->bytes.length + 1)};
+    if (s->bytes.length > 0) {
+        memcpy(capture->bytes, s->bytes.bytes, s->bytes.length);
+    }
+    return capture;
+}
+
+static inline enum dn_code log_write(void *state, void *capture, struct dn_buffer *out, struct dn_error *err)
+{
+    struct log_capture *c = capture;
+    struct log_state *s = state;
+    usleep(s->write_us);
+    if (atomic_load(&s->failing_writes) > 0) {
+        atomic_fetch_sub(&s->failing_writes, 1);
+        dn_buffer_u64(out, 0);
+        return dn_fail(err, DN_NO_MEMORY, "as the test wants it");
+    }
+    dn_buffer_u64(out, c->count);
+    dn_buffer_u64(out, c->hash);
+    dn_buffer_i64(out, c->time_ms);
+    dn_buffer_blob(out, c->bytes, c->length);
+    return DN_OK;
+}
+
+static inline void log_end(void *state, void *capture)
+{
+    struct log_capture *c = capture;
+    (void)state;
+    free(c->bytes);
+    free(c);
+}
+
+static inline enum dn_code log_build(void *state, const uint8_t *bytes, size_t length, void **ret_built,
+                                     struct dn_error *err)
+{
+    struct log_state *s = state;
+    struct log_capture *built = calloc(1, sizeof *built);
+    struct dn_reader reader;
+    size_t size = 0;
+    dn_reader_init(&reader, bytes, length);
+    built->count = dn_reader_u64(&reader);
+    built->hash = dn_reader_u64(&reader);
+    built->time_ms = dn_reader_i64(&reader);
+    const uint8_t *log = dn_reader_blob(&reader, SIZE_MAX, &size);
+    if (reader.failed) {
+        free(built);
+        return dn_fail(err, DN_CORRUPT, "test state is cut short");
+    }
+    built->bytes = malloc(size + 1);
+    built->length = size;
+    memcpy(built->bytes, log, size);
+    atomic_fetch_add(&s->built, 1);
+    *ret_built = built;
+    return DN_OK;
+}
+
+static inline void log_install(void *state, void *built)
+{
+    struct log_state *s = state;
+    struct log_capture *b = built;
+    dn_buffer_clear(&s->bytes);
+    dn_buffer_append(&s->bytes, b->bytes, b->length);
+    s->count = b->count;
+    s->hash = b->hash;
+    s->time_ms = b->time_ms;
+    free(b->bytes);
+    free(b);
+}
+
+static inline void log_discard(void *state, void *built)
+{
+    log_end(state, built);
+}
+
+static inline struct dn_fsm log_fsm(struct log_state *state)
+{
+    return (struct dn_fsm){state,     log_apply, log_entry_done, log_hash,    log_begin,
+                           log_write, log_end,   log_build,      log_install, log_discard};
+}
+
+struct cluster {
+    char dir[64];
+    char addresses[NODES][32];
+    struct dn_member members[NODES];
+    unsigned nodes, groups;
+    struct dn_consensus *node[NODES];
+    struct log_state state[NODES][GROUPS_MAX_HERE];
+    struct dn_fsm fsms[NODES][GROUPS_MAX_HERE];
+    struct dn_consensus_options options; /* common part */
+    bool sick_from[NODES];               /* start this node with a state machine that miscounts */
+    _Atomic unsigned fatal[NODES];
+    _Atomic uint64_t applied_calls, leader_calls;
+    struct {
+        struct cluster *cluster;
+        unsigned node;
+    } data[NODES];
+};
+
+static inline void on_fatal(void *data, const char *reason)
+{
+    struct cluster *c = *(struct cluster **)data;
+    unsigned node = *(unsigned *)((char *)data + sizeof(struct cluster *));
+    fprintf(stderr, "# node %u fatal: %s\n", node, reason);
+    atomic_fetch_add(&c->fatal[node], 1);
+}
+
+static inline void on_applied(void *data)
+{
+    struct cluster *c = *(struct cluster **)data;
+    atomic_fetch_add(&c->applied_calls, 1);
+}
+
+static inline void on_leader(void *data, uint32_t group, bool leader, uint64_t term)
+{
+    struct cluster *c = *(struct cluster **)data;
+    (void)group;
+    (void)term;
+    if (leader) {
+        atomic_fetch_add(&c->leader_calls, 1);
+    }
+}
+
+/* A port nobody listens on now. */
+static inline unsigned free_port(void)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    socklen_t length = sizeof address;
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    assert_int_equal(bind(fd, (struct sockaddr *)&address, sizeof address), 0);
+    assert_int_equal(getsockname(fd, (struct sockaddr *)&address, &length), 0);
+    close(fd);
+    return ntohs(address.sin_port);
+}
+
+static inline void cluster_init(struct cluster *c, unsigned nodes, unsigned groups)
+{
+    memset(c, 0, sizeof *c);
+    snprintf(c->dir, sizeof c->dir, "/tmp/dn-consensus-XXXXXX");
+    assert_non_null(mkdtemp(c->dir));
+    c->nodes = nodes;
+    c->groups = groups;
+    for (unsigned i = 0; i < nodes; i++) {
+        char path[96];
+        snprintf(path, sizeof path, "%s/%u", c->dir, i);
+        assert_int_equal(mkdir(path, 0700), 0);
+        snprintf(c->addresses[i], sizeof c->addresses[i], "127.0.0.1:%u", free_port());
+        c->members[i] = (struct dn_member){i + 1, c->addresses[i]};
+        c->data[i].cluster = c;
+        c->data[i].node = i;
+    }
+    c->options = (struct dn_consensus_options){.cluster_id = "test",
+                                               .members = c->members,
+                                               .member_count = nodes,
+                                               .group_count = groups,
+                                               .segment_bytes = 256 << 10,
+                                               .min_free_bytes = 1 << 20,
+                                               .on_fatal = on_fatal,
+                                               .on_applied = on_applied,
+                                               .on_leader = on_leader};
+    dn_log_set_level(getenv("DN_TEST_LOG") != NULL ? DN_LOG_DEBUG : DN_LOG_ERROR);
+}
+
+static inline enum dn_code cluster_start_err(struct cluster *c, unsigned i, struct dn_error *err)
+{
+    struct dn_consensus_options o = c->options;
+    char path[96];
+    enum dn_code code;
+    snprintf(path, sizeof path, "%s/%u", c->dir, i);
+    o.data_dir = path;
+    o.node_id = i + 1;
+    for (unsigned g = 0; g < c->groups; g++) {
+        struct log_state *s = &c->state[i][g];
+        unsigned slow = s->slow_us, write_us = s->write_us;
+        dn_buffer_free(&s->bytes);
+        memset(s, 0, sizeof *s);
+        s->slow_us = slow;
+        s->write_us = write_us;
+        s->sick = c->sick_from[i];
+        dn_buffer_init(&s->bytes, (size_t)1 << 30);
+        c->fsms[i][g] = log_fsm(s);
+    }
+    o.fsms = c->fsms[i];
+    o.callback_data = &c->data[i];
+    code = dn_consensus_start(&o, &c->node[i], err);
+    if (code != DN_OK) {
+        c->node[i] = NULL;
+    }
+    return code;
+}
+
+static inline void cluster_start(struct cluster *c, unsigned i)
+{
+    struct dn_error err = {0};
+    if (cluster_start_err(c, i, &err) != DN_OK) {
+        fail_msg("start node %u: %s", i, err.message);
+    }
+}
+
+static inline void cluster_start_all(struct cluster *c)
+{
+    for (unsigned i = 0; i < c->nodes; i++) {
+        cluster_start(c, i);
+    }
+}
+
+static inline void cluster_stop(struct cluster *c, unsigned i, unsigned transfer_ms)
+{
+    if (c->node[i] != NULL) {
+        dn_consensus_stop(c->node[i], transfer_ms);
+        dn_consensus_destroy(c->node[i]);
+        c->node[i] = NULL;
+    }
+}
+
+static inline int remove_one(const char *path, const struct stat *st, int flag, struct FTW *ftw)
+{
+    (void)st;
+    (void)flag;
+    (void)ftw;
+    return remove(path);
+}
+
+static inline void cluster_free(struct cluster *c)
+{
+    for (unsigned i = 0; i < c->nodes; i++) {
+        cluster_stop(c, i, 0);
+    }
+    for (unsigned i = 0; i < c->nodes; i++) {
+        for (unsigned g = 0; g < c->groups; g++) {
+            dn_buffer_free(&c->state[i][g].bytes);
+        }
+    }
+    nftw(c->dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+/* ---- calls that wait -------------------------------------------------------------------------------- */
+
+struct call {
+    struct dn_proposal proposal;
+    struct dn_wait wait;
+    _Atomic bool over;
+    enum dn_code code;
+    uint64_t index;
+    uint8_t result[16];
+    size_t result_length;
+    struct dn_error err;
+};
+
+static inline void call_proposed(struct dn_proposal *p, enum dn_code code, uint64_t index,
+                                 const uint8_t *result, size_t length, const struct dn_error *err)
+{
+    struct call *call = p->data;
+    call->code = code;
+    call->index = index;
+    call->result_length = length;
+    if (length > 0 && length <= sizeof call->result) {
+        memcpy(call->result, result, length);
+    }
+    if (err != NULL) {
+        call->err = *err;
+    }
+    atomic_store(&call->over, true);
+}
+
+static inline void call_waited(struct dn_wait *w, enum dn_code code, uint64_t applied,
+                               const struct dn_error *err)
+{
+    struct call *call = w->data;
+    call->code = code;
+    call->index = applied;
+    if (err != NULL) {
+        call->err = *err;
+    }
+    atomic_store(&call->over, true);
+}
+
+static inline bool call_propose(struct call *call, struct dn_consensus *node, uint32_t group,
+                                const void *record, size_t length, unsigned timeout_ms)
+{
+    memset(call, 0, sizeof *call);
+    call->proposal = (struct dn_proposal){.group = group,
+                                          .record = record,
+                                          .length = length,
+                                          .deadline_us = dn_monotonic_us() + timeout_ms * 1000ull,
+                                          .done = call_proposed,
+                                          .data = call};
+    return dn_consensus_propose(node, &call->proposal);
+}
+
+static inline enum dn_code call_end(struct call *call)
+{
+    while (!atomic_load(&call->over)) {
+        usleep(50);
+    }
+    return call->code;
+}
+
+static inline enum dn_code propose(struct cluster *c, unsigned node, uint32_t group, const char *text,
+                                   struct call *call)
+{
+    assert_true(call_propose(call, c->node[node], group, text, strlen(text), 15000));
+    return call_end(call);
+}
+
+static inline enum dn_code wait_for(struct cluster *c, unsigned node, uint32_t group, enum dn_wait_kind kind,
+                                    uint64_t index, unsigned timeout_ms, struct call *call)
+{
+    memset(call, 0, sizeof *call);
+    call->wait = (struct dn_wait){.group = group,
+                                  .kind = kind,
+                                  .index = index,
+                                  .deadline_us = dn_monotonic_us() + timeout_ms * 1000ull,
+                                  .done = call_waited,
+                                  .data = call};
+    assert_true(dn_consensus_wait(c->node[node], &call->wait));
+    return call_end(call);
+}
+
+#define must(expression, call)                                                                               \
+    do {                                                                                                     \
+        enum dn_code code_ = (expression);                                                                   \
+        if (code_ != DN_OK) {                                                                                \
+            fail_msg("%s: %s: %s", #expression, dn_code_text(code_), (call)->err.message);                   \
+        }                                                                                                    \
+    } while (0)
+
+/* The node that leads `group` and knows it; waits for one. */
+static inline unsigned leader_of(struct cluster *c, uint32_t group)
+{
+    uint64_t until = dn_monotonic_us() + PATIENCE_US;
+    while (dn_monotonic_us() < until) {
+        for (unsigned i = 0; i < c->nodes; i++) {
+            struct dn_group_status status;
+            if (c->node[i] == NULL) {
+                continue;
+            }
+            dn_consensus_status(c->node[i], group, &status);
+            if (status.is_leader) {
+                return i;
+            }
+        }
+        usleep(2000);
+    }
+    fail_msg("no leader of group %u", group);
+    return 0;
+}
+
+/* Waits until every running node has applied what the leader has, and compares state hashes there. */
+static inline void must_converge(struct cluster *c, uint32_t group)
+{
+    uint64_t until = dn_monotonic_us() + PATIENCE_US;
+    uint64_t index[NODES], hash[NODES], count;
+    struct call call;
+    must(propose(c, leader_of(c, group), group, "converge", &call), &call);
+    while (dn_monotonic_us() < until) {
+        bool same = true;
+        count = 0;
+        for (unsigned i = 0; i < c->nodes; i++) {
+            struct dn_group_status status;
+            if (c->node[i] == NULL) {
+                continue;
+            }
+            dn_consensus_status(c->node[i], group, &status);
+            index[count] = status.hash_index;
+            hash[count] = status.state_hash;
+            same &= status.hash_index >= call.index && index[count] == index[0];
+            count++;
+        }
+        if (same) {
+            for (unsigned i = 1; i < count; i++) {
+                if (hash[i] != hash[0]) {
+                    fail_msg("hash at %llu differs", (unsigned long long)index[0]);
+                }
+            }
+            return;
+        }
+        usleep(1000);
+    }
+    fail_msg("group %u did not converge", group);
+}
+
+#endif
