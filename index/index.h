@@ -136,7 +136,7 @@ bool dn_filter_match(const struct dn_filter *filter, const struct dn_item *item)
 /* ---- retrieval ---------------------------------------------------------------------------------------- */
 
 struct dn_retrieval_options {
-    const char *factory;      /* FAISS index_factory string; "auto": Flat below 20,000 items, IVF above */
+    const char *factory;      /* FAISS index_factory string; "auto": Flat below 8,000 items, IVF above */
     const char *cache_dir;    /* where the built index is kept; NULL: not kept */
     uint32_t rebuild_changes; /* rebuild after this many changes since the build; 0: max(1000, 5 %) */
     double depth;             /* share of lists probed (IVF) or efSearch (HNSW); 0: automatic */
@@ -179,7 +179,7 @@ void dn_retrieval_status(const struct dn_retrieval *retrieval, struct dn_retriev
 /* Reads items one by one from a file and gives them to `each` (which copies what it keeps; a code other than
  * DN_OK stops the reading and is returned). Errors name file, line or row, and what is wrong.
  *   .jsonl {"id":"a","vector":[...],"category":"x","price":1.5,"available":true,"attributes":{"k":"v"}} .npy
- * float32 matrix, C order; ids in ids_path, one a line .vec            fastText text vectors: first line
+ * float32 matrix, C or Fortran order; ids in ids_path, one a line .vec            fastText text vectors: first line
  * "count dim" */
 typedef enum dn_code (*dn_item_callback)(void *data, const struct dn_item *item, struct dn_error *err);
 enum dn_code dn_items_read(const char *path, const char *ids_path, dn_item_callback each, void *data,

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #define NPY_MAGIC "\x93NUMPY"
 #define NPY_MAGIC_BYTES 6u
@@ -184,10 +185,6 @@ static enum dn_code check_header(FILE *file, const struct npy *npy, struct dn_er
         return dn_fail(err, DN_INVALID, "numbers of type '%s'; only '<f4' is read: save with .astype('<f4')",
                        npy->descr);
     }
-    if (npy->fortran_order) {
-        return dn_fail(err, DN_INVALID,
-                       "Fortran order; only C order is read: save with numpy.ascontiguousarray");
-    }
     if (npy->axes != 2) {
         return dn_fail(err, DN_INVALID, "%zu axes; a matrix has 2: one row an item", npy->axes);
     }
@@ -210,23 +207,96 @@ static enum dn_code check_header(FILE *file, const struct npy *npy, struct dn_er
     return DN_OK;
 }
 
+/* A matrix in Fortran order (what numpy saves of a factorisation) has its columns one after the other: a
+ * block of rows is gathered with one read for each column, so that memory stays bounded whatever the file's
+ * size. */
+#define BLOCK_ROWS 1024u
+
+struct row_reader {
+    FILE *file;
+    const struct npy *npy;
+    float *rows;    /* one row in C order, a block of rows in Fortran order */
+    float *column;  /* Fortran order: a part of one column */
+    uint64_t first; /* Fortran order: row number of rows[0]; valid when filled > 0 */
+    uint64_t filled;
+};
+
+static enum dn_code rows_open(struct row_reader *reader, FILE *file, const struct npy *npy)
+{
+    size_t rows = npy->fortran_order ? BLOCK_ROWS : 1;
+    *reader = (struct row_reader){.file = file, .npy = npy};
+    reader->rows = calloc(rows * npy->shape[1], sizeof *reader->rows);
+    reader->column = calloc(rows, sizeof *reader->column);
+    return reader->rows != NULL && reader->column != NULL ? DN_OK : DN_NO_MEMORY;
+}
+
+static void rows_close(struct row_reader *reader)
+{
+    free(reader->rows);
+    free(reader->column);
+}
+
+static enum dn_code fill_block(struct row_reader *reader, uint64_t row, struct dn_error *err)
+{
+    const struct npy *npy = reader->npy;
+    uint64_t left = npy->shape[0] - row, dim = npy->shape[1];
+    uint64_t count = left < BLOCK_ROWS ? left : BLOCK_ROWS;
+    for (uint64_t c = 0; c < dim; c++) {
+        uint64_t at = npy->data_at + (c * npy->shape[0] + row) * sizeof(float);
+        ssize_t got = pread(fileno(reader->file), reader->column, count * sizeof(float), (off_t)at);
+        if (got < 0 || (uint64_t)got != count * sizeof(float)) {
+            return dn_fail(err, DN_IO, "column %" PRIu64 ": %s", c + 1,
+                           got < 0 ? strerror(errno) : "the file ends");
+        }
+        for (uint64_t i = 0; i < count; i++) {
+            reader->rows[i * dim + c] = reader->column[i];
+        }
+    }
+    reader->first = row;
+    reader->filled = count;
+    return DN_OK;
+}
+
+/* Rows are asked for in order. *ret_vector is valid until the next call. */
+static enum dn_code rows_next(struct row_reader *reader, uint64_t row, const float **ret_vector,
+                              struct dn_error *err)
+{
+    size_t dim = (size_t)reader->npy->shape[1];
+    if (!reader->npy->fortran_order) {
+        if (fread(reader->rows, sizeof *reader->rows, dim, reader->file) != dim) {
+            return dn_fail(err, DN_IO, "row %" PRIu64 ": %s", row + 1,
+                           ferror(reader->file) ? strerror(errno) : "the file ends");
+        }
+        *ret_vector = reader->rows;
+        return DN_OK;
+    }
+    if (reader->filled == 0 || row >= reader->first + reader->filled) {
+        enum dn_code code = fill_block(reader, row, err);
+        if (code != DN_OK) {
+            return code;
+        }
+    }
+    *ret_vector = reader->rows + (row - reader->first) * dim;
+    return DN_OK;
+}
+
 static enum dn_code read_rows(FILE *file, const char *path, const struct npy *npy, struct dn_lines *ids,
                               dn_item_callback each, void *data, struct dn_error *err)
 {
     uint32_t dim = (uint32_t)npy->shape[1];
-    float *vector = malloc(dim * sizeof *vector);
-    if (vector == NULL) {
-        return dn_fail(err, DN_NO_MEMORY, "%s: out of memory", path);
+    const float *vector = NULL;
+    struct row_reader reader;
+    enum dn_code code = rows_open(&reader, file, npy);
+    if (code != DN_OK) {
+        code = dn_fail(err, code, "%s: out of memory", path);
     }
-    enum dn_code code = DN_OK;
     for (uint64_t row = 0; row < npy->shape[0] && code == DN_OK; row++) {
         code = dn_lines_next(ids, err);
         if (code == DN_NOT_FOUND) {
             code = dn_fail(err, DN_INVALID, "%s: has %" PRIu64 " ids for %" PRIu64 " rows of %s", ids->path,
                            row, npy->shape[0], path);
-        } else if (code == DN_OK && fread(vector, sizeof *vector, dim, file) != dim) {
-            code = dn_fail(err, DN_IO, "%s: row %" PRIu64 ": %s", path, row + 1,
-                           ferror(file) ? strerror(errno) : "the file ends");
+        } else if (code == DN_OK && (code = rows_next(&reader, row, &vector, err)) != DN_OK) {
+            code = dn_wrap(err, code, "%s", path);
         }
         if (code != DN_OK) {
             break;
@@ -249,7 +319,7 @@ static enum dn_code read_rows(FILE *file, const char *path, const struct npy *np
         snprintf(where, sizeof where, "row %" PRIu64, row + 1);
         code = dn_items_give(path, where, &item, each, data, err);
     }
-    free(vector);
+    rows_close(&reader);
     if (code != DN_OK) {
         return code;
     }

@@ -24,7 +24,7 @@
 #include <stdatomic.h>
 
 #define DN_FACTORY_MAX 64u
-#define DN_AUTO_FLAT_BELOW 20000u /* vectors: exact search is fast enough below */
+#define DN_AUTO_FLAT_BELOW 8000u /* vectors: exact search is fast enough below */
 #define DN_ROWS_MAX (1u << 28)
 #define DN_PROBE_K 20u
 #define DN_PROBE_WIDE 320u

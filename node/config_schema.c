@@ -139,13 +139,14 @@ static const struct dn_config_key KEYS[] = {
 
     TEXT(
         "index.factory", index.factory, 1, "auto",
-        "FAISS index_factory string (Flat; IVF1024,Flat; HNSW32). auto: exact below 20,000 items, IVF above.",
+        "FAISS index_factory string (Flat; IVF1024,Flat; HNSW32). auto: exact below 8,000 items, IVF above.",
         NULL),
     UINT("index.rebuild_changes", index.rebuild_changes, 0, 1e9, "0", "changes",
          "The index is built anew after this many changes. 0: 5 %, at least 1000."),
     FLOAT("index.depth", index.depth, 0, 100000, "0",
           "Share of lists searched (IVF, 0..1) or efSearch (HNSW). 0: chosen by the index."),
-    UINT("index.items_max", index.items_max, 1, 1e8, "2000000", "items", "Most items of the catalogue."),
+    UINT("index.items_max", index.items_max, 1, 1e8, "2000000", "items",
+         "Most items of the catalogue. The same on every node; fixed when the cluster is created."),
 
     FLOAT("recommend.type_weights.view", recommend.type_weight[DN_EVENT_VIEW], -100, 100, "1",
           "What an event of each type weighs; below 0 it pushes away from its item."),

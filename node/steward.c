@@ -4,14 +4,15 @@
  * record: at once when it becomes leader, and again every turn while they differ. Nodes with different
  * configurations therefore follow the leader's; no two fight within a term.
  *
- * Facts. "shards" and "key_fingerprint" are set once in group 0 by its first leader. Every node compares them
- * with its own before it serves its first call: a node that hashes users with another key would write other
- * people's sessions. Once they matched, they are kept in data_dir/facts_seen, so that a later start needs no
- * majority to know.
+ * Facts. "shards", "key_fingerprint" and "catalog_items_max" are set once in group 0 by its first leader.
+ * Every node compares them with its own before it serves its first call: a node that hashes users with
+ * another key would write other people's sessions, and one with another limit would answer an upsert
+ * otherwise than the rest. Once they matched, they are kept in data_dir/facts_seen, so that a later start
+ * needs no majority to know.
  *
  * Invariants:
  *  1. At most one proposal of each kind is in flight; its memory stays untouched until `done` ran.
- *  2. facts_known is set only after both facts were read from the replicated state, or from facts_seen, and
+ *  2. facts_known is set only after all facts were read from the replicated state, or from facts_seen, and
  *     matched. */
 #include "node/node.h"
 
@@ -26,7 +27,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { PROPOSAL_US = 2000000, RECORD_BYTES_MAX = 4096, FACT_MAX = 64, FACT_COUNT = 2, FILE_BYTES_MAX = 256 };
+enum { PROPOSAL_US = 2000000, RECORD_BYTES_MAX = 4096, FACT_MAX = 64, FACT_COUNT = 3, FILE_BYTES_MAX = 256 };
 
 struct errand {
     struct dn_proposal proposal;
@@ -43,9 +44,10 @@ struct dn_steward {
     char values[FACT_COUNT][FACT_MAX];
 };
 
-static const char *const FACTS[FACT_COUNT] = {"shards", "key_fingerprint"};
+static const char *const FACTS[FACT_COUNT] = {"shards", "key_fingerprint", "catalog_items_max"};
 /* The configuration key to correct when a fact is not ours. */
-static const char *const FACT_KEYS[FACT_COUNT] = {"cluster.shards", "secrets.hash_key_file"};
+static const char *const FACT_KEYS[FACT_COUNT] = {"cluster.shards", "secrets.hash_key_file",
+                                                  "index.items_max"};
 
 struct dn_steward *dn_steward_create(struct dn_node *node)
 {
@@ -57,6 +59,7 @@ struct dn_steward *dn_steward_create(struct dn_node *node)
     dn_config_shard_settings(node->config, &steward->wanted);
     snprintf(steward->values[0], FACT_MAX, "%u", node->shard_count);
     snprintf(steward->values[1], FACT_MAX, "%s", node->fingerprint);
+    snprintf(steward->values[2], FACT_MAX, "%u", (unsigned)node->config->index.items_max);
     return steward;
 }
 
@@ -194,8 +197,8 @@ static void facts_path(const struct dn_steward *steward, const char *suffix, cha
 
 static void facts_text(const struct dn_steward *steward, char ret[FILE_BYTES_MAX])
 {
-    snprintf(ret, FILE_BYTES_MAX, "dunlin facts 1\nshards %s\nkey_fingerprint %s\n", steward->values[0],
-             steward->values[1]);
+    snprintf(ret, FILE_BYTES_MAX, "dunlin facts 1\n%s %s\n%s %s\n%s %s\n", FACTS[0], steward->values[0],
+             FACTS[1], steward->values[1], FACTS[2], steward->values[2]);
 }
 
 enum dn_code dn_steward_check_file(struct dn_steward *steward, struct dn_error *err)
@@ -213,8 +216,8 @@ enum dn_code dn_steward_check_file(struct dn_steward *steward, struct dn_error *
     if (length < 0)
         return dn_fail(err, DN_IO, "%s: cannot read: %s", path, strerror(errno));
     text[length] = 0;
-    if (sscanf(text, "dunlin facts 1\nshards %63s\nkey_fingerprint %63s%n", values[0], values[1], &end) !=
-            2 ||
+    if (sscanf(text, "dunlin facts 1\nshards %63s\nkey_fingerprint %63s\ncatalog_items_max %63s%n", values[0],
+               values[1], values[2], &end) != 3 ||
         strcmp(text + end, "\n") != 0)
         return dn_fail(err, DN_CORRUPT,
                        "%s: is damaged: remove it, and the node learns the facts from the cluster again",

@@ -125,7 +125,7 @@ def bad_config(cluster):
         for part in says:
             check(part in output, f"'{part}' is not in: {output}")
     wrong(config + "no_such_key: 1\n", "no_such_key", f":{config.count(chr(10)) + 1}:")
-    wrong(config.replace("shards: 4", "shards: many"), "shards", ":6:")
+    wrong(config.replace("shards: 4", "shards: many"), "shards", ":7:")
     wrong(config.replace("shards: 4", "shards: 5000"), "shards", "5000")
     wrong(config.replace("node:", "node: ["), ":")
     wrong("", "node")

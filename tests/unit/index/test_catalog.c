@@ -507,6 +507,153 @@ static void test_unchecked_items(void **unused)
     world_close(&w);
 }
 
+static bool attribute_known(struct world *w, const char *name)
+{
+    struct dn_attribute value = attribute("", "x");
+    struct dn_filter_term term = {.op = DN_FILTER_EQ,
+                                  .name = name,
+                                  .name_length = (uint16_t)strlen(name),
+                                  .values = &value,
+                                  .value_count = 1};
+    struct dn_filter filter = {.terms = &term, .term_count = 1};
+    dn_epoch_enter(w->reader);
+    enum dn_code code = dn_filter_check(w->catalog, &filter, NULL);
+    dn_epoch_leave(w->reader);
+    return code == DN_OK;
+}
+
+/* Keys come with their first item and go with their last, and there is a most of them. */
+static void test_attribute_keys(void **unused)
+{
+    (void)unused;
+    struct world w;
+    world_open(&w, 2000);
+    struct dn_attribute colour = attribute("colour", "red"), size = attribute("size", "9");
+    struct dn_item a = plain_item("a", NULL, 0), b = plain_item("b", NULL, 0);
+    a.attributes = &colour;
+    b.attributes = &colour;
+    a.attribute_count = b.attribute_count = 1;
+    assert_int_equal(world_upsert(&w, &a), DN_ITEM_OK);
+    assert_int_equal(world_upsert(&w, &b), DN_ITEM_OK);
+    assert_true(attribute_known(&w, "colour"));
+    assert_false(attribute_known(&w, "colou"));
+    assert_int_equal(world_delete(&w, "a"), DN_ITEM_OK);
+    assert_true(attribute_known(&w, "colour"));
+    b.attributes = &size;
+    assert_int_equal(world_upsert(&w, &b), DN_ITEM_OK);
+    assert_false(attribute_known(&w, "colour"));
+    assert_true(attribute_known(&w, "size"));
+    for (int i = 0; i < 1023; i++) {
+        char id[16], key[16];
+        snprintf(id, sizeof id, "k%d", i);
+        snprintf(key, sizeof key, "key-%d", i);
+        colour = attribute(key, "");
+        a = plain_item(id, NULL, 0);
+        a.attributes = &colour;
+        a.attribute_count = 1;
+        assert_int_equal(world_upsert(&w, &a), DN_ITEM_OK);
+    }
+    colour = attribute("one-more", "");
+    a = plain_item("z", NULL, 0);
+    a.attributes = &colour;
+    a.attribute_count = 1;
+    assert_int_equal(world_upsert(&w, &a), DN_ITEM_NO_ROOM);
+    assert_int_equal(world_delete(&w, "k500"), DN_ITEM_OK);
+    assert_int_equal(world_upsert(&w, &a), DN_ITEM_OK);
+    assert_true(attribute_known(&w, "one-more"));
+    world_close(&w);
+}
+
+/* ---- filters: the terms one by one
+ * -------------------------------------------------------------------------- */
+
+struct filter_case {
+    enum dn_filter_op op;
+    const char *name;
+    const char *values[2];
+    size_t value_count;
+    double min, max;
+    const char *refused; /* part of the message; NULL: allowed */
+    bool matches;
+};
+
+static void test_filter_terms(void **unused)
+{
+    (void)unused;
+    struct world w;
+    world_open(&w, 10);
+    struct dn_attribute attributes[2] = {attribute("size", "42.5"), attribute("colour", "red")};
+    struct dn_item item = plain_item("a", NULL, 0);
+    item.category = "shoes";
+    item.category_length = 5;
+    item.price = 20;
+    item.attributes = attributes;
+    item.attribute_count = 2;
+    assert_int_equal(world_upsert(&w, &item), DN_ITEM_OK);
+    const struct filter_case cases[] = {
+        {DN_FILTER_EQ, "category", {"shoes"}, 1, 0, 0, NULL, true},
+        {DN_FILTER_EQ, "category", {"shoe"}, 1, 0, 0, NULL, false},
+        {DN_FILTER_IN, "category", {"hats", "shoes"}, 2, 0, 0, NULL, true},
+        {DN_FILTER_IN, "category", {"hats", "ties"}, 2, 0, 0, NULL, false},
+        {DN_FILTER_RANGE, "category", {0}, 0, 0, 1, "no order", false},
+        {DN_FILTER_RANGE, "price", {0}, 0, 20, 20, NULL, true},
+        {DN_FILTER_RANGE, "price", {0}, 0, 20.01, INFINITY, NULL, false},
+        {DN_FILTER_RANGE, "price", {0}, 0, -INFINITY, INFINITY, NULL, true},
+        {DN_FILTER_RANGE, "price", {0}, 0, 2, 1, "min <= max", false},
+        {DN_FILTER_RANGE, "price", {0}, 0, NAN, 1, "NaN", false},
+        {DN_FILTER_EQ, "price", {"20.0"}, 1, 0, 0, NULL, true},
+        {DN_FILTER_EQ, "price", {"cheap"}, 1, 0, 0, "not a number", false},
+        {DN_FILTER_EQ, "available", {"true"}, 1, 0, 0, NULL, true},
+        {DN_FILTER_EQ, "available", {"false"}, 1, 0, 0, NULL, false},
+        {DN_FILTER_EQ, "available", {"yes"}, 1, 0, 0, "'true' or 'false'", false},
+        {DN_FILTER_EQ, "colour", {"red"}, 1, 0, 0, NULL, true},
+        {DN_FILTER_EQ, "colour", {""}, 1, 0, 0, NULL, false},
+        {DN_FILTER_RANGE, "colour", {0}, 0, 0, 9, NULL, false},
+        {DN_FILTER_RANGE, "size", {0}, 0, 42, 43, NULL, true},
+        {DN_FILTER_RANGE, "size", {0}, 0, 43, 44, NULL, false},
+        {DN_FILTER_EQ, "size", {"42.50"}, 1, 0, 0, NULL, false}, /* compared as text */
+        {DN_FILTER_EQ, "weight", {"1"}, 1, 0, 0, "no item of the catalogue has", false},
+        {DN_FILTER_EQ, "", {"1"}, 1, 0, 0, "1 to 64", false},
+        {DN_FILTER_EQ, "colour", {"a", "b"}, 2, 0, 0, "one value", false},
+        {DN_FILTER_IN, "colour", {0}, 0, 0, 0, "1 to 1000", false},
+        {(enum dn_filter_op)7, "colour", {"a"}, 1, 0, 0, "unknown operator", false},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const struct filter_case *c = &cases[i];
+        struct dn_attribute values[2];
+        for (size_t v = 0; v < c->value_count; v++) {
+            values[v] = attribute("", c->values[v]);
+        }
+        struct dn_filter_term term = {.op = c->op,
+                                      .name = c->name,
+                                      .name_length = (uint16_t)strlen(c->name),
+                                      .values = values,
+                                      .value_count = c->value_count,
+                                      .min = c->min,
+                                      .max = c->max};
+        struct dn_filter filter = {.terms = &term, .term_count = 1};
+        struct dn_error err = {0};
+        dn_epoch_enter(w.reader);
+        enum dn_code code = dn_filter_check(w.catalog, &filter, &err);
+        struct dn_item got;
+        assert_int_equal(dn_catalog_get(w.catalog, "a", 1, &got), DN_OK);
+        bool matches = code == DN_OK && dn_filter_match(&filter, &got);
+        dn_epoch_leave(w.reader);
+        if ((c->refused == NULL) != (code == DN_OK) || matches != c->matches ||
+            (c->refused != NULL && strstr(err.message, c->refused) == NULL)) {
+            fail_msg("case %zu: code %d '%s', matches %d", i, (int)code, err.message, matches);
+        }
+    }
+    struct dn_item bare = plain_item("bare", NULL, 0);
+    struct dn_filter_term price = {
+        .op = DN_FILTER_RANGE, .name = "price", .name_length = 5, .min = -INFINITY, .max = INFINITY};
+    assert_false(dn_filter_match(&(struct dn_filter){.terms = &price, .term_count = 1}, &bare));
+    bare.available = false;
+    assert_false(dn_filter_match(&(struct dn_filter){.only_available = true}, &bare));
+    assert_true(dn_filter_match(NULL, &bare));
+    world_close(&w);
+}
+
 static void expect_fact(struct world *w, const char *key, const char *value, const char *in_force)
 {
     dn_buffer_clear(&w->record);
@@ -678,6 +825,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_item_check),      cmocka_unit_test(test_outcomes),
         cmocka_unit_test(test_unchecked_items), cmocka_unit_test(test_facts),
+        cmocka_unit_test(test_attribute_keys),  cmocka_unit_test(test_filter_terms),
         cmocka_unit_test(test_model),           cmocka_unit_test(test_snapshot_while_written_and_read),
         cmocka_unit_test(test_damaged_records), cmocka_unit_test(test_damaged_snapshots),
     };

@@ -519,6 +519,20 @@ static void test_restore(void **unused)
     dn_retrieval_status(retrieval, &status);
     assert_int_equal(status.builds, 1);
     assert_int_equal(status.pending, 0);
+    /* Another node's larger catalogue: its first search already sees all of it. */
+    struct world larger;
+    world_open(&larger, 10000);
+    put(&larger, 0, 9000, 1);
+    dn_buffer_clear(&bytes);
+    capture = dn_catalog_snapshot_begin(larger.catalog);
+    assert_int_equal(dn_catalog_snapshot_write(larger.catalog, capture, &bytes, NULL), DN_OK);
+    dn_catalog_snapshot_end(larger.catalog, capture);
+    assert_int_equal(dn_catalog_restore_build(w.catalog, bytes.bytes, bytes.length, &built, NULL), DN_OK);
+    dn_catalog_restore_install(w.catalog, built);
+    for (uint32_t id = 7; id < 9000; id += 450) {
+        assert_true(finds(&w, retrieval, id, 1));
+    }
+    world_close(&larger);
     dn_buffer_free(&bytes);
     dn_retrieval_destroy(retrieval);
     world_close(&w);
