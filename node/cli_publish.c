@@ -5,7 +5,6 @@
 #include "client/progress.h"
 #include "replay/feed.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,6 +1,6 @@
-/* Generator: a clickstream and a catalogue out of a seed, shaped like production (../shared/QUALITY.md, "Load
- * shape"): clicks per session p50 3, p90 10, p99 27; duration (of sessions with two clicks or more) p50 248
- * s, p99 3,359 s; item popularity close to Zipf's law; users with tastes.
+/* Generator: a clickstream and a catalogue out of a seed, shaped like the production load that the
+ * authors of Serenade report (SIGMOD 2022): clicks per session p50 3, p90 10, p99 27; duration (of sessions
+ * with two clicks or more) p50 248 s, p99 3,359 s; item popularity close to Zipf's law; users with tastes.
  *
  * Items belong to clusters. A cluster has a centre on the unit sphere, an item the centre plus noise, and the
  * cluster's category. A user likes a few clusters; a session mostly stays in one of them and comes back to

@@ -349,8 +349,9 @@ void dn_load_print_publish(const struct dn_sender *sender, double seconds)
             printf(" %s %llu", dn_event_outcome_name(i), (unsigned long long)stats.outcomes[i]);
     printf("\nrequests    %llu, retries %llu\n", (unsigned long long)stats.requests,
            (unsigned long long)stats.retries);
-    printf("publish ms  p50 %.3f  p99 %.3f  p999 %.3f\n", milliseconds(latency, 0.5),
-           milliseconds(latency, 0.99), milliseconds(latency, 0.999));
+    printf("publish ms  p50 %.3f  p99 %.3f  p999 %.3f  max %.3f\n", milliseconds(latency, 0.5),
+           milliseconds(latency, 0.99), milliseconds(latency, 0.999),
+           (double)dn_histogram_max_ns(latency) / 1e6);
 }
 
 void dn_load_json_publish(json_t *object, const struct dn_sender *sender, double seconds)
@@ -368,4 +369,5 @@ void dn_load_json_publish(json_t *object, const struct dn_sender *sender, double
     json_object_set_new(object, "publish_ms_p50", json_real(milliseconds(latency, 0.5)));
     json_object_set_new(object, "publish_ms_p99", json_real(milliseconds(latency, 0.99)));
     json_object_set_new(object, "publish_ms_p999", json_real(milliseconds(latency, 0.999)));
+    json_object_set_new(object, "publish_ms_max", json_real((double)dn_histogram_max_ns(latency) / 1e6));
 }

@@ -1,4 +1,4 @@
-/* Score: hit rate and MRR of answers against the next item of the same session, as ../shared/QUALITY.md
+/* Score: hit rate and MRR of answers against the next item of the same session, as next-item evaluation
  * counts them: consecutive repeats of an item are one, sessions with one item make no prediction, the item
  * just clicked is never a prediction. One thread. */
 #ifndef DN_REPLAY_SCORE_H

@@ -95,7 +95,7 @@ static bool parse_events(struct dn_core *core, struct dn_reader *reader, const s
         core->parsed = dn_slab_alloc(core->slab, head->count * sizeof *core->parsed);
         core->parsed_capacity = head->count;
     }
-    int64_t offset = head->begins_at - 1;
+    int64_t offset = (head->begins_at > 0 ? head->begins_at : 0) - 1;
     for (uint32_t i = 0; i < head->count; i++) {
         struct dn_parsed *parsed = &core->parsed[i];
         struct dn_event_in *in = &parsed->arrival.in;
@@ -178,9 +178,15 @@ static enum dn_outcome stream_event(struct dn_core *core, struct dn_source *sour
 static void apply_stream(struct dn_core *core, const struct dn_record_head *head, struct dn_buffer *result)
 {
     struct dn_source *source = dn_source_find(core, head->source, head->source_length, head->partition);
-    int64_t next_offset = head->begins_at; /* what is seen for the first time may begin anywhere */
+    int64_t next_offset = DN_OFFSET_UNSET;
     if (source != NULL) {
         next_offset = atomic_load_explicit(&source->next_offset, memory_order_relaxed);
+    }
+    if (head->begins_at > next_offset || (head->begins_at == DN_OFFSET_UNSET && source != NULL)) {
+        answer_events(result, DN_RESULT_GAP, next_offset, 0);
+        return;
+    }
+    if (source != NULL) {
         core->sum -= dn_source_hash(source);
     } else {
         source = dn_source_add(core, head->source, head->source_length, head->partition);
@@ -188,11 +194,6 @@ static void apply_stream(struct dn_core *core, const struct dn_record_head *head
             answer_events(result, DN_RESULT_FULL, 0, 0);
             return;
         }
-    }
-    if (head->begins_at > next_offset) {
-        core->sum += dn_source_hash(source);
-        answer_events(result, DN_RESULT_GAP, next_offset, 0);
-        return;
     }
     int64_t after = head->next_offset > next_offset ? head->next_offset : next_offset;
     answer_events(result, DN_RESULT_OK, after, head->count);

@@ -38,8 +38,12 @@ struct dn_event_in {
  *
  * The watermark of API events is each user's own: one client with a bad clock makes nobody else late. */
 void dn_record_events(struct dn_buffer *out, const struct dn_event_in *events, size_t count);
-/* begins_at: next_offset of the batch before; next_offset: after this batch. Offsets of events rise and lie
- * between the two. source: at most DN_SOURCE_MAX bytes. */
+/* begins_at: next_offset of the batch before, or DN_OFFSET_UNSET for the first batch of a partition that
+ * dn_shard_next_offset() does not know; next_offset: after this batch. Offsets of events rise and lie between
+ * the two. A batch that does not continue the state is refused whole (DN_RESULT_GAP): the first one of a
+ * partition too must say that it is the first, or its loss would go unseen when the second arrives.
+ * source: at most DN_SOURCE_MAX bytes. */
+#define DN_OFFSET_UNSET ((int64_t)-1)
 void dn_record_stream(struct dn_buffer *out, const char *source, uint32_t partition, int64_t begins_at,
                       int64_t next_offset, const struct dn_event_in *events, size_t count);
 /* All events of the user are gone, and those at or before until_ms stay gone (until_ms: at most ahead_ms past
@@ -61,7 +65,8 @@ enum dn_outcome {
 
 enum dn_result_status {
     DN_RESULT_OK = 0,
-    DN_RESULT_GAP = 1,     /* stream: begins_at is above next_offset; refused whole; seek to next_offset */
+    DN_RESULT_GAP = 1, /* stream: does not continue the state; refused whole; seek to next_offset, which is
+                        DN_OFFSET_UNSET for a partition never seen */
     DN_RESULT_INVALID = 2, /* the record is not understood or not allowed; refused whole */
     DN_RESULT_FULL = 3,    /* no room for the tombstone or the new source; try later */
 };

@@ -15,7 +15,8 @@ bool dn_decode_head(struct dn_reader *reader, struct dn_record_head *ret)
         ret->partition = dn_reader_u32(reader);
         ret->begins_at = dn_reader_i64(reader);
         ret->next_offset = dn_reader_i64(reader);
-        if (reader->failed || ret->begins_at < 0 || ret->next_offset < ret->begins_at) {
+        if (reader->failed || ret->begins_at < DN_OFFSET_UNSET || ret->next_offset < ret->begins_at ||
+            ret->next_offset < 0) {
             return false;
         }
     }

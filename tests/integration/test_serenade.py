@@ -23,7 +23,7 @@ def main():
     assert loaded.returncode == 0, "the catalogue was not loaded"
     acked = os.path.join(cluster.folder, "acked.tsv")
     ran = subprocess.run([os.path.join(BIN, "dunlin-replay"), "run", "--to", ",".join(n.api for n in cluster.nodes),
-                          "--events", events, "--format", "tsv", "--last-share", "0.1", "--k", "20",
+                          "--events", events, "--format", "tsv", "--last-share", "0.1", "--k", "20", "--include-seen",
                           "--acked", acked], timeout=800)
     assert ran.returncode == 0, f"dunlin-replay run ended with {ran.returncode}"
     lines = sum(1 for _ in open(acked))

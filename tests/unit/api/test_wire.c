@@ -101,7 +101,7 @@ static void test_structure(void **state)
         {"\x0a", 1},                                          /* no length */
         {"\x0a\x05\x0a", 3},                                  /* shorter than its length */
         {"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", 11}, /* a length of 2^64-1 */
-        {"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x7f", 11}, /* a number over 64 bits */
+        {"\x78\xff\xff\xff\xff\xff\xff\xff\xff\xff\x7f", 11}, /* a number over 64 bits */
         {"\x00\x01", 2},                                      /* field 0 */
         {"\x0b\x0c", 2},                                      /* a group */
         {"\x0f", 1},                                          /* no such wire type */

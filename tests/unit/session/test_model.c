@@ -626,9 +626,9 @@ static void step_stream(struct run *run)
     size_t count = rng_below(rng, 6);
     int64_t begins_at = run->next_offset[s][p];
     if (m->sources[s][p].known && rng_chance(rng, 15)) { /* the consumer goes back */
-        begins_at = greater(0, begins_at - (int64_t)rng_below(rng, 10));
+        begins_at = greater(DN_OFFSET_UNSET, begins_at - (int64_t)rng_below(rng, 10));
     }
-    int64_t offset = begins_at;
+    int64_t offset = greater(begins_at, 0);
     for (size_t i = 0; i < count; i++) {
         event_random(run, &in[i], &user[i], &item[i]);
         offset += (int64_t)rng_below(rng, 3); /* compaction leaves gaps */
@@ -637,18 +637,15 @@ static void step_stream(struct run *run)
     int64_t next = offset + (int64_t)rng_below(rng, 3);
     if (rng_chance(rng, 10)) { /* a batch lost on its way */
         run->next_offset[s][p] = next;
-        if (m->sources[s][p].known) {
-            return;
-        }
+        return;
     }
     uint64_t index = run->a.index;
     dn_buffer_clear(&run->a.record);
     dn_record_stream(&run->a.record, source_names[s], (uint32_t)p, begins_at, next, in, count);
     rig_apply(&run->a);
-    int64_t known_next = m->sources[s][p].known ? m->sources[s][p].next : begins_at;
-    m->sources[s][p].known = true;
-    m->sources[s][p].next = known_next;
-    if (begins_at > known_next) {
+    bool known = m->sources[s][p].known;
+    int64_t known_next = known ? m->sources[s][p].next : DN_OFFSET_UNSET;
+    if (known ? begins_at < 0 || begins_at > known_next : begins_at >= 0) {
         gaps_seen++;
         EXPECT(run->a.answer.status == DN_RESULT_GAP, "a gap not seen");
         EXPECT(run->a.answer.next_offset == known_next, "seek to %lld", (long long)known_next);
@@ -656,6 +653,7 @@ static void step_stream(struct run *run)
         return;
     }
     EXPECT(run->a.answer.status == DN_RESULT_OK && run->a.answer.count == count, "refused");
+    m->sources[s][p].known = true;
     for (size_t i = 0; i < count; i++) {
         struct m_event event = model_event(&in[i], item[i], false);
         enum dn_outcome want = DN_OUTCOME_DUPLICATE;
@@ -733,6 +731,9 @@ static void history(uint64_t seed)
     run->rng.state = seed;
     rig_open(&run->a);
     rig_open(&run->b);
+    for (int i = 0; i < SOURCES * PARTITIONS; i++) {
+        run->next_offset[i / PARTITIONS][i % PARTITIONS] = DN_OFFSET_UNSET;
+    }
     settings_random(&run->rng, &run->model.settings);
     rig_settings(&run->a, &run->model.settings);
     run->model.now = run->a.now_ms;
