@@ -175,6 +175,18 @@ static bool is(const uint8_t *bytes, size_t length, const char *text)
     return length == strlen(text) && memcmp(bytes, text, length) == 0;
 }
 
+/* The message of UNIMPLEMENTED says what was asked for, as far as it is plain and short. */
+#define UNKNOWN_PATH_MAX 128
+
+static void take_path(struct dn_call *call, const uint8_t *path, size_t length)
+{
+    call->method = dn_methods_find(call->thread->server, path, length);
+    if (call->method == NULL) {
+        call->unknown_path = dn_arena_strndup(call->arena, (const char *)path,
+                                              length < UNKNOWN_PATH_MAX ? length : UNKNOWN_PATH_MAX);
+    }
+}
+
 void dn_call_header(struct dn_call *call, const uint8_t *name, size_t name_length, const uint8_t *value,
                     size_t value_length)
 {
@@ -185,7 +197,7 @@ void dn_call_header(struct dn_call *call, const uint8_t *name, size_t name_lengt
     switch (name_length) {
     case 5:
         if (memcmp(name, ":path", 5) == 0)
-            call->method = dn_methods_find(call->thread->server, value, value_length);
+            take_path(call, value, value_length);
         break;
     case 7:
         if (memcmp(name, ":method", 7) == 0)
@@ -234,7 +246,8 @@ void dn_call_headers_end(struct dn_call *call)
         return;
     }
     if (!call->method) {
-        dn_call_fail(call, DN_UNIMPLEMENTED, "this server has no such method");
+        dn_call_fail(call, DN_UNIMPLEMENTED, "this server has no method '%s'",
+                     call->unknown_path ? call->unknown_path : "");
         return;
     }
     if (call->encoding_bad) {

@@ -103,6 +103,7 @@ struct dn_call {
     struct dn_call *wheel_next, **wheel_link; /* wheel_link NULL: not on the wheel */
     struct dn_call *list_next, **list_link;   /* for the method's own list (watchers) */
     const struct dn_method *method;           /* NULL: unknown */
+    const char *unknown_path;                 /* in the arena: what was asked for when method is NULL */
     struct dn_method_metrics *metrics;
     struct dn_arena *arena;
     int32_t stream_id;

@@ -194,7 +194,7 @@ static void get_next(struct dn_call *call, const struct dn_read *read, void *sta
     const Dunlin__V1__GetItemRequest *request = state;
     struct dn_item item;
     if (dn_catalog_get(app->options.catalog, request->id, strlen(request->id), &item) != DN_OK) {
-        dn_call_fail(call, DN_NOT_FOUND, "id: no such item in the catalogue");
+        dn_call_fail(call, DN_NOT_FOUND, "id: no item '%s' in the catalogue", request->id);
         return;
     }
     Dunlin__V1__GetItemResponse response = DUNLIN__V1__GET_ITEM_RESPONSE__INIT;

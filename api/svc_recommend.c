@@ -209,7 +209,7 @@ static void similar_next(struct dn_call *call, const struct dn_read *read, void 
         struct dn_item item;
         if (dn_catalog_get(app->options.catalog, request->item_id, strlen(request->item_id), &item) !=
             DN_OK) {
-            dn_call_fail(call, DN_NOT_FOUND, "item_id: no such item in the catalogue");
+            dn_call_fail(call, DN_NOT_FOUND, "item_id: no item '%s' in the catalogue", request->item_id);
             return;
         }
         if (!item.vector) {

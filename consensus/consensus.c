@@ -123,9 +123,10 @@ static void transfer_group(struct group *g)
 {
     struct dn_consensus *c = g->c;
     uint64_t best = 0;
-    for (unsigned i = 0; i < c->member_count; i++) {
+    for (unsigned k = 1; k < c->member_count && best == 0; k++) { /* groups spread over the others */
+        unsigned i = (c->self + 1 + (k - 1 + g->id) % (c->member_count - 1)) % c->member_count;
         raft_index match;
-        if (i != c->self && c->members[i].state == LINK_UP &&
+        if (c->members[i].state == LINK_UP &&
             raft_match_index(&g->raft, c->members[i].node_id, &match) == 0 &&
             match == raft_last_index(&g->raft)) {
             best = c->members[i].node_id;
@@ -426,6 +427,7 @@ static enum dn_code open_loop(struct dn_consensus *c, struct dn_error *err)
         return dn_fail(err, DN_INTERNAL, "event loop: %s", uv_strerror(rv));
     }
     c->loop_open = true;
+    c->loop.data = c;
     uv_async_init(&c->loop, &c->async, async_cb);
     uv_check_init(&c->loop, &c->check);
     uv_idle_init(&c->loop, &c->idle);

@@ -240,6 +240,36 @@ void group_roles(struct group *g)
     }
 }
 
+/* The leader's process closed its link: it died, or restarts. Waiting a whole election timeout for what is
+ * known would be a choice. The leader is forgotten (so that pre-votes are granted) and the timer brought
+ * forward, one tick apart on each node so that votes do not split. A false alarm is harmless: Raft's safety
+ * knows no clocks, and the leader's next message sets all of it back. */
+void group_leader_gone(struct group *g, uint64_t node_id)
+{
+    struct dn_consensus *c = g->c;
+    struct raft *r = &g->raft;
+    int leader = member_find(c, node_id);
+    if (!g->started || g->fenced || g->closing || raft_state(r) != RAFT_FOLLOWER || leader < 0 ||
+        r->follower_state.current_leader.id != node_id || r->snapshot.installing) {
+        return;
+    }
+    unsigned after = (c->self + c->member_count - (unsigned)leader - 1) % c->member_count;
+    unsigned rank = (after + g->id) % (c->member_count - 1);
+    raft_time now = g->io.time(&g->io), timeout = r->follower_state.randomized_election_timeout;
+    raft_time left = (raft_time)rank * 2 * c->o.heartbeat_ms;
+    if (left >= timeout || now < timeout || r->election_timer_start + timeout <= now + left) {
+        left = timeout; /* it ends by itself soon enough */
+    }
+    if (left < timeout) {
+        r->election_timer_start = now - timeout + left;
+    }
+    dn_info(COMPONENT, "group %u: the leader (node %llu) closed its link: election in %llu ms", g->id,
+            (unsigned long long)node_id, (unsigned long long)left);
+    raft_free(r->follower_state.current_leader.address);
+    r->follower_state.current_leader.address = NULL;
+    r->follower_state.current_leader.id = 0;
+}
+
 /* ---- commit notices --------------------------------------------------------------------------------- */
 
 struct notice {

@@ -205,6 +205,7 @@ struct group {
     raft_uv_transport_close_cb transport_close_cb;
     size_t dials; /* connection attempts of this group */
     struct raft_dial *raft_dials;
+    uv_stream_t *streams[DN_NODES_MAX]; /* raft_uv's outgoing ones: may be gone, see transport_peer_gone */
     bool opened, started, closing, closed;
     bool fenced; /* invariant 3 */
     struct dn_error start_error;
@@ -373,6 +374,7 @@ int member_find(const struct dn_consensus *c, uint64_t node_id); /* -1: none */
 enum dn_code group_open(struct group *g, bool bootstrap, struct dn_error *err);
 enum dn_code group_start(struct group *g, struct dn_error *err);
 void group_roles(struct group *g);
+void group_leader_gone(struct group *g, uint64_t node_id);
 void group_commit_notices(struct group *g);
 bool group_may_close(const struct group *g);
 void group_close(struct group *g);
@@ -440,6 +442,7 @@ void transport_housekeep(struct dn_consensus *c, uint64_t now_us);
 void transport_close(struct dn_consensus *c);
 struct dial *dial_start(struct dn_consensus *c, struct member *member, enum wire_kind kind, uint32_t group,
                         dial_cb cb, void *data);
+void transport_peer_gone(struct dn_consensus *c, unsigned member);
 void transport_stranger(struct dn_consensus *c, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 

@@ -59,6 +59,9 @@ static void link_down(struct dn_consensus *c, struct member *m)
     m->state = LINK_DOWN;
     m->conn = NULL;
     m->dial_at_us = dn_monotonic_us() + (uint64_t)m->backoff_ms * 1000;
+    if (c->phase < PHASE_CLOSE) {
+        transport_peer_gone(c, (unsigned)(m - c->members));
+    }
     for (uint32_t i = 0; i < c->o.group_count; i++) {
         if (c->groups[i].leader_id == m->node_id) {
             propose_unforward(&c->groups[i]);
@@ -254,6 +257,11 @@ static void read_cb(uv_stream_t *stream, ssize_t nread, const uv_buf_t *buf)
         return;
     }
     if (nread < 0) {
+        struct dn_consensus *c = conn->c;
+        bool died = conn->outgoing && (nread == UV_EOF || nread == UV_ECONNRESET);
+        for (uint32_t i = 0; died && i < c->o.group_count; i++) {
+            group_leader_gone(&c->groups[i], conn->node_id);
+        }
         conn_close(conn);
         return;
     }

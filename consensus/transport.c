@@ -458,12 +458,77 @@ struct dial *dial_start(struct dn_consensus *c, struct member *member, enum wire
 
 /* ---- raft_uv_transport ------------------------------------------------------------------------------ */
 
+/* raft_uv never reads its outgoing streams, so it learns that a peer went away by losing the first message it
+ * writes afterwards: a vote request, most often, which costs an election timeout. Our own link to that peer
+ * tells at once. Then the stale sockets are shut down and a message of no meaning is sent on each: its write
+ * fails, and raft_uv connects again before anything that matters is sent. */
+static void poke_sent(struct raft_io_send *req, int status)
+{
+    (void)status;
+    free(req);
+}
+
+static void poke(struct group *g, struct member *m)
+{
+    struct raft_io_send *req = calloc(1, sizeof *req);
+    struct raft_message message;
+    if (req == NULL) {
+        return;
+    }
+    memset(&message, 0, sizeof message);
+    message.type = RAFT_APPEND_ENTRIES_RESULT; /* of term 0: ignored if it did arrive */
+    message.server_id = m->node_id;
+    message.server_address = m->address;
+    g->io.send(&g->io, req, &message, poke_sent);
+}
+
+struct search {
+    const uv_stream_t *stream;
+    uint16_t port;
+    bool found;
+};
+
+/* raft_uv may have closed the stream long ago: it must be among the loop's open handles, and lead there. */
+static void search_walk(uv_handle_t *handle, void *arg)
+{
+    struct search *search = arg;
+    struct sockaddr_storage peer;
+    int length = sizeof peer;
+    if ((const void *)handle != (const void *)search->stream || handle->type != UV_TCP ||
+        uv_is_closing(handle) ||
+        uv_tcp_getpeername((const uv_tcp_t *)handle, (struct sockaddr *)&peer, &length) != 0) {
+        return;
+    }
+    search->found =
+        ntohs(peer.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&peer)->sin6_port
+                                         : ((struct sockaddr_in *)&peer)->sin_port) == search->port;
+}
+
+void transport_peer_gone(struct dn_consensus *c, unsigned member)
+{
+    for (uint32_t i = 0; i < c->o.group_count; i++) {
+        struct group *g = &c->groups[i];
+        struct search search = {g->streams[member], c->members[member].port, false};
+        uv_os_fd_t fd;
+        g->streams[member] = NULL;
+        if (search.stream == NULL || !g->started || g->closing) {
+            continue;
+        }
+        uv_walk(&c->loop, search_walk, &search);
+        if (search.found && uv_fileno((const uv_handle_t *)search.stream, &fd) == 0) {
+            shutdown(fd, SHUT_RDWR);
+            poke(g, &c->members[member]);
+        }
+    }
+}
+
 /* raft_uv's request, and the dial that serves it. */
 struct raft_dial {
     struct group *group;
     struct raft_uv_connect *req;
     raft_uv_connect_cb cb;
     struct dial *dial;
+    unsigned member;
     struct raft_dial *next;
 };
 
@@ -472,7 +537,9 @@ static void raft_dialed(void *data, uv_tcp_t *tcp, int status)
     struct raft_dial *r = data;
     struct raft_uv_connect *req = r->req;
     raft_uv_connect_cb cb = r->cb;
-    bool closing = r->group->closing;
+    struct group *g = r->group;
+    unsigned member = r->member;
+    bool closing = g->closing;
     for (struct raft_dial **at = &r->group->raft_dials; *at != NULL; at = &(*at)->next) {
         if (*at == r) {
             *at = r->next;
@@ -481,6 +548,9 @@ static void raft_dialed(void *data, uv_tcp_t *tcp, int status)
     }
     free(r);
     cb(req, (struct uv_stream_s *)tcp, status == 0 ? 0 : closing ? RAFT_CANCELED : RAFT_NOCONNECTION);
+    if (status == 0 && !uv_is_closing((uv_handle_t *)tcp)) {
+        g->streams[member] = (uv_stream_t *)tcp;
+    }
 }
 
 static int t_init(struct raft_uv_transport *t, raft_id id, const char *address)
@@ -509,6 +579,7 @@ static int t_connect(struct raft_uv_transport *t, struct raft_uv_connect *req, r
         return RAFT_NOCONNECTION;
     }
     r->group = g;
+    r->member = (unsigned)member;
     r->req = req;
     r->cb = cb;
     r->next = g->raft_dials;

@@ -18,6 +18,8 @@
 
 #define POLL_MS 20
 #define QUIET_US 200000u     /* no change for so long: a load is over */
+#define CALM_US 2000000u     /* no change for so long: even a few uncovered items are worth a build */
+#define CALM_PENDING 64u     /* so few are searched one by one at no cost worth a build */
 #define PATIENCE_US 5000000u /* enough changes for so long: build even though they go on */
 #define RETRY_US 5000000u
 #define FIRST_BUILD_ITEMS 1000u
@@ -83,6 +85,13 @@ static bool is_quiet(const struct dn_retrieval *retrieval, uint64_t now)
     return now - retrieval->quiet_since_us >= QUIET_US;
 }
 
+/* Every search looks at each uncovered item: after a load that just missed the limit, a build takes them in.
+ */
+static bool is_calm(const struct dn_retrieval *retrieval, uint64_t now)
+{
+    return retrieval->rebuild_changes == 0 && now - retrieval->quiet_since_us >= CALM_US;
+}
+
 /* Rows of items that are not there cost little, and while a log replays they are not there *yet*: only when
  * that is over does it call for another index. */
 static bool mostly_gone(const struct dn_generation *g)
@@ -110,6 +119,9 @@ static bool is_due(struct dn_retrieval *retrieval, const struct sight *sight, ui
     }
     uint64_t gone = g->live_rows > sight->vectors ? g->live_rows - sight->vectors : 0;
     uint64_t pending = pending_of(g, sight) + gone;
+    if (pending >= CALM_PENDING && is_calm(retrieval, now)) {
+        return true;
+    }
     if (pending < changes_allowed(retrieval, g->built->rows)) {
         retrieval->crossed_since_us = 0;
         return false;
@@ -135,8 +147,9 @@ static enum dn_code map_existing(struct dn_retrieval *retrieval, struct dn_built
     if (code != DN_OK) {
         return code;
     }
-    uint64_t allowed = changes_allowed(retrieval, built->rows);
-    bool serves = g->live_rows > 0 && g->uncovered_count <= allowed / 2 && !(quiet && mostly_gone(g));
+    uint64_t allowed = is_calm(retrieval, dn_monotonic_us()) ? CALM_PENDING - 1
+                                                             : changes_allowed(retrieval, built->rows) / 2;
+    bool serves = g->live_rows > 0 && g->uncovered_count <= allowed && !(quiet && mostly_gone(g));
     if (!serves) {
         dn_generation_free(g);
         return DN_NOT_FOUND;

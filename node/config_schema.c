@@ -137,10 +137,9 @@ static const struct dn_config_key KEYS[] = {
     UINT("session.trend_half_life_s", session.trend_half_life_s, 1, 365 * DAY_S, "21600", "s",
          "Trending counts halve in this time."),
 
-    TEXT(
-        "index.factory", index.factory, 1, "auto",
-        "FAISS index_factory string (Flat; IVF1024,Flat; HNSW32). auto: exact below 8,000 items, IVF above.",
-        NULL),
+    TEXT("index.factory", index.factory, 1, "auto",
+         "FAISS index_factory string (Flat; IVF1024,Flat; HNSW32). auto: exact below 8,000 items, IVF above.",
+         NULL),
     UINT("index.rebuild_changes", index.rebuild_changes, 0, 1e9, "0", "changes",
          "The index is built anew after this many changes. 0: 5 %, at least 1000."),
     FLOAT("index.depth", index.depth, 0, 100000, "0",

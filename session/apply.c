@@ -10,9 +10,9 @@
 
 #include <string.h>
 
-#define AHEAD_TABLE 12u /* events ahead whose table places are asked for */
-#define AHEAD_SLOT 8u
-#define AHEAD_BLOCK 4u
+#define AHEAD_TABLE 24u /* events ahead whose table places are asked for */
+#define AHEAD_SLOT 16u
+#define AHEAD_BLOCK 8u
 #define PREFETCH_LINES 4u
 
 struct dn_parsed {

@@ -4,7 +4,7 @@
 #include "session/core.h"
 
 #define PLACES_MIN 64u
-#define MOVE_STEP 16u /* old places moved by each insert: done long before the new part is full */
+#define MOVE_STEP 6u /* old places moved by each insert: done before the new part is full */
 
 static size_t part_bytes(uint32_t places)
 {
@@ -98,7 +98,7 @@ static void grow(struct dn_idtable *table)
 {
     struct dn_idpart *part = current(table);
     if (before(part) != NULL) {
-        move_step(table, before(part)->mask + 1); /* cannot happen while MOVE_STEP is large enough */
+        move_step(table, before(part)->mask + 1); /* only where far more ids were removed than are left */
     }
     uint32_t places = PLACES_MIN;
     while (places < 2 * (table->live + 1)) {

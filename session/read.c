@@ -92,6 +92,10 @@ bool dn_shard_next_offset(const struct dn_shard *shard, const char *source, uint
     if (found == NULL) {
         return false;
     }
-    *ret_next_offset = atomic_load_explicit(&found->next_offset, memory_order_acquire);
+    int64_t next_offset = atomic_load_explicit(&found->next_offset, memory_order_acquire);
+    if (next_offset == DN_OFFSET_UNSET) {
+        return false; /* its first batch is being applied */
+    }
+    *ret_next_offset = next_offset;
     return true;
 }

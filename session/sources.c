@@ -39,7 +39,7 @@ struct dn_source *dn_source_add(struct dn_core *core, const char *name, size_t l
     source->partition = partition;
     source->name_length = (uint16_t)length;
     memcpy(source->name, name, length);
-    atomic_init(&source->next_offset, 0);
+    atomic_init(&source->next_offset, DN_OFFSET_UNSET); /* readers: not seen until its batch is applied */
     struct dn_source_list *list = dn_slab_alloc(core->slab, list_bytes(old->count + 1));
     memcpy(list->sources, old->sources, old->count * sizeof list->sources[0]);
     list->sources[old->count] = source;

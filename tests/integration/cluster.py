@@ -12,6 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BIN = os.environ.get("DUNLIN_BIN", os.path.join(ROOT, "build", "bin"))
@@ -123,6 +125,18 @@ class Node:
         request = pb.StatusRequest(hash_at=[pb.GroupIndex(group=g, index=i) for g, i in hash_at])
         return self.stub("Cluster").Status(request, timeout=timeout)
 
+    def ready(self):
+        """True when the node says so on its admin port; the reason as text otherwise. Asked over HTTP, because a
+        grpcio channel that once found the port closed stays away from it for many seconds."""
+        try:
+            with urllib.request.urlopen(f"http://{self.admin}/readyz", timeout=2) as answer:
+                return answer.status == 200
+        except urllib.error.HTTPError as error:
+            self.not_ready = error.read().decode(errors="replace").strip()
+        except OSError as error:
+            self.not_ready = str(error)
+        return False
+
     def log_text(self):
         with open(self.log, "r", errors="replace") as log:
             return log.read()
@@ -166,7 +180,7 @@ class Cluster:
         if node.process.poll() is not None:
             raise SystemExit(f"node {node.number} ended with code {node.process.returncode}; its log ends:\n"
                              + node.log_text()[-3000:])
-        return node.status().ready
+        return node.ready()
 
     def live(self):
         return [n for n in self.nodes if n.process is not None]

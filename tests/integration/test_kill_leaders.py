@@ -124,7 +124,7 @@ def run(cluster, rng, kills, label):
         victim.kill()
         time.sleep(rng.uniform(0.1, 0.8))
         victim.start()
-        wait_until("the victim answers", lambda: victim.status(timeout=1))
+        wait_until("the victim is ready", victim.ready)
         print(f"kill {n + 1}: node {victim.number}", flush=True)
     for writer in writers:
         writer.finish()

@@ -116,6 +116,7 @@ struct sim {
     struct server servers[SERVERS_MAX];
     bool cut[SERVERS_MAX][SERVERS_MAX]; /* disconnected */
     uint64_t hashes[ENTRIES_MAX];
+    raft_term snapshot_terms[ENTRIES_MAX];
     uint64_t entries; /* highest entry applied anywhere */
     struct op ops[OPS_MAX];
     size_t op_count;
@@ -668,6 +669,34 @@ static int start(struct raft_io *io, unsigned msecs, raft_io_tick_cb tick, raft_
     return fixture_start(io, msecs, tick, receive);
 }
 
+/* A leader of libraft 0.22.1 that takes a new snapshot between deciding to send one and loading it sends the
+ * new one's index with the old one's term; the follower that installs it can never agree with the log again.
+ * The term is put right here. */
+static int (*fixture_snapshot_put)(struct raft_io *, unsigned, struct raft_io_snapshot_put *,
+                                   const struct raft_snapshot *, raft_io_snapshot_put_cb);
+static int (*fixture_send)(struct raft_io *, struct raft_io_send *, const struct raft_message *,
+                           raft_io_send_cb);
+
+static int snapshot_put(struct raft_io *io, unsigned trailing, struct raft_io_snapshot_put *req,
+                        const struct raft_snapshot *snapshot, raft_io_snapshot_put_cb done)
+{
+    CHECK(snapshot->index < ENTRIES_MAX, "too many entries");
+    raft_term *term = &sim->snapshot_terms[snapshot->index];
+    CHECK(*term == 0 || *term == snapshot->term, "two snapshots at one index with different terms");
+    *term = snapshot->term;
+    return fixture_snapshot_put(io, trailing, req, snapshot, done);
+}
+
+static int send_right(struct raft_io *io, struct raft_io_send *req, const struct raft_message *message,
+                      raft_io_send_cb done)
+{
+    struct raft_message right = *message;
+    if (right.type == RAFT_INSTALL_SNAPSHOT) {
+        right.install_snapshot.last_term = sim->snapshot_terms[right.install_snapshot.last_index];
+    }
+    return fixture_send(io, req, &right, done);
+}
+
 /* In place of the fixture's own, whose arithmetic is wrong once a snapshot was installed (it writes beyond
  * its array). What the fixture keeps as "disk" is read only by a restart, and it has none. */
 static int truncate_nothing(struct raft_io *io, raft_index index)
@@ -695,6 +724,10 @@ static void sim_open(unsigned n)
         raft->io->truncate = truncate_nothing;
         fixture_start = raft->io->start;
         raft->io->start = start;
+        fixture_snapshot_put = raft->io->snapshot_put;
+        raft->io->snapshot_put = snapshot_put;
+        fixture_send = raft->io->send;
+        raft->io->send = send_right;
         if (getenv("DUNLIN_SIM_TRACE") == NULL) {
             raft->tracer = NULL; /* it writes every step to standard error */
         }

@@ -97,7 +97,7 @@ static void expect(const char *path, const struct h2_header *more, const char *m
 static void test_errors(void **state)
 {
     (void)state;
-    expect("/t.T/Nothing", NULL, "", 12, "no such method");
+    expect("/t.T/Nothing", NULL, "", 12, "no method '/t.T/Nothing");
     expect("/t.T/Fail", NULL, "x\x01", 9, "100%25 of \"x%01\"%0A%C3%A4");
     expect("/t.T/Silent", NULL, "", 13, "no answer");
     expect("/t.T/Full", NULL, "", 8, "queue is full");

@@ -153,8 +153,8 @@ static void a_snapshot_that_fails_is_tried_again(void **unused)
     while (atomic_load(&c.state[0][0].failing_writes) > 0 && dn_monotonic_us() < until) {
         fill(&c, 0, 2, 3000);
     }
-    uint64_t count = c.state[0][0].count;
     cluster_stop(&c, 0, 0);
+    uint64_t count = c.state[0][0].count;
     cluster_start(&c, 0);
     must_converge(&c, 0);
     assert_int_equal(atomic_load(&c.fatal[0]), 0);

@@ -152,4 +152,31 @@ static inline struct dn_attribute attribute(const char *key, const char *value)
     };
 }
 
+static inline void restore_into(struct world *w, const struct dn_buffer *bytes)
+{
+    void *built;
+    struct dn_error err = {0};
+    if (dn_catalog_restore_build(w->catalog, bytes->bytes, bytes->length, &built, &err) != DN_OK) {
+        fail_msg("restore: %s", err.message);
+    }
+    dn_catalog_restore_install(w->catalog, built);
+}
+
+static inline void expect_fact(struct world *w, const char *key, const char *value, const char *in_force)
+{
+    dn_buffer_clear(&w->record);
+    dn_catalog_record_fact(&w->record, key, value);
+    world_apply(w);
+    struct dn_reader reader;
+    dn_reader_init(&reader, w->result.bytes, w->result.length);
+    assert_int_equal(dn_reader_u8(&reader), 0);
+    size_t length;
+    const uint8_t *got = dn_reader_blob(&reader, 1000, &length);
+    assert_int_equal(length, strlen(in_force));
+    assert_memory_equal(got, in_force, length);
+    char text[300];
+    assert_int_equal(dn_catalog_fact(w->catalog, key, text, sizeof text), DN_OK);
+    assert_string_equal(text, in_force);
+}
+
 #endif

@@ -1,0 +1,512 @@
+/* The services against a consensus that the test plays itself (it defines dn_consensus_propose and the
+ * others, so the real ones are not linked): shards that fail one by one, waits that end late, full queues,
+ * ages. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "api/api.h"
+#include "api/token.h"
+#include "dunlin/v1/dunlin.pb-c.h"
+#include "h2.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#define SHARDS 2
+#define PENDING_MAX 16
+
+/* ---- the played consensus --------------------------------------------------------------------------------
+ */
+
+static struct {
+    pthread_mutex_t lock;
+    pthread_cond_t came;
+    struct dn_proposal *proposals[PENDING_MAX];
+    struct dn_wait *waits[PENDING_MAX];
+    size_t proposal_count, wait_count;
+} played = {.lock = PTHREAD_MUTEX_INITIALIZER, .came = PTHREAD_COND_INITIALIZER};
+static _Atomic uint64_t applied[SHARDS + 1];
+static _Atomic uint64_t age_us[SHARDS + 1]; /* UINT64_MAX: unknown */
+static _Atomic uint32_t full_groups;        /* bit g: the queue is full for group g */
+
+bool dn_consensus_propose(struct dn_consensus *consensus, struct dn_proposal *proposal)
+{
+    (void)consensus;
+    if (atomic_load(&full_groups) & 1u << proposal->group)
+        return false;
+    pthread_mutex_lock(&played.lock);
+    played.proposals[played.proposal_count++] = proposal;
+    pthread_cond_signal(&played.came);
+    pthread_mutex_unlock(&played.lock);
+    return true;
+}
+
+bool dn_consensus_wait(struct dn_consensus *consensus, struct dn_wait *wait)
+{
+    (void)consensus;
+    if (atomic_load(&full_groups) & 1u << wait->group)
+        return false;
+    pthread_mutex_lock(&played.lock);
+    played.waits[played.wait_count++] = wait;
+    pthread_cond_signal(&played.came);
+    pthread_mutex_unlock(&played.lock);
+    return true;
+}
+
+uint64_t dn_consensus_applied(const struct dn_consensus *consensus, uint32_t group)
+{
+    (void)consensus;
+    return atomic_load(&applied[group]);
+}
+
+bool dn_consensus_age_us(const struct dn_consensus *consensus, uint32_t group, uint64_t *ret_age_us)
+{
+    (void)consensus;
+    *ret_age_us = atomic_load(&age_us[group]);
+    return *ret_age_us != UINT64_MAX;
+}
+
+void dn_consensus_status(const struct dn_consensus *consensus, uint32_t group, struct dn_group_status *ret)
+{
+    (void)consensus;
+    *ret = (struct dn_group_status){.group = group};
+}
+
+bool dn_consensus_hash_at(const struct dn_consensus *consensus, uint32_t group, uint64_t index,
+                          uint64_t *ret_hash)
+{
+    (void)consensus, (void)group, (void)index, (void)ret_hash;
+    return false;
+}
+
+/* ---- set-up
+ * --------------------------------------------------------------------------------------------------- */
+
+static struct dn_epoch *epoch;
+static struct dn_shard *shards[SHARDS];
+static struct dn_catalog *catalog;
+static struct dn_api *api;
+static struct h2 h2;
+static struct h2_answer answer;
+static uint8_t request_bytes[4096];
+static const uint8_t hash_key[DN_HASH_KEY_BYTES] = "the key of tests";
+static char users[SHARDS][16]; /* users[g-1] lives in group g */
+
+static int setup(void **state)
+{
+    (void)state;
+    struct dn_error err;
+    epoch = dn_epoch_create();
+    catalog = dn_catalog_create(epoch, 100);
+    for (size_t i = 0; i < SHARDS; i++)
+        shards[i] = dn_shard_create(epoch);
+    struct dn_api_options options = {
+        .address = "127.0.0.1:0",
+        .node_name = "played",
+        .shard_count = SHARDS,
+        .consensus = (struct dn_consensus *)&played, /* never looked into */
+        .epoch = epoch,
+        .shards = shards,
+        .catalog = catalog,
+        .freshness_alarm_ms = 500,
+    };
+    memcpy(options.hash_key, hash_key, sizeof options.hash_key);
+    if (dn_api_start(&options, &api, &err) != DN_OK)
+        fail_msg("%s", err.message);
+    for (int i = 0; !users[0][0] || !users[1][0]; i++) {
+        char name[16];
+        int length = snprintf(name, sizeof name, "user-%d", i);
+        memcpy(users[dn_api_shard_of(name, (size_t)length, SHARDS) - 1], name, sizeof name);
+    }
+    return h2_open(&h2, dn_api_port(api)) ? 0 : -1;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    h2_shut(&h2);
+    dn_api_stop(api);
+    dn_api_destroy(api);
+    for (size_t i = 0; i < SHARDS; i++)
+        dn_shard_destroy(shards[i]);
+    dn_catalog_destroy(catalog);
+    dn_epoch_destroy(epoch);
+    return 0;
+}
+
+static int reset(void **state)
+{
+    (void)state;
+    played.proposal_count = played.wait_count = 0;
+    atomic_store(&full_groups, 0);
+    for (size_t i = 0; i <= SHARDS; i++) {
+        atomic_store(&applied[i], 10);
+        atomic_store(&age_us[i], 1000);
+    }
+    return 0;
+}
+
+/* Sends the request without waiting for its answer. */
+static void begin(const char *path, const void *message)
+{
+    size_t length = protobuf_c_message_get_packed_size(message);
+    assert_true(length + 5 <= sizeof request_bytes);
+    memset(request_bytes, 0, 5);
+    request_bytes[3] = (uint8_t)(length >> 8);
+    request_bytes[4] = (uint8_t)length;
+    protobuf_c_message_pack(message, request_bytes + 5);
+    h2_free(&answer);
+    answer = (struct h2_answer){.out = request_bytes, .out_length = length + 5};
+    h2_start(&h2, "POST", path, h2_grpc, NULL, &answer);
+    h2_turn(&h2, 0);
+}
+
+static void *end(const ProtobufCMessageDescriptor *type)
+{
+    if (!h2_until(&h2, &answer.closed, H2_WAIT_MS))
+        fail_msg("no answer");
+    if (answer.grpc_status != 0)
+        return NULL;
+    return protobuf_c_message_unpack(type, NULL, answer.length - 5, answer.body + 5);
+}
+
+static void ends_refused(int status, const char *text)
+{
+    assert_null(end(&dunlin__v1__ping_response__descriptor));
+    if (answer.grpc_status != status || !strstr(answer.message, text))
+        fail_msg("status %d '%s'; wanted %d '%s'", answer.grpc_status, answer.message, status, text);
+}
+
+static void await(const size_t *count, size_t wanted)
+{
+    uint64_t until = dn_monotonic_us() + H2_WAIT_MS * 1000ull;
+    for (;;) {
+        pthread_mutex_lock(&played.lock);
+        size_t now = *count;
+        pthread_mutex_unlock(&played.lock);
+        if (now >= wanted)
+            return;
+        if (dn_monotonic_us() > until)
+            fail_msg("%zu came; wanted %zu", now, wanted);
+        h2_turn(&h2, 5);
+    }
+}
+
+static void complete(struct dn_proposal *proposal, enum dn_code code, uint64_t index, const void *result,
+                     size_t length)
+{
+    struct dn_error err = {.code = code, .message = "as played"};
+    proposal->done(proposal, code, index, result, length, code == DN_OK ? NULL : &err);
+}
+
+static struct dn_proposal *proposal_of(uint32_t group)
+{
+    for (size_t i = 0; i < played.proposal_count; i++)
+        if (played.proposals[i]->group == group)
+            return played.proposals[i];
+    fail_msg("nothing was proposed to group %u", group);
+    return NULL;
+}
+
+/* Four events: user of group 1, of group 2, of group 2, of group 1. */
+static void publish_begin(void)
+{
+    static Dunlin__V1__Event events[4];
+    Dunlin__V1__Event *pointers[4];
+    Dunlin__V1__PublishRequest request = DUNLIN__V1__PUBLISH_REQUEST__INIT;
+    for (size_t i = 0; i < 4; i++) {
+        dunlin__v1__event__init(&events[i]);
+        events[i].user_id = users[i == 1 || i == 2];
+        events[i].item_id = (char *)(uintptr_t) "item";
+        pointers[i] = &events[i];
+    }
+    request.n_events = 4;
+    request.events = pointers;
+    begin("/dunlin.v1.Events/Publish", &request);
+}
+
+/* status 0, next_offset 0, count 2, outcomes */
+static const uint8_t accepted_late[] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 2};
+static const uint8_t full_accepted[] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 3, 0};
+
+static Dunlin__V1__PublishResponse *publish_end(void)
+{
+    return (Dunlin__V1__PublishResponse *)end(&dunlin__v1__publish_response__descriptor);
+}
+
+static void assert_outcomes(const Dunlin__V1__PublishResponse *response, int a, int b, int c, int d)
+{
+    const int wanted[] = {a, b, c, d};
+    assert_non_null(response);
+    assert_int_equal(response->n_outcomes, 4);
+    for (size_t i = 0; i < 4; i++)
+        assert_int_equal(response->outcomes[i], wanted[i]);
+}
+
+static struct dn_token token_of(const ProtobufCBinaryData *bytes)
+{
+    struct dn_token token;
+    uint8_t key[DN_HASH_KEY_BYTES];
+    dn_token_key(hash_key, key);
+    assert_int_equal(dn_token_decode(bytes->data, bytes->len, key, SHARDS + 1, &token, NULL), DN_OK);
+    return token;
+}
+
+/* ---- writes
+ * -------------------------------------------------------------------------------------------------------- */
+
+static void test_all_answer(void **state)
+{
+    (void)state;
+    publish_begin();
+    await(&played.proposal_count, 2);
+    assert_true(proposal_of(1)->deadline_us > dn_monotonic_us());
+    complete(proposal_of(2), DN_OK, 70, full_accepted, sizeof full_accepted);
+    complete(proposal_of(1), DN_OK, 50, accepted_late, sizeof accepted_late);
+    Dunlin__V1__PublishResponse *response = publish_end();
+    assert_outcomes(response, 0, 3, 0, 2);
+    assert_int_equal(response->accepted, 2);
+    assert_string_equal(response->message, "");
+    struct dn_token token = token_of(&response->token);
+    assert_int_equal(token.count, 2);
+    assert_int_equal(dn_token_index(&token, 1), 50);
+    assert_int_equal(dn_token_index(&token, 2), 70);
+    dunlin__v1__publish_response__free_unpacked(response, NULL);
+}
+
+static void test_one_shard_fails(void **state)
+{
+    (void)state;
+    publish_begin();
+    await(&played.proposal_count, 2);
+    complete(proposal_of(1), DN_DEADLINE, 0, NULL, 0);
+    complete(proposal_of(2), DN_OK, 70, full_accepted, sizeof full_accepted);
+    Dunlin__V1__PublishResponse *response = publish_end();
+    assert_outcomes(response, 8, 3, 0, 8);
+    assert_int_equal(response->accepted, 1);
+    assert_string_equal(response->message, "shard 1: as played");
+    struct dn_token token = token_of(&response->token);
+    assert_int_equal(token.count, 1);
+    assert_int_equal(dn_token_index(&token, 2), 70);
+    dunlin__v1__publish_response__free_unpacked(response, NULL);
+}
+
+static void test_every_shard_fails(void **state)
+{
+    (void)state;
+    static const struct {
+        enum dn_code code;
+        int status;
+    } cases[] = {
+        {DN_UNAVAILABLE, 14}, {DN_NOT_LEADER, 14}, {DN_DEADLINE, 4}, {DN_EXHAUSTED, 8}, {DN_NO_SPACE, 8}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        reset(NULL);
+        publish_begin();
+        await(&played.proposal_count, 2);
+        complete(proposal_of(2), cases[i].code, 0, NULL, 0);
+        complete(proposal_of(1), cases[i].code, 0, NULL, 0);
+        ends_refused(cases[i].status, "shard 1: as played (publish again with the same event ids)");
+    }
+}
+
+static void test_queue_full(void **state)
+{
+    (void)state;
+    atomic_store(&full_groups, 1u << 1);
+    publish_begin();
+    await(&played.proposal_count, 1);
+    complete(proposal_of(2), DN_OK, 70, full_accepted, sizeof full_accepted);
+    Dunlin__V1__PublishResponse *response = publish_end();
+    assert_outcomes(response, 8, 3, 0, 8);
+    assert_non_null(strstr(response->message, "queue"));
+    dunlin__v1__publish_response__free_unpacked(response, NULL);
+    atomic_store(&full_groups, 7);
+    publish_begin();
+    ends_refused(8, "queue");
+}
+
+/* An answer that is not understood counts for nothing: cut, of another length, a refusal of the whole. */
+static void test_strange_results(void **state)
+{
+    (void)state;
+    static const uint8_t three[] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0};
+    static const uint8_t refusal[] = {2};
+    publish_begin();
+    await(&played.proposal_count, 2);
+    complete(proposal_of(1), DN_OK, 50, three, sizeof three);
+    complete(proposal_of(2), DN_OK, 70, refusal, sizeof refusal);
+    Dunlin__V1__PublishResponse *response = publish_end();
+    assert_outcomes(response, 7, 7, 7, 7);
+    dunlin__v1__publish_response__free_unpacked(response, NULL);
+}
+
+static void upsert_ends(const void *result, size_t length, int status, const char *text)
+{
+    static float vector[] = {1, 2};
+    Dunlin__V1__Item items[2], *pointers[] = {&items[0], &items[1]};
+    Dunlin__V1__UpsertItemsRequest request = DUNLIN__V1__UPSERT_ITEMS_REQUEST__INIT;
+    for (size_t i = 0; i < 2; i++) {
+        dunlin__v1__item__init(&items[i]);
+        items[i].id = (char *)(uintptr_t)(i ? "b" : "a");
+        items[i].vector = vector;
+        items[i].n_vector = 2;
+    }
+    request.n_items = 2;
+    request.items = pointers;
+    reset(NULL);
+    begin("/dunlin.v1.Catalog/Upsert", &request);
+    await(&played.proposal_count, 1);
+    complete(proposal_of(0), DN_OK, 5, result, length);
+    ends_refused(status, text);
+}
+
+static void test_upsert_outcomes(void **state)
+{
+    (void)state;
+    upsert_ends("\0\2\0\0\0\0\1", 7, 9,
+                "items[1].vector: the catalogue's vectors have another dimension; 1 of 2");
+    upsert_ends("\0\2\0\0\0\2\0", 7, 8, "items[0]: the catalogue is full; 1 of 2");
+    upsert_ends("\0\2\0\0\0\4\4", 7, 3, "items[0]: refused");
+    upsert_ends("\2", 1, 13, "did not understand");
+    upsert_ends("\0\2\0\0\0\0", 6, 13, "did not understand");
+}
+
+/* ---- reads
+ * ------------------------------------------------------------------------------------------------------------
+ */
+
+static uint8_t token_bytes[DN_TOKEN_BYTES_MAX];
+
+static void get_begin(Dunlin__V1__ReadLevel level, uint64_t token_index, uint64_t max_staleness_ms)
+{
+    Dunlin__V1__GetSessionRequest request = DUNLIN__V1__GET_SESSION_REQUEST__INIT;
+    Dunlin__V1__ReadOptions read = DUNLIN__V1__READ_OPTIONS__INIT;
+    struct dn_token token = {.count = 0};
+    uint8_t key[DN_HASH_KEY_BYTES];
+    dn_token_key(hash_key, key);
+    dn_token_raise(&token, 1, token_index);
+    dn_token_raise(&token, 2, 1000000); /* another shard's: must not matter */
+    read.level = level;
+    read.max_staleness_ms = max_staleness_ms;
+    if (token_index > 0)
+        read.token =
+            (ProtobufCBinaryData){.len = dn_token_encode(&token, key, token_bytes), .data = token_bytes};
+    request.user_id = users[0];
+    request.read = &read;
+    begin("/dunlin.v1.Sessions/Get", &request);
+}
+
+static Dunlin__V1__GetSessionResponse *get_end(void)
+{
+    return (Dunlin__V1__GetSessionResponse *)end(&dunlin__v1__get_session_response__descriptor);
+}
+
+static void wait_complete(enum dn_code code)
+{
+    struct dn_error err = {.code = code, .message = "as played"};
+    played.waits[0]->done(played.waits[0], code, 12, code == DN_OK ? NULL : &err);
+}
+
+static void test_session_read_waits(void **state)
+{
+    (void)state;
+    get_begin(DUNLIN__V1__READ_LEVEL__READ_LEVEL_SESSION, 10, 0); /* applied: no wait */
+    Dunlin__V1__GetSessionResponse *response = get_end();
+    assert_non_null(response);
+    assert_int_equal(played.wait_count, 0);
+    dunlin__v1__get_session_response__free_unpacked(response, NULL);
+
+    get_begin(DUNLIN__V1__READ_LEVEL__READ_LEVEL_SESSION, 12, 0);
+    await(&played.wait_count, 1);
+    assert_int_equal(played.waits[0]->group, 1);
+    assert_int_equal(played.waits[0]->kind, DN_WAIT_APPLIED);
+    assert_int_equal(played.waits[0]->index, 12);
+    h2_turn(&h2, 20);
+    assert_false(answer.closed);
+    atomic_store(&applied[1], 12);
+    wait_complete(DN_OK);
+    response = get_end();
+    assert_non_null(response);
+    assert_int_equal(response->freshness->applied_index, 12);
+    struct dn_token token = token_of(&response->token);
+    assert_int_equal(dn_token_index(&token, 1), 12);
+    assert_int_equal(dn_token_index(&token, 2), 1000000); /* what the client had seen is not forgotten */
+    dunlin__v1__get_session_response__free_unpacked(response, NULL);
+
+    static const struct {
+        enum dn_code code;
+        int status;
+    } cases[] = {{DN_RANGE, 11}, {DN_DEADLINE, 4}, {DN_UNAVAILABLE, 14}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        reset(NULL);
+        get_begin(DUNLIN__V1__READ_LEVEL__READ_LEVEL_SESSION, 12, 0);
+        await(&played.wait_count, 1);
+        wait_complete(cases[i].code);
+        ends_refused(cases[i].status, "as new as asked for: as played");
+    }
+    atomic_store(&full_groups, 2);
+    get_begin(DUNLIN__V1__READ_LEVEL__READ_LEVEL_SESSION, 12, 0);
+    ends_refused(8, "queue");
+}
+
+static void test_linearizable_read(void **state)
+{
+    (void)state;
+    get_begin(DUNLIN__V1__READ_LEVEL__READ_LEVEL_LINEARIZABLE, 0, 0);
+    await(&played.wait_count, 1);
+    assert_int_equal(played.waits[0]->group, 1);
+    assert_int_equal(played.waits[0]->kind, DN_WAIT_BARRIER);
+    wait_complete(DN_OK);
+    Dunlin__V1__GetSessionResponse *response = get_end();
+    assert_non_null(response);
+    dunlin__v1__get_session_response__free_unpacked(response, NULL);
+}
+
+static void test_ages(void **state)
+{
+    (void)state;
+    static const struct {
+        uint64_t age_us, max_ms;
+        bool refused, stale;
+    } cases[] = {
+        {100000, 0, false, false},        {100000, 100, false, false}, {100001, 100, true, false},
+        {500000, 0, false, false},        {500001, 0, false, true},    {UINT64_MAX, 0, false, true},
+        {UINT64_MAX, 60000, true, false},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        atomic_store(&age_us[1], cases[i].age_us);
+        get_begin(DUNLIN__V1__READ_LEVEL__READ_LEVEL_LOCAL, 0, cases[i].max_ms);
+        if (cases[i].refused) {
+            ends_refused(14, "shard 1");
+            continue;
+        }
+        Dunlin__V1__GetSessionResponse *response = get_end();
+        assert_non_null(response);
+        assert_int_equal(response->freshness->stale, cases[i].stale);
+        assert_int_equal(response->freshness->age_known, cases[i].age_us != UINT64_MAX);
+        assert_string_equal(response->freshness->node, "played");
+        dunlin__v1__get_session_response__free_unpacked(response, NULL);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup(test_all_answer, reset),
+        cmocka_unit_test_setup(test_one_shard_fails, reset),
+        cmocka_unit_test_setup(test_every_shard_fails, reset),
+        cmocka_unit_test_setup(test_queue_full, reset),
+        cmocka_unit_test_setup(test_strange_results, reset),
+        cmocka_unit_test_setup(test_upsert_outcomes, reset),
+        cmocka_unit_test_setup(test_session_read_waits, reset),
+        cmocka_unit_test_setup(test_linearizable_read, reset),
+        cmocka_unit_test_setup(test_ages, reset),
+    };
+    int failed = cmocka_run_group_tests(tests, setup, teardown);
+    h2_free(&answer);
+    return failed;
+}

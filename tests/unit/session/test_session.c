@@ -1,0 +1,503 @@
+/* The named cases: what each rule of the state machine is for, one test a rule. */
+#include "harness.h"
+
+#include <math.h>
+
+#define MINUTE ((int64_t)60000)
+#define HOUR (60 * MINUTE)
+
+static struct rig rig;
+
+static int setup(void **state)
+{
+    (void)state;
+    rig_open(&rig);
+    rig.now_ms = 100 * 24 * HOUR;
+    rig_tick(&rig, 0);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    rig_close(&rig);
+    return 0;
+}
+
+/* One stream batch of `count` events of one user, offsets from `first` in steps of `step`. */
+static enum dn_result_status stream(const char *source, uint32_t partition, int64_t begins_at,
+                                    int64_t next_offset, int64_t first, int64_t step, size_t count,
+                                    int64_t time_ms)
+{
+    struct dn_event_in events[16];
+    for (size_t i = 0; i < count; i++) {
+        events[i] = event_of(1, 0, time_ms, "streamed");
+        events[i].offset = first + (int64_t)i * step;
+    }
+    dn_buffer_clear(&rig.record);
+    dn_record_stream(&rig.record, source, partition, begins_at, next_offset, events, count);
+    rig_apply(&rig);
+    return rig.answer.status;
+}
+
+static size_t events_of(uint64_t user)
+{
+    struct dn_session_view view;
+    return rig_read(&rig, user, &view) == DN_OK ? view.event_count : 0;
+}
+
+static void test_offsets_with_gaps(void **state)
+{
+    (void)state;
+    int64_t next = 0;
+    assert_int_equal(stream("k", 0, DN_OFFSET_UNSET, 40, 10, 7, 3, rig.now_ms), DN_RESULT_OK);
+    assert_int_equal(rig.answer.next_offset, 40);
+    /* Nothing but a gap: transactions leave batches without events. */
+    assert_int_equal(stream("k", 0, 40, 55, 0, 0, 0, rig.now_ms), DN_RESULT_OK);
+    assert_int_equal(stream("k", 0, 55, 70, 60, 3, 2, rig.now_ms), DN_RESULT_OK);
+    assert_int_equal(events_of(1), 5);
+    dn_epoch_enter(rig.reader);
+    assert_true(dn_shard_next_offset(rig.shard, "k", 0, &next));
+    assert_int_equal(next, 70);
+    assert_false(dn_shard_next_offset(rig.shard, "k", 1, &next));
+    assert_false(dn_shard_next_offset(rig.shard, "kk", 0, &next));
+    dn_epoch_leave(rig.reader);
+}
+
+static void test_batch_lost_at_a_change_of_leader(void **state)
+{
+    (void)state;
+    assert_int_equal(stream("k", 0, DN_OFFSET_UNSET, 3, 0, 1, 3, rig.now_ms), DN_RESULT_OK);
+    /* 3..6 is lost; 6..9 arrives. */
+    assert_int_equal(stream("k", 0, 6, 9, 6, 1, 3, rig.now_ms), DN_RESULT_GAP);
+    assert_int_equal(rig.answer.next_offset, 3);
+    assert_int_equal(events_of(1), 3);
+    /* The consumer seeks back, and reads a little more than it must. */
+    assert_int_equal(stream("k", 0, 1, 6, 1, 1, 5, rig.now_ms), DN_RESULT_OK);
+    const uint8_t want[] = {DN_OUTCOME_DUPLICATE, DN_OUTCOME_DUPLICATE, DN_OUTCOME_ACCEPTED,
+                            DN_OUTCOME_ACCEPTED, DN_OUTCOME_ACCEPTED};
+    assert_memory_equal(rig.answer.outcomes, want, sizeof want);
+    assert_int_equal(stream("k", 0, 6, 9, 6, 1, 3, rig.now_ms), DN_RESULT_OK);
+    assert_int_equal(events_of(1), 9);
+}
+
+static void test_first_batch_lost(void **state)
+{
+    (void)state;
+    /* The second batch of a new partition must not pass for the first. */
+    assert_int_equal(stream("k", 0, 3, 6, 3, 1, 3, rig.now_ms), DN_RESULT_GAP);
+    assert_int_equal(rig.answer.next_offset, DN_OFFSET_UNSET);
+    assert_int_equal(events_of(1), 0);
+    assert_int_equal(stream("k", 0, DN_OFFSET_UNSET, 3, 0, 1, 3, rig.now_ms), DN_RESULT_OK);
+    /* Nor may a first batch that comes again, or from a consumer that does not know better, skip anything. */
+    assert_int_equal(stream("k", 0, DN_OFFSET_UNSET, 90, 80, 1, 3, rig.now_ms), DN_RESULT_GAP);
+    assert_int_equal(rig.answer.next_offset, 3);
+    assert_int_equal(events_of(1), 3);
+}
+
+static void test_repeats_inside_and_beyond_the_window(void **state)
+{
+    (void)state;
+    int64_t t = rig.now_ms;
+    assert_int_equal(rig_click(&rig, 1, 77, t, "a"), DN_OUTCOME_ACCEPTED);
+    assert_int_equal(rig_click(&rig, 1, 77, t, "a"), DN_OUTCOME_DUPLICATE);
+    assert_int_equal(rig_click(&rig, 2, 77, t, "a"), DN_OUTCOME_ACCEPTED); /* ids belong to their users */
+    /* However many events push it off the list, the id stays. */
+    struct dn_shard_settings settings;
+    dn_shard_settings(rig.shard, &settings);
+    settings.events_per_user = 2;
+    rig_settings(&rig, &settings);
+    for (uint64_t i = 0; i < 20; i++) {
+        assert_int_equal(rig_click(&rig, 1, 100 + i, t + 1, "b"), DN_OUTCOME_ACCEPTED);
+    }
+    assert_int_equal(events_of(1), 2);
+    assert_int_equal(rig_click(&rig, 1, 77, t, "a"), DN_OUTCOME_DUPLICATE);
+    /* Beyond the allowed lateness the id is gone, and the repeat is late. */
+    rig_tick(&rig, 6 * MINUTE);
+    assert_int_equal(rig_click(&rig, 1, 300, rig.now_ms, "c"), DN_OUTCOME_ACCEPTED);
+    assert_int_equal(rig_click(&rig, 1, 77, t, "a"), DN_OUTCOME_LATE);
+    /* A new event as old as the allowance permits is not. */
+    assert_int_equal(rig_click(&rig, 1, 301, rig.now_ms - 5 * MINUTE, "c"), DN_OUTCOME_ACCEPTED);
+    assert_int_equal(rig_click(&rig, 1, 302, rig.now_ms - 5 * MINUTE - 1, "c"), DN_OUTCOME_LATE);
+}
+
+static void test_window_full(void **state)
+{
+    (void)state;
+    struct dn_shard_settings settings;
+    dn_shard_settings(rig.shard, &settings);
+    settings.ids_per_user = 3;
+    rig_settings(&rig, &settings);
+    for (uint64_t i = 0; i < 3; i++) {
+        assert_int_equal(rig_click(&rig, 1, 1 + i, rig.now_ms, "a"), DN_OUTCOME_ACCEPTED);
+    }
+    assert_int_equal(rig_click(&rig, 1, 9, rig.now_ms, "a"), DN_OUTCOME_WINDOW_FULL);
+    assert_int_equal(rig_click(&rig, 1, 1, rig.now_ms, "a"), DN_OUTCOME_DUPLICATE);
+    rig_tick(&rig, 6 * MINUTE);
+    assert_int_equal(rig_click(&rig, 1, 9, rig.now_ms, "a"), DN_OUTCOME_ACCEPTED);
+}
+
+static void test_client_clock_a_day_ahead(void **state)
+{
+    (void)state;
+    int64_t day = 24 * HOUR;
+    assert_int_equal(rig_click(&rig, 1, 1, rig.now_ms + day + 1, "a"), DN_OUTCOME_AHEAD);
+    assert_int_equal(rig_click(&rig, 1, 2, rig.now_ms + day, "a"), DN_OUTCOME_ACCEPTED);
+    /* Nobody else is late for it, and neither is this user when their clock is put right. */
+    assert_int_equal(rig_click(&rig, 2, 3, rig.now_ms, "a"), DN_OUTCOME_ACCEPTED);
+    assert_int_equal(rig_click(&rig, 1, 4, rig.now_ms, "a"), DN_OUTCOME_ACCEPTED);
+    assert_int_equal(rig_click(&rig, 1, 5, rig.now_ms - 4 * MINUTE, "a"), DN_OUTCOME_ACCEPTED);
+    assert_int_equal(rig_click(&rig, 1, 2, rig.now_ms + day, "a"), DN_OUTCOME_DUPLICATE);
+}
+
+static void test_silent_source(void **state)
+{
+    (void)state;
+    int64_t t = rig.now_ms;
+    assert_int_equal(stream("a", 0, DN_OFFSET_UNSET, 1, 0, 1, 1, t), DN_RESULT_OK);
+    assert_int_equal(stream("b", 0, DN_OFFSET_UNSET, 1, 0, 1, 1, t), DN_RESULT_OK);
+    /* b's broker is down for an hour; a and the group's time go on, ticks included. */
+    for (int64_t i = 1; i <= 60; i++) {
+        rig_tick(&rig, MINUTE);
+        assert_int_equal(stream("a", 0, i, i + 1, i, 1, 1, rig.now_ms), DN_RESULT_OK);
+    }
+    assert_int_equal(stream("b", 0, 1, 2, 1, 1, 1, t + 1), DN_RESULT_OK);
+    assert_int_equal(rig.answer.outcomes[0], DN_OUTCOME_ACCEPTED);
+    /* For a, the same time is late; the offset goes on all the same. */
+    assert_int_equal(stream("a", 0, 61, 62, 61, 1, 1, t + 1), DN_RESULT_OK);
+    assert_int_equal(rig.answer.outcomes[0], DN_OUTCOME_LATE);
+    assert_int_equal(rig.answer.next_offset, 62);
+}
+
+static void test_sessions_by_event_time(void **state)
+{
+    (void)state;
+    struct dn_session_view view;
+    int64_t t = rig.now_ms - 3 * HOUR;
+    assert_int_equal(stream("k", 0, DN_OFFSET_UNSET, 1, 0, 1, 1, t), DN_RESULT_OK);
+    rig_click(&rig, 1, 1, t + 40 * MINUTE, "b");
+    rig_read(&rig, 1, &view);
+    assert_int_equal(view.session_events, 1);
+    assert_int_equal(view.start_ms, t + 40 * MINUTE);
+    assert_false(view.events[0].current);
+    assert_true(view.events[1].current);
+    /* An event between the two, 20 minutes from each, makes one session of them. */
+    struct dn_shard_settings settings;
+    dn_shard_settings(rig.shard, &settings);
+    settings.lateness_ms = HOUR;
+    rig_settings(&rig, &settings);
+    rig_click(&rig, 2, 2, t, "x");
+    struct dn_event_in between = event_of(2, 3, t + 40 * MINUTE, "y");
+    rig_events(&rig, &between, 1);
+    assert_int_equal(rig_click(&rig, 2, 4, t + 20 * MINUTE, "z"), DN_OUTCOME_ACCEPTED);
+    rig_read(&rig, 2, &view);
+    assert_int_equal(view.session_events, 3);
+    assert_int_equal(view.counts[DN_EVENT_CLICK], 3);
+    assert_int_equal(view.start_ms, t);
+    assert_memory_equal(view.events[1].item, "z", 1);
+    /* Exactly the gap still belongs; one millisecond more does not. */
+    rig_click(&rig, 2, 5, t + 70 * MINUTE, "w");
+    rig_read(&rig, 2, &view);
+    assert_int_equal(view.session_events, 4);
+    rig_click(&rig, 2, 6, t + 100 * MINUTE + 1, "v");
+    rig_read(&rig, 2, &view);
+    assert_int_equal(view.session_events, 1);
+    assert_int_equal(view.event_count, 5);
+    /* Late enough to be history: kept, not counted. */
+    rig_click(&rig, 2, 7, t + 70 * MINUTE, "u");
+    rig_read(&rig, 2, &view);
+    assert_int_equal(view.session_events, 1);
+    assert_int_equal(view.event_count, 6);
+}
+
+static void test_erase(void **state)
+{
+    (void)state;
+    int64_t t = rig.now_ms;
+    rig_click(&rig, 1, 1, t - MINUTE, "a");
+    rig_click(&rig, 1, 2, t + 1, "a"); /* their clock is a little ahead */
+    rig_erase(&rig, 1, t, 500);
+    assert_int_equal(rig.answer.status, DN_RESULT_OK);
+    assert_true(rig.answer.existed);
+    assert_int_equal(events_of(1), 0);
+    /* Nothing that was counted comes back, by retry or from the stream. */
+    assert_int_equal(rig_click(&rig, 1, 1, t - MINUTE, "a"), DN_OUTCOME_ERASED);
+    assert_int_equal(rig_click(&rig, 1, 2, t + 1, "a"), DN_OUTCOME_ERASED);
+    stream("k", 0, DN_OFFSET_UNSET, 1, 0, 1, 1, t - 2 * MINUTE);
+    assert_int_equal(rig.answer.outcomes[0], DN_OUTCOME_ERASED);
+    /* What comes after is new; the repeat of the request does not take it. */
+    rig_tick(&rig, 1000);
+    assert_int_equal(rig_click(&rig, 1, 3, rig.now_ms, "b"), DN_OUTCOME_ACCEPTED);
+    rig_erase(&rig, 1, t, 500);
+    assert_true(rig.answer.existed);
+    assert_int_equal(events_of(1), 1);
+    rig_erase(&rig, 7, t, 501);
+    assert_false(rig.answer.existed);
+    /* A request that would block the user for long is refused. */
+    rig_erase(&rig, 1, rig.now_ms + 25 * HOUR, 502);
+    assert_int_equal(rig.answer.status, DN_RESULT_INVALID);
+    assert_int_equal(events_of(1), 1);
+}
+
+static void test_eviction_takes_the_longest_idle_with_an_empty_window(void **state)
+{
+    (void)state;
+    struct dn_shard_settings settings;
+    dn_shard_settings(rig.shard, &settings);
+    settings.users_max = 3;
+    rig_settings(&rig, &settings);
+    int64_t t = rig.now_ms;
+    for (uint64_t user = 1; user <= 3; user++) {
+        assert_int_equal(rig_click(&rig, user, user, rig.now_ms, "a"), DN_OUTCOME_ACCEPTED);
+        rig_tick(&rig, 1000);
+    }
+    /* All windows hold an id that may come again: nobody may be forgotten. */
+    assert_int_equal(rig_click(&rig, 4, 4, rig.now_ms, "a"), DN_OUTCOME_NO_ROOM);
+    rig_tick(&rig, 4 * MINUTE);
+    assert_int_equal(rig_click(&rig, 1, 10, rig.now_ms, "a"), DN_OUTCOME_ACCEPTED); /* 1 is busy again */
+    rig_tick(&rig, 2 * MINUTE);
+    assert_int_equal(rig_click(&rig, 4, 4, rig.now_ms, "a"), DN_OUTCOME_ACCEPTED);
+    assert_int_equal(events_of(1), 2);
+    assert_int_equal(events_of(2), 0);
+    assert_int_equal(events_of(3), 1);
+    /* Forgotten, but not forgotten what was counted. */
+    rig_tick(&rig, 6 * MINUTE);
+    assert_int_equal(rig_click(&rig, 2, 2, t + 1000, "a"), DN_OUTCOME_LATE);
+}
+
+static void test_expiry_by_arrival(void **state)
+{
+    (void)state;
+    struct dn_shard_stats stats;
+    int64_t t = rig.now_ms;
+    for (uint64_t user = 0; user < 500; user++) {
+        rig_click(&rig, user, 1 + user, rig.now_ms, "a");
+    }
+    rig_tick(&rig, 30 * 24 * HOUR);
+    rig_tick(&rig, 1); /* a bounded number at a time */
+    dn_shard_stats(rig.shard, &stats);
+    assert_in_range(stats.users, 1, 499);
+    for (int i = 0; i < 10; i++) {
+        rig_tick(&rig, 1);
+    }
+    dn_shard_stats(rig.shard, &stats);
+    assert_int_equal(stats.users, 0);
+    assert_int_equal(stats.expired, 500);
+    assert_int_equal(rig_click(&rig, 3, 4, t, "a"), DN_OUTCOME_LATE);
+}
+
+static void test_items_are_bounded(void **state)
+{
+    (void)state;
+    struct dn_shard_settings settings;
+    struct dn_shard_stats stats;
+    dn_shard_settings(rig.shard, &settings);
+    settings.items_max = 4;
+    settings.events_per_user = 2;
+    rig_settings(&rig, &settings);
+    char name[16];
+    for (uint64_t i = 0; i < 100; i++) {
+        snprintf(name, sizeof name, "item-%llu", (unsigned long long)i);
+        assert_int_equal(rig_click(&rig, 1, 1 + i, rig.now_ms, name), DN_OUTCOME_ACCEPTED);
+    }
+    dn_shard_stats(rig.shard, &stats);
+    assert_int_equal(stats.items, 4);
+    assert_int_equal(rig_click(&rig, 2, 1, rig.now_ms, "item-50"), DN_OUTCOME_ACCEPTED);
+    assert_int_equal(rig_click(&rig, 3, 1, rig.now_ms, "item-51"), DN_OUTCOME_ACCEPTED);
+    assert_int_equal(rig_click(&rig, 4, 1, rig.now_ms, "item-52"), DN_OUTCOME_NO_ROOM);
+}
+
+static void test_settings_are_checked(void **state)
+{
+    (void)state;
+    struct dn_shard_settings settings, now;
+    struct dn_error err;
+    dn_shard_settings_default(&settings);
+    assert_int_equal(dn_shard_settings_check(&settings, &err), DN_OK);
+    settings.events_per_user = 1;
+    assert_int_equal(dn_shard_settings_check(&settings, &err), DN_INVALID);
+    assert_non_null(strstr(err.message, "events_per_user"));
+    assert_non_null(strstr(err.message, "1000"));
+    rig_settings(&rig, &settings);
+    assert_int_equal(rig.answer.status, DN_RESULT_INVALID);
+    dn_shard_settings(rig.shard, &now);
+    assert_int_equal(now.events_per_user, 50);
+}
+
+static void test_bad_events_are_answered_one_by_one(void **state)
+{
+    (void)state;
+    char long_item[DN_ID_MAX];
+    memset(long_item, 'x', sizeof long_item);
+    struct dn_event_in events[8];
+    for (size_t i = 0; i < 8; i++) {
+        events[i] = event_of(1, 1 + i, rig.now_ms, "fine");
+    }
+    events[0].item_length = 0;
+    events[1].item = "\xff\xfe";
+    events[1].item_length = 2;
+    events[2].type = 0;
+    events[3].type = DN_EVENT_TYPE_MAX + 1;
+    events[4].time_ms = -1;
+    events[5].time_ms = INT64_MAX;
+    events[6].event_id = 0;
+    events[7].item = long_item;
+    events[7].item_length = DN_ID_MAX;
+    rig_events(&rig, events, 8);
+    assert_int_equal(rig.answer.status, DN_RESULT_OK);
+    for (size_t i = 0; i < 7; i++) {
+        assert_int_equal(rig.answer.outcomes[i], DN_OUTCOME_INVALID);
+    }
+    assert_int_equal(rig.answer.outcomes[7], DN_OUTCOME_ACCEPTED);
+}
+
+/* ---- trending, against floating point ---------------------------------------------------------------- */
+
+#define TREND_ITEMS 400
+#define TREND_EVENTS 6000
+
+static void test_trending(void **state)
+{
+    (void)state;
+    static struct {
+        int item;
+        int64_t time;
+        double weight;
+    } events[TREND_EVENTS];
+    struct rng rng = {3};
+    struct dn_shard_settings settings;
+    dn_shard_settings(rig.shard, &settings);
+    settings.trend_half_life_ms = HOUR;
+    settings.lateness_ms = 24 * HOUR;
+    rig_settings(&rig, &settings);
+    for (int i = 0; i < TREND_EVENTS; i++) {
+        char name[16];
+        double u = (double)rng_below(&rng, 1000) / 1000;
+        events[i].item = (int)(u * u * u * TREND_ITEMS);
+        events[i].time = rig.now_ms - (int64_t)rng_below(&rng, 20 * (uint64_t)MINUTE);
+        snprintf(name, sizeof name, "i%d", events[i].item);
+        struct dn_event_in in = event_of(rng_below(&rng, 50), 1 + rng_next(&rng), events[i].time, name);
+        in.weight = (uint16_t)(1 + rng_below(&rng, 600));
+        in.type = (uint8_t)(1 + rng_below(&rng, DN_EVENT_TYPE_MAX));
+        bool negative = in.type == DN_EVENT_DISLIKE || in.type == DN_EVENT_REMOVE;
+        rig_events(&rig, &in, 1);
+        bool counted = rig.answer.outcomes[0] == DN_OUTCOME_ACCEPTED && !negative;
+        events[i].weight = counted ? (double)in.weight / 256 : 0;
+        rig_tick(&rig, (int64_t)rng_below(&rng, 20000)); /* 16 hours in all: the landmark moves twice */
+    }
+    rig_tick(&rig, 1000);
+    double want[TREND_ITEMS] = {0};
+    for (int i = 0; i < TREND_EVENTS; i++) {
+        want[events[i].item] +=
+            events[i].weight * exp2(-(double)(rig.now_ms - events[i].time) / (double)HOUR);
+    }
+    struct dn_trend_view got[DN_TREND_MAX];
+    dn_epoch_enter(rig.reader);
+    size_t count = dn_shard_trending(rig.shard, got, DN_TREND_MAX);
+    assert_int_equal(count, DN_TREND_MAX);
+    double least = got[count - 1].score;
+    bool listed[TREND_ITEMS] = {false};
+    for (size_t i = 0; i < count; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "%.*s", got[i].item_length, got[i].item);
+        int item = atoi(name + 1);
+        listed[item] = true;
+        CHECK(fabs(got[i].score - want[item]) <= 0.03 * want[item] + 0.01, "item %d: %f, not %f", item,
+              (double)got[i].score, want[item]);
+        assert_true(i == 0 || got[i - 1].score >= got[i].score);
+    }
+    for (int item = 0; item < TREND_ITEMS; item++) {
+        CHECK(listed[item] || want[item] <= least * 1.03 + 0.01, "item %d with %f is missing", item,
+              want[item]);
+    }
+    dn_epoch_leave(rig.reader);
+
+    /* A new half-life changes how it goes on, not what it is. */
+    settings.trend_half_life_ms = 10 * MINUTE;
+    float before = got[0].score;
+    rig_settings(&rig, &settings);
+    rig_tick(&rig, 300);
+    dn_epoch_enter(rig.reader);
+    dn_shard_trending(rig.shard, got, 1);
+    dn_epoch_leave(rig.reader);
+    CHECK(fabsf(got[0].score - before) < 0.02f * before, "%f, not %f", (double)got[0].score, (double)before);
+    rig_tick(&rig, 10 * MINUTE);
+    dn_epoch_enter(rig.reader);
+    dn_shard_trending(rig.shard, got, 1);
+    dn_epoch_leave(rig.reader);
+    CHECK(fabsf(got[0].score - before / 2) < 0.02f * before, "%f, not half of %f", (double)got[0].score,
+          (double)before);
+    /* In the end nothing trends. */
+    rig_tick(&rig, 48 * HOUR);
+    rig_tick(&rig, 1000);
+    dn_epoch_enter(rig.reader);
+    assert_int_equal(dn_shard_trending(rig.shard, got, DN_TREND_MAX), 0);
+    dn_epoch_leave(rig.reader);
+}
+
+static void test_arena_cap(void **state)
+{
+    (void)state;
+    struct dn_session_view view;
+    for (uint64_t i = 0; i < 50; i++) {
+        rig_click(&rig, 1, 1 + i, rig.now_ms, "a");
+    }
+    struct dn_arena *small = dn_arena_create(256, 512);
+    dn_epoch_enter(rig.reader);
+    assert_int_equal(dn_shard_read(rig.shard, user_of(1), small, &view), DN_NO_MEMORY);
+    dn_epoch_leave(rig.reader);
+    dn_arena_destroy(small);
+}
+
+static void test_memory_comes_back(void **state)
+{
+    (void)state;
+    struct dn_shard_settings settings;
+    struct dn_shard_stats stats;
+    struct rng rng = {5};
+    dn_shard_settings(rig.shard, &settings);
+    settings.users_max = 200;
+    settings.items_max = 500;
+    settings.lateness_ms = 1000;
+    rig_settings(&rig, &settings);
+    uint64_t after_warm_up = 0;
+    for (int i = 0; i < 6000; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "i%llu", (unsigned long long)rng_below(&rng, 5000));
+        rig_click(&rig, rng_below(&rng, 100000), 1 + rng_next(&rng), rig.now_ms, name);
+        rig.now_ms += 100;
+        if (i == 2000) {
+            dn_shard_stats(rig.shard, &stats);
+            after_warm_up = stats.memory_bytes;
+        }
+    }
+    dn_shard_stats(rig.shard, &stats);
+    assert_int_equal(stats.users, 200);
+    assert_in_range(stats.memory_bytes, 1, after_warm_up + after_warm_up / 10);
+}
+
+#define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        CASE(test_offsets_with_gaps),
+        CASE(test_batch_lost_at_a_change_of_leader),
+        CASE(test_first_batch_lost),
+        CASE(test_repeats_inside_and_beyond_the_window),
+        CASE(test_window_full),
+        CASE(test_client_clock_a_day_ahead),
+        CASE(test_silent_source),
+        CASE(test_sessions_by_event_time),
+        CASE(test_erase),
+        CASE(test_eviction_takes_the_longest_idle_with_an_empty_window),
+        CASE(test_expiry_by_arrival),
+        CASE(test_items_are_bounded),
+        CASE(test_settings_are_checked),
+        CASE(test_bad_events_are_answered_one_by_one),
+        CASE(test_trending),
+        CASE(test_arena_cap),
+        CASE(test_memory_comes_back),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
