@@ -266,6 +266,7 @@ struct group {
 
     /* commit notices: highest leader_commit sent to each member in this term */
     uint64_t commit_sent[DN_NODES_MAX];
+    uint64_t loaded_index, loaded_term; /* of the snapshot that was read last to be sent */
 
     _Atomic uint64_t status_seq;
     _Atomic uint64_t status[STATUS_FIELDS];

@@ -108,10 +108,19 @@ static int send_shim(struct raft_io *io, struct raft_io_send *req, const struct 
                      raft_io_send_cb cb)
 {
     struct group *g = group_of(io);
+    struct raft_message corrected;
     int rv = RAFT_CANCELED;
     if (!g->fenced && !g->closing) {
         if (message->type == RAFT_APPEND_ENTRIES) {
             note_commit_sent(g, message);
+        }
+        /* When a newer snapshot was taken while the wanted one was being read, libraft corrects the message's
+         * last_index and forgets its last_term: the follower would install a term that never was. */
+        if (message->type == RAFT_INSTALL_SNAPSHOT &&
+            g->loaded_index == message->install_snapshot.last_index) {
+            corrected = *message;
+            corrected.install_snapshot.last_term = g->loaded_term;
+            message = &corrected; /* raft_uv encodes it before it returns */
         }
         rv = g->real.send(io, req, message, cb);
     }
@@ -167,6 +176,8 @@ static void get_done(struct raft_io_snapshot_get *req, struct raft_snapshot *sna
     if (status != 0) { /* libraft would free memory it never set */
         fence(g, "read the snapshot", status);
     } else {
+        g->loaded_index = snapshot->index; /* the callback frees the snapshot, and sends at once */
+        g->loaded_term = snapshot->term;
         get->orig_cb(get->orig, snapshot, 0);
     }
     free(get);

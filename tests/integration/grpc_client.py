@@ -126,7 +126,7 @@ def errors(pb, node):
             lambda: node.events.Publish(bad, timeout=TIMEOUT_S))
     refused("k of 0", code.INVALID_ARGUMENT, "k: 0",
             lambda: node.recommendations.Recommend(pb.RecommendRequest(user_id="u"), timeout=TIMEOUT_S))
-    refused("unknown item", code.NOT_FOUND, "no such item",
+    refused("unknown item", code.NOT_FOUND, "no item",
             lambda: node.catalog.Get(pb.GetItemRequest(id=uuid.uuid4().hex), timeout=TIMEOUT_S))
     made_up = pb.ReadOptions(level=pb.READ_LEVEL_SESSION, token=b"made up by hand")
     refused("made-up token", code.INVALID_ARGUMENT, "token",
