@@ -443,6 +443,10 @@ static enum dn_code open_groups(struct dn_consensus *c, struct dn_error *err)
     struct identity id = {c->cluster_id, c->o.node_id, c->members[c->self].address, c->o.group_count};
     bool ready = false;
     enum dn_code code = identity_open(c->data_dir, &id, &ready, err);
+    if (code == DN_OK) { /* after the identity: a node with another's identity is told so, not that its port
+                            is taken */
+        code = transport_listen(c, err);
+    }
     for (uint32_t i = 0; code == DN_OK && i < c->o.group_count; i++) {
         code = group_open(&c->groups[i], !ready, err);
     }
@@ -501,9 +505,6 @@ enum dn_code dn_consensus_start(const struct dn_consensus_options *options, stru
     code = identity_lock(c->data_dir, &c->lock_fd, err);
     if (code == DN_OK) {
         code = open_loop(c, err);
-    }
-    if (code == DN_OK) {
-        code = transport_listen(c, err);
     }
     if (code == DN_OK) {
         code = open_groups(c, err);
