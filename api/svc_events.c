@@ -182,6 +182,7 @@ static void publish_resume(struct dn_call *call)
             memcpy(outcomes, result.outcomes, part->count);
     }
     if (answered == 0) {
+        DN_ASSERT(failed != NULL); /* a publish has at least one part */
         dn_call_fail(call, failed->op->code, "shard %u: %s (publish again with the same event ids)",
                      failed->group, failed->op->message);
         return;

@@ -90,10 +90,10 @@ static void list_add(struct call_list *list, struct call *call)
 
 static void list_remove(struct call_list *list, struct call *call)
 {
-    if (call->previous != NULL)
-        call->previous->next = call->next;
-    else
+    if (call == list->head)
         list->head = call->next;
+    else
+        call->previous->next = call->next;
     if (call->next != NULL)
         call->next->previous = call->previous;
     else

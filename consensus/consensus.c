@@ -172,6 +172,15 @@ static void drain(struct dn_consensus *c)
     }
 }
 
+/* A group closes only when its snapshot job is over. Until then it must neither look like a leader nor take
+ * calls that nobody would complete: it falls silent (io_shim.c looks at the phase), and the closed links tell
+ * the others at once. */
+static void leave(struct dn_consensus *c)
+{
+    peer_flush(c);
+    peer_close_all(c);
+}
+
 static void run_phase(struct dn_consensus *c, uint64_t now)
 {
     bool all;
@@ -192,6 +201,7 @@ static void run_phase(struct dn_consensus *c, uint64_t now)
     case PHASE_DRAIN:
         drain(c);
         c->phase = PHASE_CLOSE;
+        leave(c);
         /* fall through */
     case PHASE_CLOSE:
         all = !c->statfs_busy;

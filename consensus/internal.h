@@ -45,7 +45,7 @@
 #define LINK_BACKOFF_MIN_MS 50
 #define LINK_BACKOFF_MAX_MS 500
 #define LINK_WRITE_MAX (32u << 20) /* bytes queued on one peer link */
-#define LINKS_IN_MAX 64            /* accepted peer links */
+#define LINKS_FROM_NODE_MAX 8      /* accepted peer links of one node: the oldest goes when there are more */
 #define SNAPSHOT_TRIES_MAX 5
 #define SNAPSHOT_RETRY_MS 1000
 #define SNAPSHOT_BYTES_MAX (64ull << 30)
@@ -347,7 +347,6 @@ struct dn_consensus {
     uint64_t next_request;
     uint64_t next_conn;
     struct conn *conns;
-    size_t links_in;
     struct incoming *incoming;
     size_t unproved;
     unsigned snapshot_jobs;
@@ -401,6 +400,7 @@ void propose_finish(struct group *g, struct dn_proposal *proposal, enum dn_code 
 struct batch *propose_batch_of(struct group *g, uint64_t sequence);
 void propose_applied(struct group *g, struct batch *batch, uint64_t index, const size_t *ends);
 void propose_moved(struct group *g);
+void propose_restored(struct group *g); /* after apply_reset */
 void propose_answer(struct dn_consensus *c, const struct wire_frame *frame);
 void propose_unforward(struct group *g); /* what is at a leader that is none any more comes back */
 void propose_expire(struct group *g, uint64_t now_us);

@@ -94,6 +94,11 @@ static int append_shim(struct raft_io *io, struct raft_io_append *req, const str
 
 /* ---- messages --------------------------------------------------------------------------------------- */
 
+static bool silent(const struct group *g)
+{
+    return g->fenced || g->closing || g->c->phase >= PHASE_CLOSE;
+}
+
 static void note_commit_sent(struct group *g, const struct raft_message *message)
 {
     int member = member_find(g->c, message->server_id);
@@ -110,7 +115,7 @@ static int send_shim(struct raft_io *io, struct raft_io_send *req, const struct 
     struct group *g = group_of(io);
     struct raft_message corrected;
     int rv = RAFT_CANCELED;
-    if (!g->fenced && !g->closing) {
+    if (!silent(g)) {
         if (message->type == RAFT_APPEND_ENTRIES) {
             note_commit_sent(g, message);
         }
@@ -133,7 +138,7 @@ static int send_shim(struct raft_io *io, struct raft_io_send *req, const struct 
 static void tick_shim(struct raft_io *io)
 {
     struct group *g = group_of(io);
-    if (!g->fenced && !g->closing) {
+    if (!silent(g)) {
         g->raft_tick(io);
         consensus_kick(g->c);
     }
@@ -142,7 +147,7 @@ static void tick_shim(struct raft_io *io)
 static void recv_shim(struct raft_io *io, struct raft_message *message)
 {
     struct group *g = group_of(io);
-    if (g->fenced || g->closing) {
+    if (silent(g)) {
         snapshot_message_free(message);
         return;
     }

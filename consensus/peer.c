@@ -79,12 +79,8 @@ static void conn_close(struct conn *conn)
     }
     conn->closing = true;
     uv_close((uv_handle_t *)conn->tcp, conn_closed);
-    if (!conn->outgoing) {
-        c->links_in--;
-        return;
-    }
     member = member_find(c, conn->node_id);
-    if (member >= 0 && c->members[member].conn == conn) {
+    if (conn->outgoing && member >= 0 && c->members[member].conn == conn) {
         link_down(c, &c->members[member]);
     }
 }
@@ -97,6 +93,15 @@ void peer_close_all(struct dn_consensus *c)
 }
 
 /* ---- requests of other nodes ------------------------------------------------------------------------ */
+
+/* An answer that finds no room must not just be lost: the other side would wait for it. It asks again when
+ * the link ends. */
+static void answer(struct conn *conn, const struct wire_frame *frame)
+{
+    if (conn != NULL && !peer_send(conn, frame)) {
+        conn_close(conn);
+    }
+}
 
 struct remote_proposal {
     struct dn_proposal proposal;
@@ -120,9 +125,7 @@ static void remote_proposed(struct dn_proposal *p, enum dn_code code, uint64_t i
         frame.message = err->message;
         frame.message_length = strlen(err->message);
     }
-    if (conn != NULL) {
-        peer_send(conn, &frame);
-    }
+    answer(conn, &frame);
     free(r);
 }
 
@@ -163,9 +166,7 @@ static void remote_fenced(struct dn_wait *w, enum dn_code code, uint64_t applied
                                .index = w->index};
     (void)applied;
     (void)err;
-    if (conn != NULL) {
-        peer_send(conn, &frame);
-    }
+    answer(conn, &frame);
     free(r);
 }
 
@@ -352,9 +353,6 @@ static struct conn *conn_open(struct dn_consensus *c, uint64_t node_id, uv_tcp_t
         conn->next->prev = conn;
     }
     c->conns = conn;
-    if (!outgoing) {
-        c->links_in++;
-    }
     if (uv_read_start((uv_stream_t *)tcp, read_alloc, read_cb) != 0) {
         conn_close(conn);
         return NULL;
@@ -367,13 +365,26 @@ static void free_tcp(uv_handle_t *handle)
     raft_free(handle);
 }
 
+/* A node uses one link at a time, but what a broken network left of older ones looks open here: when there
+ * are many, the oldest makes room. The list begins with the newest. */
+static void forget_oldest_link(struct dn_consensus *c, uint64_t node_id)
+{
+    struct conn *oldest = NULL;
+    unsigned count = 0;
+    for (struct conn *conn = c->conns; conn != NULL; conn = conn->next) {
+        if (!conn->outgoing && !conn->closing && conn->node_id == node_id) {
+            oldest = conn;
+            count++;
+        }
+    }
+    if (count >= LINKS_FROM_NODE_MAX) {
+        conn_close(oldest);
+    }
+}
+
 void peer_accept(struct dn_consensus *c, uint64_t node_id, uv_tcp_t *tcp)
 {
-    if (c->links_in >= LINKS_IN_MAX) {
-        transport_stranger(c, "node %llu opened too many links", (unsigned long long)node_id);
-        uv_close((uv_handle_t *)tcp, free_tcp);
-        return;
-    }
+    forget_oldest_link(c, node_id);
     tcp->data = NULL;
     if (conn_open(c, node_id, tcp, false) == NULL && tcp->data == NULL) {
         uv_close((uv_handle_t *)tcp, free_tcp);

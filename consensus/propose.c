@@ -182,6 +182,19 @@ static void apply_cb(struct raft_apply *req, int status, void *result)
     consensus_kick(g->c);
 }
 
+/* A leader's snapshot took the place of what waited to be applied: batches that were committed and waited
+ * there will not come by again. Their outcome is in the state, but nobody saw the results: asked for once
+ * more. */
+void propose_restored(struct group *g)
+{
+    for (struct batch *b = g->batches_last, *prev; b != NULL; b = prev) {
+        prev = b->prev;
+        if (b->raft_done && !b->applied) {
+            batch_failed(g, b);
+        }
+    }
+}
+
 static uint32_t choose(struct group *g, size_t *ret_bytes)
 {
     size_t bytes = 0;

@@ -460,6 +460,7 @@ int snapshot_fsm_restore(struct raft_fsm *fsm, struct raft_buffer *buf)
     g->fsm.restore_install(g->fsm.state, built);
     apply_reset(g, view.index, view.time_ms);
     raft_free(buf->base); /* libraft gives it away when this succeeds */
+    propose_restored(g);
     propose_moved(g);
     wait_moved(g);
     if (g->started) {

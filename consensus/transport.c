@@ -125,6 +125,10 @@ static void incoming_judge(struct incoming *in)
         incoming_close(in);
         return;
     }
+    if (c->phase > PHASE_TRANSFER) {
+        incoming_close(in);
+        return;
+    }
     uv_tcp_t *tcp = in->tcp;
     if (preamble.kind == WIRE_LINK) {
         incoming_unlink(in);

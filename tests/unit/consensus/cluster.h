@@ -46,9 +46,10 @@ struct log_state {
     uint64_t count, hash;
     uint64_t entries; /* calls of entry_done: local, not part of the state */
     int64_t time_ms;
-    unsigned slow_us;                /* apply takes this long */
+    _Atomic unsigned slow_us;        /* apply takes this long */
     _Atomic unsigned failing_writes; /* so many snapshots fail to be written */
-    unsigned write_us;               /* writing one takes this long */
+    _Atomic unsigned write_us;       /* writing one takes this long */
+    _Atomic unsigned writes;         /* snapshots begun to be written */
     bool sick;                       /* this node's hash goes wrong from here on */
     _Atomic uint64_t built;          /* restores */
 };
@@ -104,6 +105,7 @@ static inline enum dn_code log_write(void *state, void *capture, struct dn_buffe
 {
     struct log_capture *c = capture;
     struct log_state *s = state;
+    atomic_fetch_add(&s->writes, 1);
     usleep(s->write_us);
     if (atomic_load(&s->failing_writes) > 0) {
         atomic_fetch_sub(&s->failing_writes, 1);
