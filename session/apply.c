@@ -14,6 +14,8 @@
 #define AHEAD_SLOT 16u
 #define AHEAD_BLOCK 8u
 #define PREFETCH_LINES 4u
+#define RECLAIM_EVERY 128u /* events; they fill half a batch */
+#define RECLAIM_BATCHES 2u
 
 struct dn_parsed {
     struct dn_arrival arrival;
@@ -58,6 +60,15 @@ static void prefetch_objects(const struct dn_core *core, const struct dn_parsed 
     }
     if (parsed->item_guess != DN_ID_NONE) {
         __builtin_prefetch(dn_item_get(core, parsed->item_guess));
+    }
+}
+
+/* Between two events of a long record. Each leaves a block behind, 200 kB at the largest settings: thousands
+ * of them are not kept till the record's end where no reader can hold them. */
+static void reclaim(struct dn_core *core, uint32_t done)
+{
+    if (done % RECLAIM_EVERY == RECLAIM_EVERY - 1) {
+        dn_epoch_reclaim(dn_shard_epoch(core->shard), RECLAIM_BATCHES);
     }
 }
 
@@ -150,6 +161,7 @@ static void apply_events(struct dn_core *core, const struct dn_record_head *head
             parsed->valid ? dn_event_apply(core, &parsed->arrival, true) : DN_OUTCOME_INVALID;
         count_outcome(&core->meta, outcome);
         dn_buffer_u8(result, (uint8_t)outcome);
+        reclaim(core, i);
     }
 }
 
@@ -202,6 +214,7 @@ static void apply_stream(struct dn_core *core, const struct dn_record_head *head
         enum dn_outcome outcome = stream_event(core, source, next_offset, &core->parsed[i]);
         count_outcome(&core->meta, outcome);
         dn_buffer_u8(result, (uint8_t)outcome);
+        reclaim(core, i);
     }
     atomic_store_explicit(&source->next_offset, after, memory_order_release);
     core->sum += dn_source_hash(source);

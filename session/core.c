@@ -81,15 +81,28 @@ static void batch_free(void *context, void *object)
     dn_core_unpin(core);
 }
 
+static void hand_over(struct dn_core *core, struct dn_retire_batch *batch)
+{
+    core->pins++;
+    dn_epoch_retire(dn_shard_epoch(core->shard), batch, batch_free, core);
+}
+
 void dn_core_flush(struct dn_core *core)
 {
     struct dn_retire_batch *batch = core->batch;
-    if (batch == NULL) {
-        return;
+    if (batch != NULL) {
+        core->batch = NULL;
+        hand_over(core, batch);
     }
-    core->batch = NULL;
-    core->pins++;
-    dn_epoch_retire(dn_shard_epoch(core->shard), batch, batch_free, core);
+}
+
+static struct dn_retire_batch *batch_create(struct dn_core *core, struct dn_retire_batch *next)
+{
+    struct dn_retire_batch *batch = dn_slab_alloc(core->slab, sizeof *batch);
+    batch->core = core;
+    batch->next = next;
+    batch->count = 0;
+    return batch;
 }
 
 static void to_batch(struct dn_core *core, struct dn_retired retired)
@@ -99,9 +112,7 @@ static void to_batch(struct dn_core *core, struct dn_retired retired)
         return;
     }
     if (core->batch == NULL) {
-        core->batch = dn_slab_alloc(core->slab, sizeof *core->batch);
-        core->batch->core = core;
-        core->batch->count = 0;
+        core->batch = batch_create(core, NULL);
     }
     core->batch->entries[core->batch->count++] = retired;
     if (core->batch->count == DN_RETIRE_BATCH) {
@@ -109,18 +120,14 @@ static void to_batch(struct dn_core *core, struct dn_retired retired)
     }
 }
 
+/* In batches, not in one array: that would be copied now and then, megabytes at a time. */
 static void keep(struct dn_core *core, struct dn_retired retired)
 {
     struct dn_capture *capture = core->capture;
-    if (capture->kept_count == capture->kept_capacity) {
-        size_t capacity = capture->kept_capacity == 0 ? 1024 : capture->kept_capacity * 2;
-        struct dn_retired *kept = realloc(capture->kept, capacity * sizeof *kept);
-        bool have_memory = kept != NULL;
-        DN_ASSERT(have_memory);
-        capture->kept = kept;
-        capture->kept_capacity = capacity;
+    if (capture->kept == NULL || capture->kept->count == DN_RETIRE_BATCH) {
+        capture->kept = batch_create(core, capture->kept);
     }
-    capture->kept[capture->kept_count++] = retired;
+    capture->kept->entries[capture->kept->count++] = retired;
 }
 
 void dn_core_retire(struct dn_core *core, void *object, size_t size)
@@ -158,7 +165,6 @@ void dn_core_retire_item(struct dn_core *core, uint32_t id)
 
 static void capture_free(struct dn_capture *capture)
 {
-    free(capture->kept);
     free(capture->users);
     free(capture->items);
     free(capture->sources);
@@ -180,8 +186,10 @@ void dn_capture_step(struct dn_core *core, size_t max)
 {
     for (; core->closed != NULL && max > 0; max--) {
         struct dn_capture *capture = core->closed;
-        if (capture->kept_count > 0) {
-            to_batch(core, capture->kept[--capture->kept_count]);
+        struct dn_retire_batch *batch = capture->kept;
+        if (batch != NULL) {
+            capture->kept = batch->next;
+            hand_over(core, batch);
         } else {
             core->closed = capture->next_closed;
             capture_free(capture);
@@ -208,9 +216,11 @@ uint64_t dn_core_hash(const struct dn_core *core)
 static uint64_t block_sum(const struct dn_core *core, const struct dn_block *block)
 {
     uint64_t sum = dn_block_hash(block);
+    uint32_t rank = 0;
     for (size_t i = 0; i < block->event_count; i++) {
         const struct dn_event *event = &block->events[i];
-        sum += dn_event_hash(block->user, event, dn_item_get(core, event->item)->hash);
+        rank = dn_event_rank(block, i, rank);
+        sum += dn_event_hash(block->user, event, dn_item_get(core, event->item)->hash, rank);
     }
     for (size_t i = 0; i < block->id_count; i++) {
         sum += dn_window_id_hash(block->user, &dn_block_ids(block)[i]);

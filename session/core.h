@@ -41,9 +41,10 @@
 #define DN_TOMBSTONES_MAX 65536u
 #define DN_TOMBSTONES_PER_USER 8u
 #define DN_FORGET_STEP 64u  /* users or items looked at for eviction at a time */
-#define DN_CLOSE_STEP 4096u /* objects of closed captures retired after an entry */
+#define DN_CLOSE_STEP 16u   /* batches that closed captures kept, retired after an entry */
 #define DN_RECLAIM_STEP 64u /* retired batches freed after an entry */
 #define DN_TREND_PUBLISH_MS 200
+#define DN_TREND_SHIFT 8 /* half-lives that the landmark moves at a time */
 
 /* Small chunks: a capture costs the writer one copy of each chunk it touches, and an entry may touch many. */
 #define DN_USER_CHUNK 256u
@@ -72,7 +73,7 @@ struct dn_block { /* immutable */
     struct dn_hash128 user;
     uint64_t version;
     int64_t arrival_ms; /* group time of the last change */
-    uint64_t touch;     /* order of last changes: unique, rising along the idle list */
+    uint64_t touch;     /* place in the idle list: unique, rising along it, given by each change */
     int64_t start_ms;   /* of the current session: its events are those at or after it */
     int64_t floor_ms;   /* API events before it are late; never falls */
     uint32_t generation;
@@ -200,8 +201,7 @@ struct dn_capture {
     struct dn_item_chunk **items;
     struct dn_source *sources;
     struct dn_tombstone *tombstones;
-    struct dn_retired *kept; /* writer: retired, but reachable from the capture */
-    size_t kept_count, kept_capacity;
+    struct dn_retire_batch *kept; /* writer: retired, but reachable from the capture */
     struct dn_capture *next_closed;
 };
 
@@ -213,6 +213,7 @@ struct dn_retired {
 #define DN_RETIRE_BATCH 250u
 struct dn_retire_batch {
     struct dn_core *core;
+    struct dn_retire_batch *next; /* kept by the same capture */
     uint32_t count;
     struct dn_retired entries[DN_RETIRE_BATCH];
 };
@@ -280,7 +281,15 @@ struct dn_core *dn_shard_core(const struct dn_shard *shard);
 
 /* ---- state_hash.c: fixed for ever, like dn_hash64 ---- */
 uint64_t dn_block_hash(const struct dn_block *block);
-uint64_t dn_event_hash(struct dn_hash128 user, const struct dn_event *event, uint64_t item_hash);
+/* rank: how many events stand before it in the block with the same time. A sum does not see order; with the
+ * rank it sees the order of a user's events. */
+uint64_t dn_event_hash(struct dn_hash128 user, const struct dn_event *event, uint64_t item_hash,
+                       uint32_t rank);
+/* The rank of the block's event `at`, from that of the one before it. */
+static inline uint32_t dn_event_rank(const struct dn_block *block, size_t at, uint32_t rank_before)
+{
+    return at > 0 && block->events[at - 1].time_ms == block->events[at].time_ms ? rank_before + 1 : 0;
+}
 uint64_t dn_window_id_hash(struct dn_hash128 user, const struct dn_window_id *id);
 uint64_t dn_item_slot_hash(const struct dn_item_slot *slot);
 uint64_t dn_source_hash(const struct dn_source *source);
@@ -309,7 +318,10 @@ void dn_user_replace(struct dn_core *core, uint32_t id, struct dn_block *block);
 /* Takes the user out with all its hashes and item references; the block is retired. */
 void dn_user_remove(struct dn_core *core, uint32_t id);
 /* Removes the longest idle user whose window is empty by the group's time, looking at no more than
- * DN_FORGET_STEP; idle_before_ms: only one whose last change is before it. False if there is none. */
+ * DN_FORGET_STEP; idle_before_ms: only one whose last change is before it. False if there is none.
+ * Whoever arrived long ago and may still not be forgotten (their clock was ahead) goes to the end of the idle
+ * list, or as many of them as are looked at would keep all others from being forgotten, for days. Nor is
+ * anyone forgotten whose floor is not yet past: everybody who is not known would be late up to it. */
 bool dn_user_forget(struct dn_core *core, int64_t idle_before_ms);
 void dn_users_init(struct dn_core *core);
 /* Restore: the idle list in order of touch. False if two are the same. */
@@ -385,7 +397,7 @@ const struct dn_tombstone *dn_tombstone_find(const struct dn_core *core, struct 
 bool dn_tombstone_room(struct dn_core *core);
 void dn_tombstone_add(struct dn_core *core,
                       const struct dn_tombstone *tombstone); /* order set by the caller */
-/* Drops the oldest if it ended before before_ms; false if not. */
+/* Drops the oldest that ended before before_ms, looking at no more than DN_FORGET_STEP; false if none did. */
 bool dn_tombstone_drop(struct dn_core *core, int64_t before_ms);
 
 /* ---- events.c ---- */
@@ -412,7 +424,7 @@ enum { DN_SECTION_META = 1, DN_SECTION_ITEMS, DN_SECTION_SOURCES, DN_SECTION_TOM
 enum dn_code dn_core_restore(struct dn_core *core, const uint8_t *bytes, size_t length, struct dn_error *err);
 /* Closes the capture; what it kept is retired by dn_capture_step. */
 void dn_capture_close(struct dn_capture *capture);
-/* Retires at most `max` of what closed captures kept. */
+/* Retires at most `max` batches of what closed captures kept. */
 void dn_capture_step(struct dn_core *core, size_t max);
 /* Forgets closed captures of a core whose memory goes as a whole. */
 void dn_core_free_closed(struct dn_core *core);

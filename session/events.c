@@ -1,8 +1,8 @@
 /* One event into its user's block, and the erase of a user.
  *
  * The happy path: find the block, judge the event (duplicate, erased, ahead, late, full), make room, build
- * the new block beside the old one, publish it, adjust the sums. Judging changes nothing, so a refused event
- * leaves no trace but a counter. */
+ * the new block beside the old one, publish it, adjust the sums. Judging changes nothing; a refused event
+ * leaves no trace but a counter, and the order of the idle list where no room was found for a new user. */
 #include "base/error.h"
 #include "session/core.h"
 
@@ -126,6 +126,7 @@ static void copy_events(struct dn_block *block, const struct dn_block *old, cons
 {
     struct dn_event *to = block->events;
     if (plan->at > plan->drop) {
+        DN_ASSERT(old != NULL); /* nothing stands before the first event of a user */
         size_t before = plan->at - plan->drop;
         memcpy(to, old->events + plan->drop, before * sizeof *to);
         to += before;
@@ -136,6 +137,7 @@ static void copy_events(struct dn_block *block, const struct dn_block *old, cons
     size_t from = plan->at >= plan->drop ? plan->at : plan->drop - 1;
     size_t behind = plan->total - 1 - from;
     if (behind > 0) {
+        DN_ASSERT(old != NULL);
         memcpy(to, old->events + from, behind * sizeof *to);
     }
 }
@@ -155,12 +157,38 @@ static void settle_dropped(struct dn_core *core, struct dn_block *block, const s
     }
     for (size_t i = 0; i < plan->drop; i++) {
         const struct dn_event *dropped = nth(old, event, plan, i);
-        core->sum -= dn_event_hash(block->user, dropped, dn_item_get(core, dropped->item)->hash);
         if (dropped->id != 0 && dropped->time_ms >= block->floor_ms) {
             *to = (struct dn_window_id){.id = dropped->id, .time_ms = dropped->time_ms};
             core->sum += dn_window_id_hash(block->user, to++);
         }
         dn_item_unref(core, dropped->item);
+    }
+}
+
+/* Adds the new event to the sum and takes out what is dropped. Events of the dropped one's time that stay
+ * move up in rank. */
+static void sum_events(struct dn_core *core, struct dn_hash128 user, const struct dn_block *old,
+                       const struct dn_event *event, uint64_t item_hash, const struct plan *plan)
+{
+    uint32_t rank = 0;
+    while (rank < plan->at && old->events[plan->at - rank - 1].time_ms == event->time_ms) {
+        rank++;
+    }
+    core->sum += dn_event_hash(user, event, item_hash, rank);
+    int64_t before_ms = -1;
+    rank = 0;
+    for (size_t i = 0; plan->drop > 0 && i < plan->total; i++) {
+        const struct dn_event *at = nth(old, event, plan, i);
+        rank = at->time_ms == before_ms ? rank + 1 : 0;
+        if (i >= plan->drop && rank == 0) {
+            break;
+        }
+        uint64_t hash = dn_item_get(core, at->item)->hash;
+        core->sum -= dn_event_hash(user, at, hash, rank);
+        if (i >= plan->drop) {
+            core->sum += dn_event_hash(user, at, hash, (uint32_t)(i - plan->drop));
+        }
+        before_ms = at->time_ms;
     }
 }
 
@@ -183,7 +211,7 @@ static struct dn_block *block_build(struct dn_core *core, const struct dn_block 
     block->reserved = 0;
     session_update(block, old, event, settings->gap_ms);
     copy_events(block, old, event, &plan);
-    core->sum += dn_event_hash(block->user, event, arrival->item_hash);
+    sum_events(core, block->user, old, event, arrival->item_hash, &plan);
     if (old != NULL) {
         settle_dropped(core, block, old, event, &plan);
         core->sum -= dn_block_hash(old);

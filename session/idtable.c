@@ -4,7 +4,9 @@
 #include "session/core.h"
 
 #define PLACES_MIN 64u
-#define MOVE_STEP 6u /* old places moved by each insert: done before the new part is full */
+#define MOVE_STEP 6u   /* old places moved by each insert, or more: the old part is memory as well */
+#define AHEAD_SLOT 16u /* places ahead of the cursor whose objects are asked for */
+#define AHEAD_OBJECT 8u
 
 static size_t part_bytes(uint32_t places)
 {
@@ -39,11 +41,13 @@ static void set(struct dn_idpart *part, uint32_t at, uint32_t place)
 }
 
 void dn_idtable_init(struct dn_idtable *table, struct dn_core *core,
-                     bool (*hash_of)(const struct dn_core *core, uint32_t id, uint64_t *ret_hash))
+                     bool (*hash_of)(const struct dn_core *core, uint32_t id, uint64_t *ret_hash),
+                     void (*prefetch)(const struct dn_core *core, uint32_t id, bool object))
 {
     table->live = 0;
     table->core = core;
     table->hash_of = hash_of;
+    table->prefetch = prefetch;
     atomic_store_explicit(&table->part, part_create(core, PLACES_MIN), memory_order_release);
 }
 
@@ -73,13 +77,30 @@ static void part_put(struct dn_idpart *part, uint64_t hash, uint32_t place)
     set(part, at, place);
 }
 
+static uint32_t id_in(uint32_t place)
+{
+    return (place & ((1u << DN_ID_BITS) - 1)) - 2;
+}
+
+static void look_ahead(const struct dn_idtable *table, const struct dn_idpart *part, uint32_t at, bool object)
+{
+    if (table->prefetch != NULL && at <= part->mask) {
+        uint32_t place = get(part, at);
+        if (place != DN_IDPLACE_EMPTY && place != DN_IDPLACE_DELETED) {
+            table->prefetch(table->core, id_in(place), object);
+        }
+    }
+}
+
 static void move_step(struct dn_idtable *table, uint32_t steps)
 {
     struct dn_idpart *part = current(table);
     struct dn_idpart *old = before(part);
     for (; old != NULL && steps > 0; steps--) {
+        look_ahead(table, old, old->cursor + AHEAD_SLOT, false);
+        look_ahead(table, old, old->cursor + AHEAD_OBJECT, true);
         uint32_t place = get(old, old->cursor);
-        uint32_t id = (place & ((1u << DN_ID_BITS) - 1)) - 2;
+        uint32_t id = id_in(place);
         uint64_t hash;
         /* A removed id leaves both parts at once, so what is still here is live. */
         if (place != DN_IDPLACE_EMPTY && place != DN_IDPLACE_DELETED) {
@@ -97,14 +118,16 @@ static void move_step(struct dn_idtable *table, uint32_t steps)
 static void grow(struct dn_idtable *table)
 {
     struct dn_idpart *part = current(table);
-    if (before(part) != NULL) {
-        move_step(table, before(part)->mask + 1); /* only where far more ids were removed than are left */
-    }
-    uint32_t places = PLACES_MIN;
+    DN_ASSERT(before(part) == NULL);
+    uint32_t old_places = part->mask + 1;
+    uint32_t places = old_places / 2 > PLACES_MIN ? old_places / 2 : PLACES_MIN;
     while (places < 2 * (table->live + 1)) {
         places *= 2;
     }
+    uint32_t inserts = places / 4 * 3 - table->live; /* at least a quarter of the places */
     struct dn_idpart *next = part_create(table->core, places);
+    uint32_t step = old_places / inserts + 1;
+    next->step = step > MOVE_STEP ? step : MOVE_STEP;
     atomic_store_explicit(&next->old, part, memory_order_relaxed);
     atomic_store_explicit(&table->part, next, memory_order_release);
 }
@@ -119,7 +142,7 @@ void dn_idtable_insert(struct dn_idtable *table, uint64_t hash, uint32_t id)
     }
     part_put(part, hash, dn_idplace(hash, id));
     table->live++;
-    move_step(table, MOVE_STEP);
+    move_step(table, part->step);
 }
 
 void dn_idtable_remove(struct dn_idtable *table, uint64_t hash, uint32_t id)

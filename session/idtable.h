@@ -7,9 +7,10 @@
  * Invariants:
  *  1. Every live id is in the current part, or in the part before it while that one is being moved over.
  *  2. A part is at most three quarters full (deleted places counted), so each probe ends.
- *  3. Growing never stops the writer: a new part is published empty, each insert moves MOVE_STEP places, and
- * the old part is retired when all are moved. Readers look in the new part, then in the old one, whose
- * entries stay in place until then (a removed id leaves both). */
+ *  3. Growing never stops the writer: a new part is published empty, each insert moves a few places (as many
+ * as it takes to be done before the new part is full, so a part is at least half as large as the one before
+ * it), and the old part is retired when all are moved. Readers look in the new part, then in the old one,
+ * whose entries stay in place until then (a removed id leaves both). */
 #ifndef DN_SESSION_IDTABLE_H
 #define DN_SESSION_IDTABLE_H
 
@@ -28,6 +29,7 @@ struct dn_idpart {
     uint32_t mask;
     uint32_t used;   /* writer: live and deleted places */
     uint32_t cursor; /* writer: places before this one were moved to the next part */
+    uint32_t step;   /* writer: places of `old` that each insert moves */
     struct dn_idpart *_Atomic old;
     _Atomic uint32_t places[];
 };
@@ -38,6 +40,8 @@ struct dn_idtable {
     struct dn_core *core;
     /* The hash that `id` was inserted with; false if the id is not live. */
     bool (*hash_of)(const struct dn_core *core, uint32_t id, uint64_t *ret_hash);
+    /* Asks for what hash_of will read of `id`, later the object behind it. NULL: nothing to ask for. */
+    void (*prefetch)(const struct dn_core *core, uint32_t id, bool object);
 };
 
 #define DN_IDPLACE_EMPTY 0u
@@ -97,7 +101,8 @@ static inline uint32_t dn_idtable_guess(const struct dn_idtable *table, uint64_t
 
 /* Writer only. An id is inserted once, and removed with the hash it was inserted with. */
 void dn_idtable_init(struct dn_idtable *table, struct dn_core *core,
-                     bool (*hash_of)(const struct dn_core *core, uint32_t id, uint64_t *ret_hash));
+                     bool (*hash_of)(const struct dn_core *core, uint32_t id, uint64_t *ret_hash),
+                     void (*prefetch)(const struct dn_core *core, uint32_t id, bool object));
 void dn_idtable_insert(struct dn_idtable *table, uint64_t hash, uint32_t id);
 void dn_idtable_remove(struct dn_idtable *table, uint64_t hash, uint32_t id);
 

@@ -32,11 +32,18 @@ static bool item_hash_of(const struct dn_core *core, uint32_t id, uint64_t *ret_
     return true;
 }
 
+static void item_prefetch(const struct dn_core *core, uint32_t id, bool object)
+{
+    const struct dn_item_slot *slot = dn_item_slot(core, id);
+    __builtin_prefetch(object ? (const void *)atomic_load_explicit(&slot->item, memory_order_relaxed)
+                              : (const void *)slot);
+}
+
 void dn_items_init(struct dn_core *core)
 {
     core->item_chunks = dn_slab_zalloc(core->slab, DN_ITEM_CHUNKS * sizeof core->item_chunks[0]);
     core->item_free = core->unref_head = core->unref_tail = DN_ID_NONE;
-    dn_idtable_init(&core->items, core, item_hash_of);
+    dn_idtable_init(&core->items, core, item_hash_of, item_prefetch);
 }
 
 static void slot_copy(struct dn_item_slot *to, const struct dn_item_slot *from)

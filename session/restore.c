@@ -68,13 +68,17 @@ static enum dn_code read_meta(struct dn_core *core, struct dn_reader *reader, st
     }
     if (!time_ok(meta->time_ms) || !time_ok(meta->max_event_ms) || meta->forget_floor_ms < 0 ||
         meta->forget_floor_ms >= 2 * DN_TIME_MAX_MS || meta->trend_landmark_ms > meta->time_ms ||
-        meta->trend_landmark_ms < -DN_TIME_MAX_MS) {
+        meta->trend_landmark_ms < -DN_TIME_MAX_MS ||
+        meta->time_ms - meta->trend_landmark_ms >= DN_TREND_SHIFT * meta->settings.trend_half_life_ms) {
         return corrupt(reader, err, DN_SECTION_META, "bad time");
     }
     return DN_OK;
 }
 
-static enum dn_code read_items(struct dn_core *core, struct dn_reader *reader, struct dn_error *err)
+/* Items are numbered anew, without holes: names[id in the bytes] is the id here plus one. Otherwise a few
+ * bytes with a high id could ask for all memory that the most items need. */
+static enum dn_code read_items(struct dn_core *core, struct dn_reader *reader, uint32_t *names,
+                               struct dn_error *err)
 {
     uint32_t count;
     enum dn_code code = read_section(reader, DN_SECTION_ITEMS, DN_ITEMS_LIMIT, &count, err);
@@ -95,14 +99,15 @@ static enum dn_code read_items(struct dn_core *core, struct dn_reader *reader, s
             return corrupt(reader, err, DN_SECTION_ITEMS, "bad item");
         }
         last = id;
-        if (!dn_item_restore(core, id, bytes, length, trend, epoch, unref)) {
+        if (!dn_item_restore(core, i, bytes, length, trend, epoch, unref)) {
             return corrupt(reader, err, DN_SECTION_ITEMS, "item twice");
         }
-        if (in_heap == 1 && !dn_trend_restore(core, id)) {
+        if (in_heap == 1 && !dn_trend_restore(core, i)) {
             return corrupt(reader, err, DN_SECTION_ITEMS, "too many trending");
         }
+        names[id] = i + 1;
     }
-    core->item_bound = (uint32_t)(last + 1);
+    core->item_bound = count;
     return DN_OK;
 }
 
@@ -176,19 +181,17 @@ static inline uint64_t take(const uint8_t **at, size_t bytes)
 #define EVENT_BYTES 23
 #define WINDOW_ID_BYTES 16
 
-static bool read_event(const struct dn_core *core, const uint8_t **at, struct dn_event *event)
+static bool read_event(const uint8_t **at, const uint32_t *names, struct dn_event *event)
 {
     event->time_ms = (int64_t)take(at, 8);
     event->id = take(at, 8);
-    event->item = (uint32_t)take(at, 4);
+    uint32_t item = (uint32_t)take(at, 4);
     event->weight = (uint16_t)take(at, 2);
     event->type = (uint8_t)take(at, 1);
     event->reserved = 0;
+    event->item = item < DN_ITEM_IDS ? names[item] : 0;
     return time_ok(event->time_ms) && event->type >= 1 && event->type <= DN_EVENT_TYPE_MAX &&
-           event->item < core->item_bound &&
-           atomic_load_explicit(&core->item_chunks[event->item / DN_ITEM_CHUNK], memory_order_relaxed) !=
-               NULL &&
-           dn_item_slot(core, event->item)->state == DN_ITEM_LIVE;
+           event->item != 0;
 }
 
 static bool head_ok(const struct dn_core *core, const struct dn_block *block)
@@ -218,16 +221,19 @@ static void read_head(const uint8_t *at, struct dn_block *block)
 }
 
 /* What the bytes say, in a block of its own; false if it breaks a rule (then the core is thrown away). */
-static bool read_body(struct dn_core *core, const uint8_t *at, struct dn_block *block)
+static bool read_body(struct dn_core *core, const uint8_t *at, const uint32_t *names, struct dn_block *block)
 {
     int64_t before_ms = 0;
+    uint32_t rank = 0;
     for (size_t i = 0; i < block->event_count; i++) {
         struct dn_event *event = &block->events[i];
-        if (!read_event(core, &at, event) || event->time_ms < before_ms) {
+        if (!read_event(&at, names, event) || event->time_ms < before_ms) {
             return false;
         }
+        event->item--;
         before_ms = event->time_ms;
-        core->sum += dn_event_hash(block->user, event, dn_item_get(core, event->item)->hash);
+        rank = dn_event_rank(block, i, rank);
+        core->sum += dn_event_hash(block->user, event, dn_item_get(core, event->item)->hash, rank);
         dn_item_slot(core, event->item)->refs++;
     }
     struct dn_window_id *ids = (struct dn_window_id *)(void *)(block->events + block->event_count);
@@ -243,7 +249,8 @@ static bool read_body(struct dn_core *core, const uint8_t *at, struct dn_block *
     return block->start_ms <= before_ms;
 }
 
-static enum dn_code read_users(struct dn_core *core, struct dn_reader *reader, struct dn_error *err)
+static enum dn_code read_users(struct dn_core *core, struct dn_reader *reader, const uint32_t *names,
+                               struct dn_error *err)
 {
     uint32_t count;
     enum dn_code code = read_section(reader, DN_SECTION_USERS, DN_USERS_LIMIT, &count, err);
@@ -268,12 +275,32 @@ static enum dn_code read_users(struct dn_core *core, struct dn_reader *reader, s
         struct dn_block *block = dn_slab_alloc(core->slab, dn_block_bytes(head.event_count, head.id_count));
         *block = head;
         block->generation = core->generation;
-        if (!read_body(core, bytes, block) || dn_user_find(core, block->user) != DN_ID_NONE) {
+        if (!read_body(core, bytes, names, block) || dn_user_find(core, block->user) != DN_ID_NONE) {
             return corrupt(reader, err, DN_SECTION_USERS, "bad user");
         }
         dn_user_add(core, block);
     }
     return DN_OK;
+}
+
+static enum dn_code read_sections(struct dn_core *core, struct dn_reader *reader, struct dn_error *err)
+{
+    uint32_t *names = dn_slab_zalloc(core->slab, DN_ITEM_IDS * sizeof *names); /* pages touched: few */
+    enum dn_code code = read_meta(core, reader, err);
+    if (code == DN_OK) {
+        code = read_items(core, reader, names, err);
+    }
+    if (code == DN_OK) {
+        code = read_sources(core, reader, err);
+    }
+    if (code == DN_OK) {
+        code = read_tombstones(core, reader, err);
+    }
+    if (code == DN_OK) {
+        code = read_users(core, reader, names, err);
+    }
+    dn_slab_free(core->slab, names, DN_ITEM_IDS * sizeof *names);
+    return code;
 }
 
 enum dn_code dn_core_restore(struct dn_core *core, const uint8_t *bytes, size_t length, struct dn_error *err)
@@ -289,19 +316,7 @@ enum dn_code dn_core_restore(struct dn_core *core, const uint8_t *bytes, size_t 
         return dn_fail(err, DN_CORRUPT, "snapshot of a shard: version %u, this program reads %u", version,
                        DN_SNAPSHOT_VERSION);
     }
-    enum dn_code code = read_meta(core, &reader, err);
-    if (code == DN_OK) {
-        code = read_items(core, &reader, err);
-    }
-    if (code == DN_OK) {
-        code = read_sources(core, &reader, err);
-    }
-    if (code == DN_OK) {
-        code = read_tombstones(core, &reader, err);
-    }
-    if (code == DN_OK) {
-        code = read_users(core, &reader, err);
-    }
+    enum dn_code code = read_sections(core, &reader, err);
     if (code != DN_OK) {
         return code;
     }

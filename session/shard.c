@@ -93,12 +93,11 @@ static uint64_t memory_bytes(const struct dn_shard *shard, const struct dn_core 
         bytes += sizeof *dying + dn_slab_bytes(dying->slab);
     }
     for (const struct dn_capture *closed = core->closed; closed != NULL; closed = closed->next_closed) {
-        bytes += sizeof *closed + closed->kept_capacity * sizeof *closed->kept;
+        bytes += sizeof *closed;
     }
     const struct dn_capture *capture = core->capture;
     if (capture != NULL) {
-        bytes += sizeof *capture + capture->kept_capacity * sizeof *capture->kept +
-                 capture->user_bound / DN_USER_CHUNK * sizeof capture->users[0] +
+        bytes += sizeof *capture + capture->user_bound / DN_USER_CHUNK * sizeof capture->users[0] +
                  capture->item_bound / DN_ITEM_CHUNK * sizeof capture->items[0] +
                  capture->source_count * sizeof capture->sources[0] +
                  capture->tombstone_count * sizeof capture->tombstones[0];
@@ -210,6 +209,7 @@ void dn_shard_core_gone(struct dn_shard *shard, struct dn_core *core)
 static void dying_step(struct dn_shard *shard)
 {
     struct dn_core *core = shard->dying;
+    DN_ASSERT(!shard->destroyed); /* it would be freed with its last core */
     if (core != NULL) {
         dn_core_free_closed(core);
     }

@@ -13,6 +13,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -24,6 +25,7 @@
 #define SLAB_BYTES ((size_t)64 << 10)
 #define REGION_SLABS 32
 #define REGION_BYTES (REGION_SLABS * SLAB_BYTES)
+#define MAPPED_MIN ((size_t)1 << 20)
 #define FINE_STEP 16u
 #define FINE_MAX 1024u
 #define COARSE_STEP 128u
@@ -132,9 +134,20 @@ static void partial_remove(struct dn_slab *slab, size_t class, struct page *page
     }
 }
 
+/* From MAPPED_MIN bytes on straight from the system: malloc may find an old piece for them, clear it and copy
+ * it, and give it back, all at once and for milliseconds; fresh pages come one by one as they are touched. */
+static struct large *large_memory(size_t bytes, bool zero)
+{
+    if (bytes < MAPPED_MIN) {
+        return must(zero ? calloc(1, bytes) : malloc(bytes));
+    }
+    void *mapped = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return must(mapped != MAP_FAILED ? mapped : NULL);
+}
+
 static void *large_alloc(struct dn_slab *slab, size_t size, bool zero)
 {
-    struct large *large = must(zero ? calloc(1, sizeof *large + size) : malloc(sizeof *large + size));
+    struct large *large = large_memory(sizeof *large + size, zero);
     large->size = size;
     large->previous = NULL;
     large->next = slab->large;
@@ -148,16 +161,21 @@ static void *large_alloc(struct dn_slab *slab, size_t size, bool zero)
 
 static void large_free(struct dn_slab *slab, struct large *large)
 {
-    if (large->previous != NULL) {
-        large->previous->next = large->next;
-    } else {
+    if (large == slab->large) {
         slab->large = large->next;
+    } else {
+        large->previous->next = large->next;
     }
     if (large->next != NULL) {
         large->next->previous = large->previous;
     }
-    slab->bytes -= sizeof *large + large->size;
-    free(large);
+    size_t bytes = sizeof *large + large->size;
+    slab->bytes -= bytes;
+    if (bytes < MAPPED_MIN) {
+        free(large);
+    } else {
+        (void)munmap(large, bytes);
+    }
 }
 
 void *dn_slab_alloc(struct dn_slab *slab, size_t size)

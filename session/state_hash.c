@@ -1,6 +1,5 @@
 /* The hashes that the state hash is the sum of. Fixed for ever: nodes of different builds compare them.
- * A sum does not see the order of its terms, so whatever is ordered carries its order as a number; only
- * events of one user with the very same time, and equal in nothing else, could be swapped unseen. */
+ * A sum does not see the order of its terms, so whatever is ordered carries its order as a number. */
 #include "session/core.h"
 
 #define SEED_META 0x6d657461u
@@ -42,13 +41,14 @@ uint64_t dn_block_hash(const struct dn_block *block)
     return finish(h);
 }
 
-uint64_t dn_event_hash(struct dn_hash128 user, const struct dn_event *event, uint64_t item_hash)
+uint64_t dn_event_hash(struct dn_hash128 user, const struct dn_event *event, uint64_t item_hash,
+                       uint32_t rank)
 {
     uint64_t h = mix(mix(SEED_EVENT, user.high), user.low);
     h = mix(h, (uint64_t)event->time_ms);
     h = mix(h, event->id);
     h = mix(h, item_hash);
-    h = mix(h, (uint64_t)event->weight | (uint64_t)event->type << 16);
+    h = mix(h, (uint64_t)event->weight | (uint64_t)event->type << 16 | (uint64_t)rank << 32);
     return finish(h);
 }
 

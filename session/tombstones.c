@@ -21,7 +21,7 @@ static bool user_hash_of(const struct dn_core *core, uint32_t id, uint64_t *ret_
 void dn_tombstones_init(struct dn_core *core)
 {
     core->tombstones.free = core->tombstones.head = core->tombstones.tail = DN_ID_NONE;
-    dn_idtable_init(&core->tombstones.table, core, user_hash_of);
+    dn_idtable_init(&core->tombstones.table, core, user_hash_of, NULL);
 }
 
 static uint32_t newest(const struct dn_core *core, struct dn_hash128 user)
@@ -84,11 +84,18 @@ static void remove_oldest(struct dn_core *core, struct dn_hash128 user)
 bool dn_tombstone_drop(struct dn_core *core, int64_t before_ms)
 {
     struct dn_tombstones *all = &core->tombstones;
-    if (all->head == DN_ID_NONE || all->slots[all->head].until_ms >= before_ms) {
+    uint32_t at = all->head;
+    for (uint32_t looked = 1; at != DN_ID_NONE && all->slots[at].until_ms >= before_ms; looked++) {
+        if (looked == DN_FORGET_STEP) {
+            return false;
+        }
+        at = all->slots[at].next;
+    }
+    if (at == DN_ID_NONE) {
         return false;
     }
-    /* The first in log order is the oldest of its user. */
-    const struct dn_tombstone *oldest = &all->slots[all->head];
+    /* The first found in log order is the oldest of its user: older ones reach no further. */
+    const struct dn_tombstone *oldest = &all->slots[at];
     if (oldest->until_ms + 1 > core->meta.forget_floor_ms) {
         core->meta.forget_floor_ms = oldest->until_ms + 1;
     }

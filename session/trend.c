@@ -14,7 +14,7 @@
 
 #include <string.h>
 
-#define SHIFT 8
+#define SHIFT DN_TREND_SHIFT
 #define FRACTIONS 64
 
 /* 2^(i / 64) in 16-bit fixed point, rounded down. */

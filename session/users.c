@@ -2,6 +2,8 @@
 #include "base/error.h"
 #include "session/core.h"
 
+#include <string.h>
+
 static bool same_user(const struct dn_core *core, uint32_t id, const void *key)
 {
     const struct dn_block *block = dn_user_block(core, id);
@@ -18,12 +20,21 @@ static bool user_hash_of(const struct dn_core *core, uint32_t id, uint64_t *ret_
     return true;
 }
 
+static void user_prefetch(const struct dn_core *core, uint32_t id, bool object)
+{
+    const struct dn_user_chunk *chunk =
+        atomic_load_explicit(&core->user_chunks[id / DN_USER_CHUNK], memory_order_relaxed);
+    struct dn_block *_Atomic const *slot = &chunk->slots[id % DN_USER_CHUNK];
+    __builtin_prefetch(object ? (const void *)atomic_load_explicit(slot, memory_order_relaxed)
+                              : (const void *)slot);
+}
+
 void dn_users_init(struct dn_core *core)
 {
     core->user_chunks = dn_slab_zalloc(core->slab, DN_USER_CHUNKS * sizeof core->user_chunks[0]);
     core->user_links = dn_slab_zalloc(core->slab, DN_USER_CHUNKS * sizeof core->user_links[0]);
     core->user_free = core->idle_head = core->idle_tail = DN_ID_NONE;
-    dn_idtable_init(&core->users, core, user_hash_of);
+    dn_idtable_init(&core->users, core, user_hash_of, user_prefetch);
 }
 
 uint32_t dn_user_find(const struct dn_core *core, struct dn_hash128 user)
@@ -135,9 +146,11 @@ void dn_user_remove(struct dn_core *core, uint32_t id)
     core->user_free = id;
 
     core->sum -= dn_block_hash(block);
+    uint32_t rank = 0;
     for (size_t i = 0; i < block->event_count; i++) {
         const struct dn_event *event = &block->events[i];
-        core->sum -= dn_event_hash(block->user, event, dn_item_get(core, event->item)->hash);
+        rank = dn_event_rank(block, i, rank);
+        core->sum -= dn_event_hash(block->user, event, dn_item_get(core, event->item)->hash, rank);
         dn_item_unref(core, event->item);
     }
     for (size_t i = 0; i < block->id_count; i++) {
@@ -163,18 +176,33 @@ static int64_t window_newest(const struct dn_block *block)
     return newest_ms;
 }
 
+/* To the end of the idle list, unchanged in all that a reader sees. */
+static void pass_over(struct dn_core *core, uint32_t id, const struct dn_block *old)
+{
+    size_t size = dn_block_bytes(old->event_count, old->id_count);
+    struct dn_block *block = dn_slab_alloc(core->slab, size);
+    memcpy(block, old, size);
+    block->generation = core->generation;
+    block->touch = ++core->meta.touch;
+    core->sum += dn_block_hash(block) - dn_block_hash(old);
+    dn_user_replace(core, id, block);
+}
+
 bool dn_user_forget(struct dn_core *core, int64_t idle_before_ms)
 {
     struct dn_meta *meta = &core->meta;
     int64_t empty_before_ms = meta->time_ms - meta->settings.lateness_ms;
     uint32_t id = core->idle_head;
+    uint32_t last = core->idle_tail; /* behind it come those passed over now */
     for (uint32_t looked = 0; id != DN_ID_NONE && looked < DN_FORGET_STEP; looked++) {
         const struct dn_block *block = dn_user_block(core, id);
+        uint32_t next = id != last ? link_of(core, id)->next : DN_ID_NONE;
         if (block->arrival_ms >= idle_before_ms) {
             return false;
         }
         int64_t newest_ms = window_newest(block);
-        if (newest_ms < empty_before_ms) {
+        bool floor_past = block->floor_ms <= empty_before_ms || block->floor_ms <= meta->forget_floor_ms;
+        if (newest_ms < empty_before_ms && floor_past) {
             /* Invariant 5b. */
             int64_t floor_ms = newest_ms + 1 > block->floor_ms ? newest_ms + 1 : block->floor_ms;
             if (floor_ms > meta->forget_floor_ms) {
@@ -183,7 +211,10 @@ bool dn_user_forget(struct dn_core *core, int64_t idle_before_ms)
             dn_user_remove(core, id);
             return true;
         }
-        id = link_of(core, id)->next;
+        if (block->arrival_ms < empty_before_ms) {
+            pass_over(core, id, block);
+        }
+        id = next;
     }
     return false;
 }

@@ -140,11 +140,11 @@ static void m_user_remove(struct model *m, int u)
 
 static bool m_forget(struct model *m, int64_t idle_before)
 {
-    uint64_t after = 0;
+    uint64_t after = 0, last = m->touch; /* those passed over are not looked at again */
     for (;;) {
         int oldest = -1;
         for (int u = 0; u < USERS; u++) {
-            if (m->users[u].known && m->users[u].touch > after &&
+            if (m->users[u].known && m->users[u].touch > after && m->users[u].touch <= last &&
                 (oldest < 0 || m->users[u].touch < m->users[oldest].touch)) {
                 oldest = u;
             }
@@ -160,12 +160,16 @@ static bool m_forget(struct model *m, int64_t idle_before)
         for (int i = 0; i < user->extra_count; i++) {
             newest = greater(newest, user->extra[i].time);
         }
-        if (newest < m->now - m->settings.lateness_ms) {
+        int64_t empty = m->now - m->settings.lateness_ms;
+        if (newest < empty && (user->floor <= empty || user->floor <= m->forget_floor)) {
             m->forget_floor = greater(m->forget_floor, greater(newest + 1, user->floor));
             m_user_remove(m, oldest);
             return true;
         }
         after = user->touch;
+        if (user->arrival < empty) {
+            m->users[oldest].touch = ++m->touch;
+        }
     }
 }
 
@@ -341,9 +345,16 @@ static void m_entry_done(struct model *m)
         m->items[m_item_oldest_unused(m)].known = false;
     }
     int64_t keep = greater(m->settings.idle_ms, m->settings.lateness_ms);
-    for (int n = 0; n < FORGET_STEP && m->erase_count > 0 && m->erases[0].until < m->now - keep; n++) {
-        m->forget_floor = greater(m->forget_floor, m->erases[0].until + 1);
-        memmove(m->erases, m->erases + 1, (size_t)--m->erase_count * sizeof m->erases[0]);
+    for (int n = 0; n < FORGET_STEP; n++) {
+        int i = 0;
+        while (i < m->erase_count && i < FORGET_STEP && m->erases[i].until >= m->now - keep) {
+            i++;
+        }
+        if (i == m->erase_count || i == FORGET_STEP) {
+            break;
+        }
+        m->forget_floor = greater(m->forget_floor, m->erases[i].until + 1);
+        memmove(&m->erases[i], &m->erases[i + 1], (size_t)(--m->erase_count - i) * sizeof m->erases[0]);
     }
 }
 

@@ -289,6 +289,112 @@ static void test_snapshot_damaged(void **state)
     rig_close(&rig);
 }
 
+#define LANDMARK_AT 59
+#define ITEMS_SECTION_AT 183 /* behind the magic, the version and the meta section */
+
+/* Damaged, and the state hash behind it put right: a shard that comes of it may be nonsense, but it never
+ * crashes, however its history goes on. */
+static void test_snapshot_forged(void **state)
+{
+    (void)state;
+    struct rig source, rig;
+    struct rng rng = {29};
+    struct dn_buffer whole, bytes;
+    unsigned built_count = 0;
+    rig_open(&source);
+    small_settings(&source);
+    fill(&source, &rng, 60);
+    dn_buffer_init(&whole, 16u << 20);
+    dn_buffer_init(&bytes, 16u << 20);
+    rig_snapshot(&source, &whole);
+    for (int i = 0; i < 3000; i++) {
+        struct dn_error err = {0};
+        void *built = NULL;
+        unsigned long long hash;
+        dn_buffer_clear(&bytes);
+        dn_buffer_append(&bytes, whole.bytes, whole.length);
+        for (uint64_t n = 1 + rng_below(&rng, 3); n > 0; n--) {
+            uint64_t within =
+                rng_chance(&rng, 40) ? ITEMS_SECTION_AT : bytes.length; /* often the meta part */
+            bytes.bytes[rng_below(&rng, within)] = (uint8_t)rng_next(&rng);
+        }
+        if (dn_shard_restore_build(source.shard, bytes.bytes, bytes.length, &built, &err) == DN_OK) {
+            dn_shard_restore_discard(source.shard, built);
+            continue;
+        }
+        const char *message = strstr(err.message, "state hash ");
+        if (message == NULL || sscanf(message, "state hash %llx", &hash) != 1) {
+            continue;
+        }
+        bytes.length -= 8;
+        dn_buffer_u64(&bytes, hash);
+        rig_open(&rig);
+        rig.now_ms = source.now_ms;
+        rig_restore(&rig, &bytes);
+        built_count++;
+        struct dn_shard_settings settings;
+        dn_shard_settings(rig.shard, &settings);
+        settings.trend_half_life_ms = 365 * (int64_t)86400000;
+        rig_settings(&rig, &settings);
+        fill(&rig, &rng, 10);
+        rig_tick(&rig, 40 * (int64_t)86400000);
+        fill(&rig, &rng, 10);
+        rig_close(&rig);
+    }
+    assert_in_range(built_count, 100, 3000);
+    dn_buffer_free(&whole);
+    dn_buffer_free(&bytes);
+    rig_close(&source);
+}
+
+/* A trend landmark that no history gives would overflow at the next change of the half-life. */
+static void test_snapshot_of_a_far_landmark(void **state)
+{
+    (void)state;
+    struct rig rig;
+    struct dn_buffer bytes, forged;
+    struct dn_error err = {0};
+    void *built = NULL;
+    rig_open(&rig);
+    rig_click(&rig, 1, 1, rig.now_ms, "a");
+    dn_buffer_init(&bytes, 1u << 20);
+    dn_buffer_init(&forged, 1u << 20);
+    rig_snapshot(&rig, &bytes);
+    dn_buffer_append(&forged, bytes.bytes, LANDMARK_AT);
+    dn_buffer_i64(&forged, rig.now_ms - 8 * 6 * (int64_t)3600000);
+    dn_buffer_append(&forged, bytes.bytes + LANDMARK_AT + 8, bytes.length - LANDMARK_AT - 8);
+    assert_int_equal(dn_shard_restore_build(rig.shard, forged.bytes, forged.length, &built, &err),
+                     DN_CORRUPT);
+    assert_non_null(strstr(err.message, "bad time"));
+    dn_buffer_free(&bytes);
+    dn_buffer_free(&forged);
+    rig_close(&rig);
+}
+
+static void test_snapshot_of_a_high_item_id_takes_little_memory(void **state)
+{
+    (void)state;
+    struct rig rig;
+    struct dn_buffer bytes;
+    struct dn_shard_stats before, after;
+    rig_open(&rig);
+    rig_click(&rig, 1, 1, rig.now_ms, "a");
+    rig_erase(&rig, 1, rig.now_ms, 1); /* the item stays, and no event names it */
+    dn_shard_stats(rig.shard, &before);
+    dn_buffer_init(&bytes, 1u << 20);
+    rig_snapshot(&rig, &bytes);
+    assert_int_equal(bytes.bytes[ITEMS_SECTION_AT], 2);
+    const uint8_t highest[4] = {0xff, 0xff, 0x7f, 0};
+    memcpy(bytes.bytes + ITEMS_SECTION_AT + 5, highest, sizeof highest);
+    rig_restore(&rig, &bytes);
+    dn_shard_stats(rig.shard, &after);
+    assert_int_equal(after.items, 1);
+    assert_in_range(after.memory_bytes, 1, before.memory_bytes + (1 << 20));
+    rig_click(&rig, 2, 1, rig.now_ms, "a");
+    dn_buffer_free(&bytes);
+    rig_close(&rig);
+}
+
 static void test_snapshot_out_of_room(void **state)
 {
     (void)state;
@@ -316,6 +422,9 @@ int main(void)
         cmocka_unit_test(test_results_damaged),
         cmocka_unit_test(test_snapshot_round_trip),
         cmocka_unit_test(test_snapshot_damaged),
+        cmocka_unit_test(test_snapshot_forged),
+        cmocka_unit_test(test_snapshot_of_a_far_landmark),
+        cmocka_unit_test(test_snapshot_of_a_high_item_id_takes_little_memory),
         cmocka_unit_test(test_snapshot_out_of_room),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

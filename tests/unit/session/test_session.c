@@ -2,9 +2,12 @@
 #include "harness.h"
 
 #include <math.h>
+#include <sys/resource.h>
 
 #define MINUTE ((int64_t)60000)
 #define HOUR (60 * MINUTE)
+#define LONG_RECORD 4000
+#define MOST_MB 90
 
 static struct rig rig;
 
@@ -265,6 +268,96 @@ static void test_eviction_takes_the_longest_idle_with_an_empty_window(void **sta
     assert_int_equal(rig_click(&rig, 2, 2, t + 1000, "a"), DN_OUTCOME_LATE);
 }
 
+static void test_clocks_ahead_do_not_stop_eviction(void **state)
+{
+    (void)state;
+    struct dn_shard_settings settings;
+    dn_shard_settings(rig.shard, &settings);
+    settings.users_max = 300;
+    rig_settings(&rig, &settings);
+    /* The longest idle hundred have windows that stay open for a day: more than are looked at in one go. */
+    for (uint64_t user = 0; user < 300; user++) {
+        int64_t ahead_ms = user < 100 ? 23 * HOUR : 0;
+        assert_int_equal(rig_click(&rig, user, 1, rig.now_ms + ahead_ms, "a"), DN_OUTCOME_ACCEPTED);
+    }
+    rig_tick(&rig, HOUR);
+    for (uint64_t user = 1000; user < 1200; user++) {
+        enum dn_outcome outcome = rig_click(&rig, user, 1, rig.now_ms, "a");
+        assert_int_equal(outcome, user == 1000 ? DN_OUTCOME_NO_ROOM : DN_OUTCOME_ACCEPTED);
+    }
+    assert_int_equal(events_of(5), 1);
+    assert_int_equal(rig_click(&rig, 5, 1, rig.now_ms + 22 * HOUR, "a"), DN_OUTCOME_DUPLICATE);
+}
+
+static void test_one_erase_makes_nobody_else_late(void **state)
+{
+    (void)state;
+    struct dn_shard_settings settings;
+    dn_shard_settings(rig.shard, &settings);
+    settings.users_max = 2;
+    rig_settings(&rig, &settings);
+    /* A user whose clock is ahead is erased, and comes back by a stream: their floor is in the future. */
+    int64_t ahead_ms = rig.now_ms + 12 * HOUR;
+    assert_int_equal(rig_click(&rig, 1, 1, ahead_ms, "a"), DN_OUTCOME_ACCEPTED);
+    rig_erase(&rig, 1, rig.now_ms, 500);
+    assert_int_equal(stream("k", 0, DN_OFFSET_UNSET, 1, 0, 1, 1, ahead_ms + 1), DN_RESULT_OK);
+    assert_int_equal(rig.answer.outcomes[0], DN_OUTCOME_ACCEPTED);
+    assert_int_equal(rig_click(&rig, 2, 1, rig.now_ms, "a"), DN_OUTCOME_ACCEPTED);
+    rig_tick(&rig, HOUR);
+    for (uint64_t user = 3; user < 10; user++) {
+        assert_int_equal(rig_click(&rig, user, 1, rig.now_ms, "a"), DN_OUTCOME_ACCEPTED);
+        rig_tick(&rig, HOUR);
+    }
+    assert_int_equal(events_of(1), 1);
+}
+
+static void test_full_tombstones_behind_one_of_the_future(void **state)
+{
+    (void)state;
+    int64_t t = rig.now_ms;
+    assert_int_equal(rig_click(&rig, 1, 1, t + 20 * HOUR, "a"), DN_OUTCOME_ACCEPTED);
+    struct rig *r = &rig;
+    for (uint64_t user = 1; user <= 65537; user++) {
+        dn_buffer_clear(&r->record);
+        dn_buffer_clear(&r->result);
+        dn_record_erase(&r->record, user_of(user), t, 900);
+        dn_shard_apply(r->shard, r->index++, 0, r->now_ms, r->record.bytes, r->record.length, &r->result);
+        assert_int_equal(r->result.bytes[0], user <= 65536 ? DN_RESULT_OK : DN_RESULT_FULL);
+    }
+    rig_tick(&rig, HOUR);
+    rig_erase(&rig, 70000, t, 900);
+    assert_int_equal(rig.answer.status, DN_RESULT_OK);
+    /* What was dropped still holds, by the floor of all who are not known. */
+    assert_int_equal(rig_click(&rig, 2, 1, t, "a"), DN_OUTCOME_LATE);
+    assert_int_equal(rig_click(&rig, 1, 1, t + 20 * HOUR, "a"), DN_OUTCOME_ERASED);
+}
+
+static void test_order_is_in_the_hash(void **state)
+{
+    (void)state;
+    struct rig other;
+    rig_open(&other);
+    other.now_ms = rig.now_ms;
+    rig_tick(&other, 0);
+    other.index = rig.index;
+    struct dn_shard_settings settings;
+    dn_shard_settings(rig.shard, &settings);
+    settings.events_per_user = 3;
+    rig_settings(&rig, &settings);
+    rig_settings(&other, &settings);
+    struct dn_event_in in[3] = {event_of(1, 1, rig.now_ms, "a"), event_of(1, 2, rig.now_ms, "b"),
+                                event_of(1, 3, rig.now_ms, "c")};
+    struct dn_event_in swapped[3] = {in[1], in[0], in[2]};
+    rig_events(&rig, in, 3);
+    rig_events(&other, swapped, 3);
+    assert_true(dn_shard_hash(rig.shard) != dn_shard_hash(other.shard));
+    /* The first of equals leaves the list: those behind it move up. */
+    for (uint64_t i = 0; i < 6; i++) {
+        rig_click(&rig, 1, 10 + i, rig.now_ms + (int64_t)(i / 3), "d");
+    }
+    rig_close(&other);
+}
+
 static void test_expiry_by_arrival(void **state)
 {
     (void)state;
@@ -476,6 +569,67 @@ static void test_memory_comes_back(void **state)
     assert_in_range(stats.memory_bytes, 1, after_warm_up + after_warm_up / 10);
 }
 
+/* Tables shrink by halves and are never moved in one go: what is left, and what comes, is found all the way.
+ */
+static void test_tables_shrink(void **state)
+{
+    (void)state;
+    struct dn_event_in in[500];
+    struct dn_shard_stats stats;
+    uint64_t next = 0;
+    for (int wave = 0; wave < 3; wave++) {
+        for (int record = 0; record < (wave == 0 ? 60 : 20); record++) {
+            for (size_t i = 0; i < 500; i++) {
+                in[i] = event_of(next++, 1, rig.now_ms, "a");
+            }
+            dn_buffer_clear(&rig.record);
+            dn_buffer_clear(&rig.result);
+            dn_record_events(&rig.record, in, 500);
+            dn_shard_apply(rig.shard, rig.index++, 0, rig.now_ms, rig.record.bytes, rig.record.length,
+                           &rig.result);
+            for (uint64_t user = next - 500; user < next; user += 7) {
+                assert_int_equal(events_of(user), 1);
+                assert_int_equal(events_of(record > 0 ? user - 200 : user), 1);
+            }
+        }
+        assert_true(dn_shard_hash(rig.shard) == dn_shard_hash_recompute(rig.shard));
+        rig.now_ms += 31 * 24 * HOUR;
+        for (int i = 0; i < 500; i++) {
+            dn_shard_entry_done(rig.shard, rig.index++, rig.now_ms);
+        }
+        dn_shard_stats(rig.shard, &stats);
+        assert_int_equal(stats.users, 0);
+    }
+}
+
+/* One record of many events of one user with a large window: each event leaves a large block behind. */
+static void test_memory_of_one_long_record(void **state)
+{
+    (void)state;
+    struct dn_shard_settings settings;
+    struct dn_shard_stats stats;
+    dn_shard_settings(rig.shard, &settings);
+    settings.events_per_user = LONG_RECORD / 4;
+    settings.ids_per_user = LONG_RECORD;
+    rig_settings(&rig, &settings);
+    static struct dn_event_in in[LONG_RECORD];
+    for (uint64_t i = 0; i < LONG_RECORD; i++) {
+        in[i] = event_of(1, 1 + i, rig.now_ms, "a");
+    }
+    dn_buffer_clear(&rig.record);
+    dn_buffer_clear(&rig.result);
+    dn_record_events(&rig.record, in, LONG_RECORD);
+    dn_shard_apply(rig.shard, rig.index++, 0, rig.now_ms, rig.record.bytes, rig.record.length, &rig.result);
+    dn_shard_entry_done(rig.shard, rig.index, rig.now_ms);
+    dn_shard_stats(rig.shard, &stats);
+    assert_int_equal(stats.events_applied, LONG_RECORD);
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) /* they keep what is freed */
+    struct rusage usage;
+    assert_int_equal(getrusage(RUSAGE_SELF, &usage), 0);
+    CHECK(usage.ru_maxrss / 1024 < MOST_MB, "%ld MB", usage.ru_maxrss / 1024);
+#endif
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -491,6 +645,10 @@ int main(void)
         CASE(test_sessions_by_event_time),
         CASE(test_erase),
         CASE(test_eviction_takes_the_longest_idle_with_an_empty_window),
+        CASE(test_clocks_ahead_do_not_stop_eviction),
+        CASE(test_one_erase_makes_nobody_else_late),
+        CASE(test_full_tombstones_behind_one_of_the_future),
+        CASE(test_order_is_in_the_hash),
         CASE(test_expiry_by_arrival),
         CASE(test_items_are_bounded),
         CASE(test_settings_are_checked),
@@ -498,6 +656,8 @@ int main(void)
         CASE(test_trending),
         CASE(test_arena_cap),
         CASE(test_memory_comes_back),
+        CASE(test_tables_shrink),
+        CASE(test_memory_of_one_long_record),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,234 @@
+/* A live shard and one restored from its snapshot are given the same further history: answers, hashes, views
+ * and trends must stay equal for ever. Against test_model.c: more users than are looked at in one go, users
+ * and items at tight limits, jumps of days (trend epochs), settings that change in the middle, times at the
+ * extremes, clocks far ahead and behind, and no model, so that whatever the state holds may decide.
+ *
+ * DUNLIN_TWINS_SEED and DUNLIN_TWINS_RUNS choose other histories. */
+#include "harness.h"
+
+#define USERS 400
+#define ITEMS 300
+#define ROUNDS 6
+#define STEPS 120
+#define RECORD_MAX 40
+#define HOUR ((int64_t)3600000)
+#define DAY (24 * HOUR)
+
+static uint64_t outcomes_seen[DN_OUTCOME_INVALID + 1], evicted_seen, expired_seen, erased_seen;
+
+static void settings_random(struct rng *rng, struct dn_shard_settings *s)
+{
+    static const int64_t lateness[] = {0, 1, 60000, 5 * 60000, 7 * DAY};
+    static const int64_t idle[] = {1000, HOUR, 30 * DAY};
+    static const int64_t half_life[] = {60000, HOUR, 6 * HOUR, 365 * DAY};
+    dn_shard_settings_default(s);
+    s->gap_ms = rng_chance(rng, 20) ? 1 : 30 * 60000;
+    s->lateness_ms = lateness[rng_below(rng, rng_chance(rng, 10) ? 5 : 4)];
+    s->ahead_ms = rng_chance(rng, 20) ? 0 : (int64_t)(1 + rng_below(rng, 7)) * DAY;
+    s->idle_ms = idle[rng_below(rng, 3)];
+    s->events_per_user = 2 + (uint32_t)rng_below(rng, 20);
+    s->ids_per_user = 1 + (uint32_t)rng_below(rng, 60);
+    s->users_max = 60 + (uint32_t)rng_below(rng, USERS);
+    s->items_max = 100 + (uint32_t)rng_below(rng, ITEMS);
+    s->trend_half_life_ms = half_life[rng_below(rng, 4)];
+}
+
+static int64_t time_random(struct rng *rng, int64_t now)
+{
+    static const int64_t extremes[] = {
+        0, 1, -1, INT64_MIN, INT64_MAX, ((int64_t)1 << 48) - 1, (int64_t)1 << 48};
+    switch (rng_below(rng, 20)) {
+    case 0:
+        return extremes[rng_below(rng, sizeof extremes / sizeof extremes[0])];
+    case 1:
+        return now + (int64_t)rng_below(rng, 8 * (uint64_t)DAY);
+    case 2:
+        return now - (int64_t)rng_below(rng, (uint64_t)DAY);
+    case 3:
+        return now / 100000 * 100000; /* equal times */
+    default:
+        return now - (int64_t)rng_below(rng, 2 * 60000) + 1000;
+    }
+}
+
+static void events_random(struct rng *rng, int64_t now, struct dn_event_in *in, size_t count,
+                          char names[][16])
+{
+    for (size_t i = 0; i < count; i++) {
+        if (i > 0 && rng_chance(rng, 10)) { /* a repeat inside the record */
+            in[i] = in[rng_below(rng, i)];
+            continue;
+        }
+        /* A few busy users, a few ids that many users share, popular items. */
+        uint64_t user = rng_chance(rng, 30) ? rng_below(rng, 8) : rng_below(rng, USERS);
+        snprintf(names[i], sizeof names[i], "i%u", (unsigned)rng_below(rng, 1 + rng_below(rng, ITEMS)));
+        in[i] = event_of(user, 1 + rng_below(rng, rng_chance(rng, 50) ? 40 : UINT32_MAX),
+                         time_random(rng, now), names[i]);
+        in[i].type = (uint8_t)(1 + rng_below(rng, DN_EVENT_TYPE_MAX));
+        in[i].weight = (uint16_t)rng_next(rng);
+    }
+}
+
+static void record_random(struct rng *rng, struct rig *a, int64_t *next_offset)
+{
+    struct dn_event_in in[RECORD_MAX];
+    char names[RECORD_MAX][16];
+    size_t count = 1 + rng_below(rng, RECORD_MAX);
+    dn_buffer_clear(&a->record);
+    switch (rng_below(rng, 10)) {
+    case 0: {
+        struct dn_shard_settings settings;
+        settings_random(rng, &settings);
+        dn_record_settings(&a->record, &settings);
+        break;
+    }
+    case 1:
+    case 2: {
+        uint64_t user = rng_chance(rng, 50) ? rng_below(rng, 8) : rng_below(rng, USERS);
+        dn_record_erase(&a->record, user_of(user), time_random(rng, a->now_ms), 1 + rng_below(rng, 1000));
+        break;
+    }
+    case 3:
+    case 4: {
+        uint32_t partition = (uint32_t)rng_below(rng, 3);
+        int64_t begins_at = next_offset[partition], offset = begins_at < 0 ? 0 : begins_at;
+        events_random(rng, a->now_ms, in, count, names);
+        for (size_t i = 0; i < count; i++) {
+            in[i].event_id = 0;
+            in[i].offset = offset++;
+        }
+        dn_record_stream(&a->record, "clicks", partition, begins_at, offset, in, count);
+        next_offset[partition] = offset;
+        break;
+    }
+    default:
+        events_random(rng, a->now_ms, in, count, names);
+        dn_record_events(&a->record, in, count);
+    }
+}
+
+static void same_views(struct rig *a, struct rig *b)
+{
+    for (uint64_t user = 0; user < USERS; user++) {
+        struct dn_session_view x = {0}, y = {0};
+        enum dn_code code = rig_read(a, user, &x);
+        assert_int_equal(code, rig_read(b, user, &y));
+        if (code != DN_OK) {
+            continue;
+        }
+        assert_true(x.version == y.version && x.start_ms == y.start_ms && x.last_ms == y.last_ms);
+        assert_true(x.session_events == y.session_events && x.event_count == y.event_count);
+        assert_memory_equal(x.counts, y.counts, sizeof x.counts);
+        for (size_t i = 0; i < x.event_count; i++) {
+            const struct dn_event_view *e = &x.events[i], *f = &y.events[i];
+            assert_true(e->time_ms == f->time_ms && e->type == f->type && e->current == f->current);
+            assert_true(e->item_hash == f->item_hash && e->weight == f->weight);
+        }
+    }
+}
+
+static void same_trends(struct rig *a, struct rig *b)
+{
+    static struct dn_trend_view x[DN_TREND_MAX], y[DN_TREND_MAX];
+    dn_epoch_enter(a->reader);
+    dn_epoch_enter(b->reader);
+    size_t count = dn_shard_trending(a->shard, x, DN_TREND_MAX);
+    assert_int_equal(count, dn_shard_trending(b->shard, y, DN_TREND_MAX));
+    for (size_t i = 0; i < count; i++) {
+        assert_true(x[i].item_hash == y[i].item_hash && x[i].score == y[i].score);
+    }
+    dn_epoch_leave(a->reader);
+    dn_epoch_leave(b->reader);
+}
+
+static void both(struct rig *a, struct rig *b, uint64_t seed, int step)
+{
+    rig_apply(a);
+    b->now_ms = a->now_ms;
+    b->index = a->index - 1;
+    dn_buffer_clear(&b->record);
+    dn_buffer_append(&b->record, a->record.bytes, a->record.length);
+    rig_apply(b);
+    CHECK(a->result.length == b->result.length &&
+              memcmp(a->result.bytes, b->result.bytes, a->result.length) == 0,
+          "seed %llu step %d: another answer", (unsigned long long)seed, step);
+    CHECK(dn_shard_hash(a->shard) == dn_shard_hash(b->shard), "seed %llu step %d: another state",
+          (unsigned long long)seed, step);
+    if (a->record.bytes[0] == DN_RECORD_EVENTS || a->record.bytes[0] == DN_RECORD_STREAM) {
+        for (uint32_t i = 0; i < a->answer.count; i++) {
+            outcomes_seen[a->answer.outcomes[i]]++;
+        }
+    }
+}
+
+static void history(uint64_t seed)
+{
+    struct rng rng = {seed};
+    struct rig a, b;
+    struct dn_shard_stats stats;
+    int64_t next_offset[3] = {DN_OFFSET_UNSET, DN_OFFSET_UNSET, DN_OFFSET_UNSET};
+    rig_open(&a);
+    rig_open(&b);
+    a.now_ms = 400 * DAY;
+    for (int round = 0; round < ROUNDS; round++) {
+        for (int step = 0; step < STEPS; step++) {
+            a.now_ms += (int64_t)rng_below(&rng, rng_chance(&rng, 3) ? 3 * (uint64_t)DAY : 20000);
+            record_random(&rng, &a, next_offset);
+            if (round == 0) {
+                rig_apply(&a);
+            } else {
+                both(&a, &b, seed, round * STEPS + step);
+            }
+        }
+        if (round > 0) {
+            rig_tick(&a, 1000);
+            rig_tick(&b, 1000);
+            assert_true(dn_shard_hash(a.shard) == dn_shard_hash(b.shard));
+            same_views(&a, &b);
+            same_trends(&a, &b);
+        }
+        /* From the live one, or from the one that was restored before. */
+        struct rig *from = round > 0 && rng_chance(&rng, 50) ? &b : &a;
+        struct dn_buffer bytes;
+        dn_buffer_init(&bytes, 64u << 20);
+        rig_snapshot(from, &bytes);
+        rig_restore(&b, &bytes);
+        dn_buffer_free(&bytes);
+        assert_true(dn_shard_hash(a.shard) == dn_shard_hash(b.shard));
+    }
+    dn_shard_stats(a.shard, &stats);
+    evicted_seen += stats.evicted;
+    expired_seen += stats.expired;
+    erased_seen += stats.erased;
+    rig_close(&a);
+    rig_close(&b);
+}
+
+static uint64_t from_env(const char *name, uint64_t otherwise)
+{
+    const char *text = getenv(name);
+    return text != NULL ? strtoull(text, NULL, 10) : otherwise;
+}
+
+static void test_twins(void **state)
+{
+    (void)state;
+    uint64_t seed = from_env("DUNLIN_TWINS_SEED", 1), runs = from_env("DUNLIN_TWINS_RUNS", 12);
+    for (uint64_t i = 0; i < runs; i++) {
+        history(seed + i);
+    }
+    printf("outcomes");
+    for (int i = 0; i <= DN_OUTCOME_INVALID; i++) {
+        printf(" %llu", (unsigned long long)outcomes_seen[i]);
+        CHECK(runs < 12 || outcomes_seen[i] > 100, "outcome %d hardly happened", i);
+    }
+    printf("; evicted %llu, expired %llu, erased %llu\n", (unsigned long long)evicted_seen,
+           (unsigned long long)expired_seen, (unsigned long long)erased_seen);
+    CHECK(runs < 12 || (evicted_seen > 100 && expired_seen > 100 && erased_seen > 100), "hardly happened");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_twins)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
