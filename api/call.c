@@ -114,6 +114,7 @@ void dn_call_closed(struct dn_call *call)
         if (call->list_next)
             call->list_next->list_link = call->list_link;
         call->list_link = NULL;
+        thread->watcher_count--;
     }
     if (call->state != DN_CALL_RESPONDING || (call->streaming && !call->stream_ended)) {
         dn_counter_add(thread->server->counters.cancelled, 1);

@@ -118,6 +118,10 @@ static bool filter_term(struct dn_call *call, size_t number, const Dunlin__V1__F
     to->op = from->n_values == 1 ? DN_FILTER_EQ : DN_FILTER_IN;
     to->values = values;
     to->value_count = from->n_values;
+    if (!dn_filter_sort(to, values, call->arena)) {
+        dn_fail_memory(call);
+        return false;
+    }
     return true;
 }
 

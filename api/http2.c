@@ -270,11 +270,10 @@ void dn_http2_accept(struct dn_thread *thread)
 {
     struct dn_server *server = thread->server;
     struct dn_conn *conn = calloc(1, sizeof *conn);
-    if (!conn)
-        return; /* the kernel keeps it; the next connection tries again */
-    if (uv_tcp_init(&thread->loop, &conn->tcp) != 0) {
+    thread->accept_owed = !conn || uv_tcp_init(&thread->loop, &conn->tcp) != 0;
+    if (thread->accept_owed) {
         free(conn);
-        return;
+        return; /* out of memory: the sweep tries again */
     }
     conn->tcp.data = conn;
     conn->thread = thread;

@@ -54,7 +54,14 @@ static void wait_done(struct dn_wait *wait, enum dn_code code, uint64_t applied,
     dn_op_done(op);
 }
 
-static const char queue_full[] = "the node's queue of writes and waits is full: try again later";
+/* Consensus took nothing: it has enough, or it has stopped. Clients try elsewhere only when told so. */
+static void refused(struct dn_op *op)
+{
+    if (atomic_load(&op->call->thread->server->draining))
+        dn_op_abandon(op, DN_UNAVAILABLE, "the node is shutting down: try another one");
+    else
+        dn_op_abandon(op, DN_EXHAUSTED, "the node's queue of writes and waits is full: try again later");
+}
 
 void dn_op_propose(struct dn_op *op, struct dn_consensus *consensus, uint32_t group, const uint8_t *record,
                    size_t length)
@@ -68,7 +75,7 @@ void dn_op_propose(struct dn_op *op, struct dn_consensus *consensus, uint32_t gr
         .data = op,
     };
     if (!dn_consensus_propose(consensus, &op->proposal))
-        dn_op_abandon(op, DN_EXHAUSTED, queue_full);
+        refused(op);
 }
 
 void dn_op_wait(struct dn_op *op, struct dn_consensus *consensus, uint32_t group, enum dn_wait_kind kind,
@@ -83,5 +90,5 @@ void dn_op_wait(struct dn_op *op, struct dn_consensus *consensus, uint32_t group
         .data = op,
     };
     if (!dn_consensus_wait(consensus, &op->wait))
-        dn_op_abandon(op, DN_EXHAUSTED, queue_full);
+        refused(op);
 }

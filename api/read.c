@@ -12,10 +12,23 @@
 #include <inttypes.h>
 #include <string.h>
 
+static void look_at_ages(const struct dn_app *app, struct dn_read *read)
+{
+    read->looked_us = dn_boottime_us();
+    read->age_known = true;
+    for (size_t i = 0; i < read->group_count; i++) {
+        uint64_t age_us = 0;
+        read->age_known =
+            dn_consensus_age_us(app->options.consensus, read->groups[i], &age_us) && read->age_known;
+        read->age_us = age_us > read->age_us ? age_us : read->age_us;
+    }
+}
+
 static void read_go(struct dn_call *call, struct dn_read *read)
 {
     const struct dn_app *app = dn_call_app(call);
     read->applied = dn_consensus_applied(app->options.consensus, read->group);
+    look_at_ages(app, read);
     dn_epoch_enter(call->thread->reader);
     read->next(call, read, read->state);
     dn_epoch_leave(call->thread->reader);
@@ -28,6 +41,15 @@ static void read_resume(struct dn_call *call)
             dn_call_fail(call, op->code, "waiting for the state to be as new as asked for: %s", op->message);
             return;
         }
+    }
+    /* Thousands may wait for one barrier, and their answers may be large: the request was small when it came
+     * in, so the limit is looked at again. */
+    const struct dn_server *server = call->thread->server;
+    if (call->thread->pending_bytes > server->limits.pending_bytes) {
+        dn_counter_add(server->counters.limit_pending_bytes, 1);
+        dn_call_fail(call, DN_EXHAUSTED,
+                     "this node holds as many bytes of unfinished calls as it may: try again later");
+        return;
     }
     read_go(call, call->state_of_method);
 }
@@ -81,7 +103,7 @@ static bool wait_for_barriers(struct dn_call *call, const uint32_t *groups, size
 }
 
 void dn_read_begin(struct dn_call *call, const Dunlin__V1__ReadOptions *options, const uint32_t *groups,
-                   size_t group_count, size_t barrier_count,
+                   size_t group_count,
                    void (*next)(struct dn_call *call, const struct dn_read *read, void *state), void *state)
 {
     const struct dn_app *app = dn_call_app(call);
@@ -92,7 +114,10 @@ void dn_read_begin(struct dn_call *call, const Dunlin__V1__ReadOptions *options,
     }
     read->next = next;
     read->state = state;
+    DN_ASSERT(group_count >= 1 && group_count <= DN_GROUPS_MAX);
     read->group = groups[0];
+    read->group_count = group_count;
+    memcpy(read->groups, groups, group_count * sizeof *groups);
     call->state_of_method = read;
     int level = options ? (int)options->level : (int)DUNLIN__V1__READ_LEVEL__READ_LEVEL_LOCAL;
     if (options && options->token.len > 0) {
@@ -124,7 +149,7 @@ void dn_read_begin(struct dn_call *call, const Dunlin__V1__ReadOptions *options,
             return;
         break;
     case DUNLIN__V1__READ_LEVEL__READ_LEVEL_LINEARIZABLE:
-        if (!wait_for_barriers(call, groups, barrier_count))
+        if (!wait_for_barriers(call, groups, group_count))
             return;
         break;
     default:
@@ -140,9 +165,9 @@ void dn_read_begin(struct dn_call *call, const Dunlin__V1__ReadOptions *options,
 void dn_read_freshness(const struct dn_call *call, const struct dn_read *read, Dunlin__V1__Freshness *ret)
 {
     const struct dn_app *app = dn_call_app(call);
-    uint64_t age_us = 0;
+    uint64_t age_us = read->age_us + (dn_boottime_us() - read->looked_us);
     dunlin__v1__freshness__init(ret);
-    ret->age_known = dn_consensus_age_us(app->options.consensus, read->group, &age_us);
+    ret->age_known = read->age_known;
     ret->age_us = ret->age_known ? age_us : 0;
     ret->stale = !ret->age_known || age_us > app->options.freshness_alarm_ms * 1000ull;
     ret->applied_index = read->applied;

@@ -18,6 +18,8 @@
 #define THREADS_MAX 32
 #define DRAIN_NOTICE_MS 50 /* between the first GOAWAY and the one that names the last stream */
 #define COMPLETIONS_PER_TURN 4096
+#define COMPLETIONS_PER_FLUSH 64 /* their answers are sent, and their memory given back, before the next */
+#define ACCEPT_WARN_US 1000000u
 
 static uint32_t or_default(uint32_t value, uint32_t fallback)
 {
@@ -57,7 +59,13 @@ static void on_connection(uv_stream_t *listener, int status)
 {
     struct dn_thread *thread = listener->data;
     if (status < 0) {
-        dn_warn("api", "accept: %s", uv_strerror(status));
+        /* Out of file descriptors, most likely, and each connection that is turned away comes by here. */
+        uint64_t now_us = dn_monotonic_us();
+        dn_counter_add(thread->server->counters.refused_connections, 1);
+        if (now_us - thread->accept_warned_us >= ACCEPT_WARN_US) {
+            dn_warn("api", "accept: %s", uv_strerror(status));
+            thread->accept_warned_us = now_us;
+        }
         return;
     }
     dn_http2_accept(thread);
@@ -114,8 +122,10 @@ static void on_async(uv_async_t *async)
     size_t done = 0;
     while (done < COMPLETIONS_PER_TURN && (op = dn_queue_pop(thread->completions))) {
         dn_op_returned(op);
-        done++;
+        if (++done % COMPLETIONS_PER_FLUSH == 0)
+            dn_thread_flush(thread);
     }
+    dn_thread_flush(thread); /* also before a stop closes the sockets: an acknowledgement may be among them */
     if (done == COMPLETIONS_PER_TURN)
         uv_async_send(async); /* sockets get their turn in between */
     struct dn_server *server = thread->server;
@@ -151,6 +161,8 @@ static void on_sweep(uv_timer_t *timer)
     atomic_store_explicit(&thread->parked_shown, thread->parked_count, memory_order_relaxed);
     atomic_store_explicit(&thread->pending_shown, thread->pending_bytes, memory_order_relaxed);
     dn_conn_sweep(thread, now_us);
+    if (thread->accept_owed && !uv_is_closing((uv_handle_t *)&thread->listener))
+        dn_http2_accept(thread);
     for (struct dn_call *call = thread->watchers, *next; call; call = next) {
         next = call->list_next;
         dn_call_stream_wake(call);
@@ -215,19 +227,23 @@ static void address_set_port(struct addrinfo *address, uint16_t port)
 
 static uint16_t socket_port(int fd)
 {
-    struct sockaddr_storage storage;
-    socklen_t length = sizeof storage;
-    if (getsockname(fd, (struct sockaddr *)&storage, &length) != 0)
+    union {
+        struct sockaddr any;
+        struct sockaddr_in v4;
+        struct sockaddr_in6 v6;
+    } address;
+    socklen_t length = sizeof address;
+    memset(&address, 0, sizeof address);
+    if (getsockname(fd, &address.any, &length) != 0)
         return 0;
-    return ntohs(storage.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)(void *)&storage)->sin6_port
-                                               : ((struct sockaddr_in *)(void *)&storage)->sin_port);
+    return ntohs(address.any.sa_family == AF_INET6 ? address.v6.sin6_port : address.v4.sin_port);
 }
 
 static enum dn_code thread_listen(struct dn_thread *thread, struct addrinfo *address, struct dn_error *err)
 {
     struct dn_server *server = thread->server;
     const char *text = server->options.address;
-    int fd;
+    int fd = -1;
     enum dn_code code;
     if (thread->number == 0) {
         /* SO_REUSEPORT would share the port with another server silently: look first. */

@@ -43,6 +43,7 @@
 #define DN_WRITE_STALL_US 30000000u /* a socket that took no byte for this long is closed */
 #define DN_HANDSHAKE_US 10000000u   /* preface and SETTINGS must have come by then */
 #define DN_OPS_PER_CALL_MAX (DN_GROUPS_MAX + 1)
+#define DN_WATCHERS_MAX 1024 /* a thread: they last as long as their client likes */
 #define DN_CALL_POOL_MAX 1024
 #define DN_CALL_ARENA_BLOCK_BYTES (16u << 10)
 #define DN_OP_MESSAGE_MAX 256
@@ -172,6 +173,7 @@ struct dn_thread {
     struct dn_conn *conns, *dirty;
     struct dn_call *pool;
     struct dn_call *watchers; /* list of the health service */
+    size_t watcher_count;
     size_t pool_count, conn_count;
     size_t call_count; /* calls that exist, parked or not, answered or not */
     size_t parked_count;
@@ -180,6 +182,8 @@ struct dn_thread {
     struct dn_call *wheel[DN_WHEEL_SLOTS];
     uint64_t wheel_tick;
     size_t wheel_count;
+    uint64_t accept_warned_us;
+    bool accept_owed; /* a connection waits in libuv, which reports no other until it is taken */
     bool tick_running, drain_seen, stop_seen, closed;
     struct dn_buffer scratch; /* for building records: cleared by the user */
     uint8_t *read_buffer, *out_buffer;

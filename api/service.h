@@ -39,15 +39,21 @@ struct dn_read {
     void (*next)(struct dn_call *call, const struct dn_read *read, void *state);
     void *state;
     struct dn_token token; /* the request's; empty when it gave none */
-    uint32_t group;        /* the first: the one that freshness speaks of */
+    uint32_t group;        /* the first: the one that freshness names */
     uint64_t applied;      /* its applied index, taken before the data was read */
+    uint32_t groups[DN_GROUPS_MAX];
+    size_t group_count;
+    /* The age of the oldest of them, taken before the data was read: a tick that is applied while a method
+     * computes must not make its answer look newer than it is. */
+    bool age_known;
+    uint64_t age_us, looked_us; /* looked_us: on the clock of ages */
 };
 
 /* Runs next inside an epoch once groups are as new as options demand; answers the call itself when that
- * fails. SESSION waits for those of the groups that the token names; LINEARIZABLE waits for a barrier on the
- * first barrier_count of them. options may be NULL: LOCAL, any age. */
+ * fails. SESSION waits for those of the groups that the token names; LINEARIZABLE waits for a barrier on
+ * every one. options may be NULL: LOCAL, any age. */
 void dn_read_begin(struct dn_call *call, const Dunlin__V1__ReadOptions *options, const uint32_t *groups,
-                   size_t group_count, size_t barrier_count,
+                   size_t group_count,
                    void (*next)(struct dn_call *call, const struct dn_read *read, void *state), void *state);
 void dn_read_freshness(const struct dn_call *call, const struct dn_read *read, Dunlin__V1__Freshness *ret);
 /* The token as bytes in the call's arena. False: answered (memory). */

@@ -216,5 +216,5 @@ void dn_svc_catalog_get(struct dn_call *call, const uint8_t *message, size_t len
     if (!request || !dn_check_id(call, "id", request->id))
         return;
     uint32_t group = 0;
-    dn_read_begin(call, request->read, &group, 1, 1, get_next, request);
+    dn_read_begin(call, request->read, &group, 1, get_next, request);
 }

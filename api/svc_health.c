@@ -92,6 +92,11 @@ void dn_svc_health_watch(struct dn_call *call, const uint8_t *message, size_t le
         dn_call_unpack(call, &grpc__health__v1__health_check_request__descriptor, message, length);
     if (!request)
         return;
+    struct dn_thread *thread = call->thread;
+    if (thread->watcher_count >= DN_WATCHERS_MAX) {
+        dn_call_fail(call, DN_EXHAUSTED, "%d clients watch already: use Check", DN_WATCHERS_MAX);
+        return;
+    }
     struct watch *watch = dn_arena_zalloc(call->arena, sizeof *watch);
     if (!watch) {
         dn_fail_memory(call);
@@ -100,7 +105,7 @@ void dn_svc_health_watch(struct dn_call *call, const uint8_t *message, size_t le
     watch->known = service_known(request->service);
     watch->last = -1;
     call->state_of_method = watch;
-    struct dn_thread *thread = call->thread;
+    thread->watcher_count++;
     call->list_next = thread->watchers;
     call->list_link = &thread->watchers;
     if (call->list_next)

@@ -104,7 +104,8 @@ static void recommend_next(struct dn_call *call, const struct dn_read *read, voi
     struct dn_recommend_query query = {
         .k = request->k, .filter = &filter, .include_seen = request->include_seen};
     bool user = request->user_id[0] != '\0';
-    /* What this answer is about to see; the session's own last change is enough where there is one. */
+    /* What this answer is about to see; the session's own last change is enough where there is one. The
+     * catalogue moves on meanwhile: items that are shown add their own versions. */
     struct dn_token token = read->token;
     dn_token_raise(&token, 0, dn_catalog_version(app->options.catalog));
     if (!dn_check_filter(call, request->filter, &filter) || !exclusions(call, request, &query))
@@ -133,6 +134,8 @@ static void recommend_next(struct dn_call *call, const struct dn_read *read, voi
         fail_inside(call, code, &err);
         return;
     }
+    for (size_t i = 0; i < count; i++)
+        dn_token_raise(&token, 0, items[i].item.version);
     Dunlin__V1__RecommendResponse response = DUNLIN__V1__RECOMMEND_RESPONSE__INIT;
     Dunlin__V1__Freshness freshness;
     dn_read_freshness(call, read, &freshness);
@@ -182,7 +185,7 @@ void dn_svc_recommend(struct dn_call *call, const uint8_t *message, size_t lengt
     uint32_t shard =
         user ? dn_api_shard_of(request->user_id, strlen(request->user_id), app->options.shard_count) : 0;
     uint32_t groups[2] = {shard, 0};
-    dn_read_begin(call, request->read, groups, user ? 2 : 1, 1, recommend_next, request);
+    dn_read_begin(call, request->read, groups, user ? 2 : 1, recommend_next, request);
 }
 
 /* ---- Similar and Trending ------------------------------------------------------------------------------ */
@@ -203,12 +206,14 @@ static void similar_next(struct dn_call *call, const struct dn_read *read, void 
     const struct dn_app *app = dn_call_app(call);
     const Dunlin__V1__SimilarRequest *request = state;
     struct dn_filter filter;
+    /* self_slot and the search must be of one state of the catalogue. */
+    struct dn_recommend_world world = app->world;
+    world.catalog = dn_catalog_pin(app->options.catalog);
     const float *vector = request->vector;
     uint32_t dim = (uint32_t)request->n_vector, self_slot = UINT32_MAX;
     if (request->item_id[0]) {
         struct dn_item item;
-        if (dn_catalog_get(app->options.catalog, request->item_id, strlen(request->item_id), &item) !=
-            DN_OK) {
+        if (dn_catalog_get(world.catalog, request->item_id, strlen(request->item_id), &item) != DN_OK) {
             dn_call_fail(call, DN_NOT_FOUND, "item_id: no item '%s' in the catalogue", request->item_id);
             return;
         }
@@ -227,8 +232,8 @@ static void similar_next(struct dn_call *call, const struct dn_read *read, void 
     struct dn_recommended *items = NULL;
     size_t count = 0;
     struct dn_error err = {.code = DN_OK};
-    enum dn_code code = dn_similar(&app->world, vector, dim, self_slot, request->k, &filter, call->arena,
-                                   &items, &count, &err);
+    enum dn_code code =
+        dn_similar(&world, vector, dim, self_slot, request->k, &filter, call->arena, &items, &count, &err);
     if (code != DN_OK)
         fail_inside(call, code, &err);
     else
@@ -248,7 +253,7 @@ void dn_svc_similar(struct dn_call *call, const uint8_t *message, size_t length)
     if (request->item_id[0] && !dn_check_id(call, "item_id", request->item_id))
         return;
     uint32_t group = 0;
-    dn_read_begin(call, request->read, &group, 1, 1, similar_next, request);
+    dn_read_begin(call, request->read, &group, 1, similar_next, request);
 }
 
 static void trending_next(struct dn_call *call, const struct dn_read *read, void *state)
@@ -273,6 +278,7 @@ static void oldest_first(const struct dn_app *app, uint32_t *groups, size_t coun
 {
     size_t oldest = 0;
     uint64_t oldest_us = 0;
+    DN_ASSERT(count > 0);
     for (size_t i = 0; i < count; i++) {
         uint64_t age_us;
         if (!dn_consensus_age_us(app->options.consensus, groups[i], &age_us))
@@ -300,5 +306,5 @@ void dn_svc_trending(struct dn_call *call, const uint8_t *message, size_t length
         groups[i] = i + 1;
     oldest_first(app, groups, shards);
     groups[shards] = 0;
-    dn_read_begin(call, request->read, groups, shards + 1, shards, trending_next, request);
+    dn_read_begin(call, request->read, groups, shards + 1, trending_next, request);
 }

@@ -95,7 +95,7 @@ void dn_svc_session_get(struct dn_call *call, const uint8_t *message, size_t len
     if (!request || !dn_check_id(call, "user_id", request->user_id))
         return;
     uint32_t group = dn_api_shard_of(request->user_id, strlen(request->user_id), app->options.shard_count);
-    dn_read_begin(call, request->read, &group, 1, 1, get_next, request);
+    dn_read_begin(call, request->read, &group, 1, get_next, request);
 }
 
 static void delete_resume(struct dn_call *call)

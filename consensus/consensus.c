@@ -86,6 +86,7 @@ static bool apply_groups(struct dn_consensus *c)
 {
     uint64_t start = dn_monotonic_us();
     bool left = false, worked = false;
+    DN_ASSERT(c->o.group_count > 0);
     for (uint32_t i = 0; i < c->o.group_count; i++) {
         struct group *g = &c->groups[(c->apply_from + i) % c->o.group_count];
         if (!g->started) {

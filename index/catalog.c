@@ -242,6 +242,11 @@ uint64_t dn_catalog_hash_recompute(void *catalog)
 /* ---- reading
  * ------------------------------------------------------------------------------------------------------ */
 
+const struct dn_catalog *dn_catalog_pin(const struct dn_catalog *catalog)
+{
+    return &dn_catalog_state(catalog)->pinned;
+}
+
 enum dn_code dn_catalog_get_hashed(const struct dn_catalog *catalog, uint64_t id_hash, const char *id,
                                    size_t id_length, struct dn_item *ret)
 {

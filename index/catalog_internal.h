@@ -110,6 +110,15 @@ struct dn_slot_pool {
     bool orphan;    /* the state is gone: the last block frees the pool */
 };
 
+struct dn_catalog {
+    struct dn_epoch *epoch;
+    uint32_t items_max;
+    _Atomic(struct dn_state *) state;
+    uint64_t generations;      /* states installed so far */
+    struct dn_state *retiring; /* replaced states that readers may still hold */
+    struct dn_state *dying;    /* states no reader holds, freed piece by piece */
+};
+
 struct dn_state {
     struct dn_epoch *epoch;
     bool live; /* false while it is built for a restore: nothing needs to be retired */
@@ -141,18 +150,10 @@ struct dn_state {
     struct dn_block *preserved_oldest;
     struct dn_block *waiting; /* preserved blocks of closed captures, retired piece by piece */
 
-    struct dn_catalog *home; /* NULL: the catalogue was destroyed before the readers let go of this state */
+    struct dn_catalog pinned; /* what dn_catalog_pin gives: a catalogue that stays at this state */
+    struct dn_catalog *home;  /* NULL: the catalogue was destroyed before the readers let go of this state */
     struct dn_state *next_dying;
     uint32_t dispose_slot;
-};
-
-struct dn_catalog {
-    struct dn_epoch *epoch;
-    uint32_t items_max;
-    _Atomic(struct dn_state *) state;
-    uint64_t generations;      /* states installed so far */
-    struct dn_state *retiring; /* replaced states that readers may still hold */
-    struct dn_state *dying;    /* states no reader holds, freed piece by piece */
 };
 
 struct dn_capture {

@@ -168,8 +168,56 @@ enum dn_code dn_filter_check(const struct dn_catalog *catalog, const struct dn_f
 /* ---- matching
  * ------------------------------------------------------------------------------------------------ */
 
+static int compare_texts(const char *a, size_t a_length, const char *b, size_t b_length)
+{
+    if (a_length != b_length) {
+        return a_length < b_length ? -1 : 1;
+    }
+    return a_length == 0 ? 0 : memcmp(a, b, a_length);
+}
+
+static int compare_values(const void *a_, const void *b_)
+{
+    const struct dn_attribute *a = a_, *b = b_;
+    return compare_texts(a->value, a->value_length, b->value, b->value_length);
+}
+
+static int compare_numbers(const void *a_, const void *b_)
+{
+    double a, b;
+    memcpy(&a, a_, sizeof a);
+    memcpy(&b, b_, sizeof b);
+    return (a > b) - (a < b);
+}
+
+bool dn_filter_sort(struct dn_filter_term *term, struct dn_attribute *values, struct dn_arena *arena)
+{
+    DN_ASSERT(term->values == values);
+    qsort(values, term->value_count, sizeof *values, compare_values);
+    term->sorted = true;
+    if (field_of(term) != FIELD_PRICE) {
+        return true;
+    }
+    double *numbers = dn_arena_alloc(arena, term->value_count * sizeof *numbers);
+    if (numbers == NULL) {
+        return false;
+    }
+    for (size_t i = 0; i < term->value_count; i++) {
+        if (!number_of(values[i].value, values[i].value_length, &numbers[i])) {
+            return true; /* dn_filter_check refuses the term */
+        }
+    }
+    qsort(numbers, term->value_count, sizeof *numbers, compare_numbers);
+    term->numbers = numbers;
+    return true;
+}
+
 static bool any_value_is(const struct dn_filter_term *term, const char *text, size_t length)
 {
+    if (term->sorted) {
+        struct dn_attribute wanted = {.value = text, .value_length = (uint16_t)length};
+        return bsearch(&wanted, term->values, term->value_count, sizeof wanted, compare_values) != NULL;
+    }
     for (size_t i = 0; i < term->value_count; i++) {
         if (text_equal(term->values[i].value, term->values[i].value_length, text, length)) {
             return true;
@@ -180,6 +228,12 @@ static bool any_value_is(const struct dn_filter_term *term, const char *text, si
 
 static bool any_number_is(const struct dn_filter_term *term, double number)
 {
+    if (isnan(number)) {
+        return false; /* no price equals nothing */
+    }
+    if (term->numbers != NULL) {
+        return bsearch(&number, term->numbers, term->value_count, sizeof number, compare_numbers) != NULL;
+    }
     for (size_t i = 0; i < term->value_count; i++) {
         double value;
         if (number_of(term->values[i].value, term->values[i].value_length, &value) && value == number) {

@@ -93,6 +93,11 @@ void dn_catalog_restore_discard(void *catalog, void *built);
 
 /* ---- reading items (registered threads, inside an epoch) --------------------------------------------- */
 
+/* The catalogue as a reader of several things wants it: it stays with the state it has now, also when a
+ * restore installs another, which gives items other slots. Slots of one pin mean nothing to another. Valid
+ * until dn_epoch_leave; for the reading functions only. A pinned catalogue gives itself. */
+const struct dn_catalog *dn_catalog_pin(const struct dn_catalog *catalog);
+
 /* The item is valid until dn_epoch_leave. DN_OK or DN_NOT_FOUND. */
 enum dn_code dn_catalog_get(const struct dn_catalog *catalog, const char *id, size_t id_length,
                             struct dn_item *ret);
@@ -121,7 +126,9 @@ struct dn_filter_term {
     uint16_t name_length;
     const struct dn_attribute *values; /* EQ, IN: the value field of each */
     size_t value_count;
-    double min, max; /* RANGE, inclusive; -inf / +inf when open */
+    bool sorted;           /* by dn_filter_sort: many values cost no more than a few */
+    const double *numbers; /* the values as numbers, ascending; NULL: not looked up so */
+    double min, max;       /* RANGE, inclusive; -inf / +inf when open */
 };
 struct dn_filter {
     const struct dn_filter_term *terms;
@@ -131,6 +138,9 @@ struct dn_filter {
 /* DN_INVALID when a term is malformed or names an attribute that no item of the catalogue has. */
 enum dn_code dn_filter_check(const struct dn_catalog *catalog, const struct dn_filter *filter,
                              struct dn_error *err);
+/* Puts a term's values (`values` is what term->values points to) in order, so that matching an item looks a
+ * few of them up and not all: a search may match every item of the catalogue. False: the arena is full. */
+bool dn_filter_sort(struct dn_filter_term *term, struct dn_attribute *values, struct dn_arena *arena);
 bool dn_filter_match(const struct dn_filter *filter, const struct dn_item *item);
 
 /* ---- retrieval ---------------------------------------------------------------------------------------- */
@@ -155,11 +165,12 @@ struct dn_hit {
 };
 /* Up to k nearest items to `query` (dim floats; need not be unit length) that pass the filter (NULL: all) and
  * whose slot is not among the excluded; best first, ties by slot. Includes every change the catalogue had
- * applied when it was called. `scratch` gives the memory. Any registered thread, inside an epoch. */
-enum dn_code dn_retrieval_search(struct dn_retrieval *retrieval, const float *query, uint32_t dim, size_t k,
-                                 const struct dn_filter *filter, const uint32_t *excluded,
-                                 size_t excluded_count, struct dn_arena *scratch, struct dn_hit *ret_hits,
-                                 size_t *ret_count, struct dn_error *err);
+ * applied when it was called. `catalog` is the pin that the slots belong to (NULL: nothing is looked up by
+ * slot afterwards). `scratch` gives the memory. Any registered thread, inside an epoch. */
+enum dn_code dn_retrieval_search(struct dn_retrieval *retrieval, const struct dn_catalog *catalog,
+                                 const float *query, uint32_t dim, size_t k, const struct dn_filter *filter,
+                                 const uint32_t *excluded, size_t excluded_count, struct dn_arena *scratch,
+                                 struct dn_hit *ret_hits, size_t *ret_count, struct dn_error *err);
 
 struct dn_retrieval_status {
     uint64_t built_version; /* catalogue version the FAISS index covers; 0: none built yet */

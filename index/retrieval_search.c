@@ -447,13 +447,13 @@ static enum dn_code prepare(struct search *s, const float *query, size_t k, cons
     return DN_OK;
 }
 
-enum dn_code dn_retrieval_search(struct dn_retrieval *retrieval, const float *query, uint32_t dim, size_t k,
-                                 const struct dn_filter *filter, const uint32_t *excluded,
-                                 size_t excluded_count, struct dn_arena *scratch, struct dn_hit *ret_hits,
-                                 size_t *ret_count, struct dn_error *err)
+enum dn_code dn_retrieval_search(struct dn_retrieval *retrieval, const struct dn_catalog *catalog,
+                                 const float *query, uint32_t dim, size_t k, const struct dn_filter *filter,
+                                 const uint32_t *excluded, size_t excluded_count, struct dn_arena *scratch,
+                                 struct dn_hit *ret_hits, size_t *ret_count, struct dn_error *err)
 {
     struct search s = {
-        .state = dn_catalog_state(retrieval->catalog),
+        .state = dn_catalog_state(catalog != NULL ? catalog : retrieval->catalog),
         .filter = filter,
         .terms = filter != NULL && filter->term_count > 0,
         .dim = dim,

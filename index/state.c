@@ -553,6 +553,7 @@ struct dn_state *dn_state_create(struct dn_epoch *epoch, uint32_t items_max, boo
     state->epoch = epoch;
     state->items_max = items_max;
     state->live = live;
+    atomic_store(&state->pinned.state, state);
     state->made = 1;
     /* Slots of deleted items wait for readers before they serve again: leave room for that. */
     state->chunks_max = (size_t)items_max * 4 / DN_DIRECTORY_CHUNK + 16;

@@ -12,7 +12,7 @@
 #include <string.h>
 #include <yaml.h>
 
-enum { PATH_TEXT_MAX = 160, SECTION_DEPTH_MAX = 4 };
+enum { PATH_TEXT_MAX = 160, SECTION_DEPTH_MAX = 4, NESTING_MAX = 16 };
 
 struct loader {
     const char *file;
@@ -447,8 +447,11 @@ static enum dn_code check_all(struct loader *loader)
         code = check_addresses(loader);
     if (code == DN_OK)
         code = check_relations(loader);
-    if (code == DN_OK && !config->node.name[0])
-        memcpy(config->node.name, dn_config_self(config)->name, sizeof(config->node.name));
+    if (code == DN_OK && !config->node.name[0]) {
+        const struct dn_config_member *self = dn_config_self(config);
+        DN_ASSERT(self != NULL); /* check_members found it */
+        memcpy(config->node.name, self->name, sizeof(config->node.name));
+    }
     return code;
 }
 
@@ -495,6 +498,34 @@ static enum dn_code load_document(struct loader *loader, yaml_parser_t *parser)
     return check_all(loader);
 }
 
+/* libyaml's time grows with the square of the nesting, and a megabyte of brackets would keep it for minutes:
+ * a first pass over the events gives up early. What is not YAML is left to the second pass, which says why.
+ */
+static enum dn_code check_nesting(const char *path, const void *bytes, size_t length, struct dn_error *err)
+{
+    yaml_parser_t parser;
+    yaml_event_t event;
+    enum dn_code code = DN_OK;
+    int depth = 0;
+
+    if (!yaml_parser_initialize(&parser))
+        return dn_fail(err, DN_NO_MEMORY, "%s: out of memory", path);
+    yaml_parser_set_input_string(&parser, bytes, length);
+    for (bool more = true; more && code == DN_OK;) {
+        if (!yaml_parser_parse(&parser, &event))
+            break;
+        more = event.type != YAML_STREAM_END_EVENT;
+        depth += event.type == YAML_SEQUENCE_START_EVENT || event.type == YAML_MAPPING_START_EVENT;
+        depth -= event.type == YAML_SEQUENCE_END_EVENT || event.type == YAML_MAPPING_END_EVENT;
+        if (depth > NESTING_MAX)
+            code = dn_fail(err, DN_INVALID, "%s:%zu: nested more than %d deep", path,
+                           event.start_mark.line + 1, NESTING_MAX);
+        yaml_event_delete(&event);
+    }
+    yaml_parser_delete(&parser);
+    return code;
+}
+
 enum dn_code dn_config_parse(const char *path, const void *bytes, size_t length, struct dn_config *ret,
                              struct dn_error *err)
 {
@@ -504,6 +535,9 @@ enum dn_code dn_config_parse(const char *path, const void *bytes, size_t length,
 
     if (!loader)
         return dn_fail(err, DN_NO_MEMORY, "%s: out of memory", path);
+    code = check_nesting(path, bytes, length, err);
+    if (code != DN_OK)
+        goto free_loader;
     loader->file = path;
     loader->err = err;
     set_defaults(&loader->config);

@@ -245,6 +245,15 @@ static enum dn_code answer(struct dn_pipeline *pipeline, struct dn_recommended *
     return DN_OK;
 }
 
+/* Slots are compared and looked up all through a request: they must all be of one state of the catalogue. */
+static struct dn_recommend_world pinned(const struct dn_recommend_world *world)
+{
+    struct dn_recommend_world copy = *world;
+
+    copy.catalog = dn_catalog_pin(world->catalog);
+    return copy;
+}
+
 /* ---- entry points ----------------------------------------------------------------------------------- */
 
 static enum dn_code check(const struct dn_recommend_world *world, size_t k, const struct dn_filter *filter,
@@ -260,15 +269,16 @@ enum dn_code dn_recommend(const struct dn_recommend_world *world,
                           const struct dn_recommend_query *query, struct dn_arena *arena,
                           struct dn_recommended **ret_items, size_t *ret_count, struct dn_error *err)
 {
+    struct dn_recommend_world held = pinned(world);
     struct dn_pipeline pipeline = {
-        .world = world,
+        .world = &held,
         .settings = settings,
         .query = query,
         .filter = query->filter ? query->filter : &AVAILABLE,
         .k = query->k,
         .arena = arena,
     };
-    enum dn_code code = check(world, query->k, query->filter, err);
+    enum dn_code code = check(&held, query->k, query->filter, err);
 
     if (code != DN_OK)
         return code;
@@ -295,9 +305,10 @@ enum dn_code dn_similar(const struct dn_recommend_world *world, const float *vec
                         uint32_t self_slot, size_t k, const struct dn_filter *filter, struct dn_arena *arena,
                         struct dn_recommended **ret_items, size_t *ret_count, struct dn_error *err)
 {
+    struct dn_recommend_world held = pinned(world);
     size_t self_count = self_slot != UINT32_MAX ? 1 : 0;
     size_t found = 0, count = 0;
-    enum dn_code code = check(world, k, filter, err);
+    enum dn_code code = check(&held, k, filter, err);
 
     if (code != DN_OK)
         return code;
@@ -307,8 +318,8 @@ enum dn_code dn_similar(const struct dn_recommend_world *world, const float *vec
         return dn_arena_full(err);
     if (!filter)
         filter = &AVAILABLE;
-    code = dn_retrieval_search(world->retrieval, vector, dim, k, filter, &self_slot, self_count, arena, hits,
-                               &found, err);
+    code = dn_retrieval_search(held.retrieval, held.catalog, vector, dim, k, filter, &self_slot, self_count,
+                               arena, hits, &found, err);
     if (code == DN_NO_MEMORY || code == DN_EXHAUSTED)
         return dn_arena_full(err);
     if (code != DN_OK)
@@ -316,7 +327,7 @@ enum dn_code dn_similar(const struct dn_recommend_world *world, const float *vec
     for (size_t i = 0; i < found; i++) {
         struct dn_recommended *item = &items[count];
 
-        if (dn_catalog_get_slot(world->catalog, hits[i].slot, &item->item) != DN_OK ||
+        if (dn_catalog_get_slot(held.catalog, hits[i].slot, &item->item) != DN_OK ||
             !dn_filter_match(filter, &item->item))
             continue;
         item->score = hits[i].score;
@@ -333,14 +344,15 @@ enum dn_code dn_trending(const struct dn_recommend_world *world, size_t k, const
                          struct dn_arena *arena, struct dn_recommended **ret_items, size_t *ret_count,
                          struct dn_error *err)
 {
+    struct dn_recommend_world held = pinned(world);
     struct dn_pipeline pipeline = {
-        .world = world,
+        .world = &held,
         .filter = filter ? filter : &AVAILABLE,
         .k = k,
         .arena = arena,
     };
     struct dn_offers offers = {0};
-    enum dn_code code = check(world, k, filter, err);
+    enum dn_code code = check(&held, k, filter, err);
 
     if (code == DN_OK)
         code = dn_source_trending(&pipeline, &offers, err);

@@ -18,7 +18,8 @@
 #define DN_K_MAX 1000
 #define DN_EXCLUDE_MAX 10000
 
-/* What the pipeline reads. Everything is shared and read-only to it. */
+/* What the pipeline reads. Everything is shared and read-only to it. The entry points pin the catalogue
+ * (dn_catalog_pin); a caller that brings slots of its own has pinned it before. */
 struct dn_recommend_world {
     const struct dn_catalog *catalog;
     struct dn_retrieval *retrieval;

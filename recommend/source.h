@@ -33,8 +33,9 @@ void dn_slot_map_put(struct dn_slot_map *map, uint32_t slot, uint32_t value);
 /* An event of the session whose item is in the catalogue with a vector. */
 struct dn_taste {
     struct dn_item item;
-    float weight; /* recency, time, type and event weight together; below 0: pushes away */
-    uint8_t type; /* enum dn_event_type */
+    float weight;       /* recency, time, type and event weight together; below 0: pushes away */
+    uint8_t type;       /* enum dn_event_type */
+    const char *reason; /* dn_taste_explain's text for items like this one; NULL: not asked for yet */
 };
 
 struct dn_offer {

@@ -96,6 +96,7 @@ enum dn_code dn_taste_read(struct dn_pipeline *pipeline, struct dn_error *err)
         if (settings->time_half_life_ms > 0 && event->time_ms < newest_ms)
             weight *= exp2f(-(float)(newest_ms - event->time_ms) / (float)settings->time_half_life_ms);
         recency *= settings->recency_decay;
+        taste->reason = NULL;
         taste->weight = weight;
         taste->type = event->type;
         liked = liked || weight > 0;
@@ -135,12 +136,12 @@ static const char *verb(uint8_t type)
 
 const char *dn_taste_explain(const struct dn_pipeline *pipeline, const struct dn_item *item)
 {
-    const struct dn_taste *best = NULL;
+    struct dn_taste *best = NULL;
     float best_score = -INFINITY;
     char text[REASON_MAX];
 
     for (size_t i = 0; i < pipeline->taste_count && item->vector; i++) {
-        const struct dn_taste *taste = &pipeline->tastes[i];
+        struct dn_taste *taste = &pipeline->tastes[i];
         float score;
 
         if (taste->weight <= 0)
@@ -153,12 +154,17 @@ const char *dn_taste_explain(const struct dn_pipeline *pipeline, const struct dn
     }
     if (!best)
         return "like your session";
-    int length = best->item.slot == item->slot
-                     ? snprintf(text, sizeof(text), "an item you %s", verb(best->type))
+    bool own = best->item.slot == item->slot;
+    if (!own && best->reason) /* few tastes explain many items: formatting was a twentieth of a request */
+        return best->reason;
+    int length = own ? snprintf(text, sizeof(text), "an item you %s", verb(best->type))
                      : snprintf(text, sizeof(text), "similar to '%.*s', which you %s", best->item.id_length,
                                 best->item.id, verb(best->type));
     DN_ASSERT(length > 0 && (size_t)length < sizeof(text));
-    return dn_arena_strndup(pipeline->arena, text, (size_t)length);
+    const char *reason = dn_arena_strndup(pipeline->arena, text, (size_t)length);
+    if (!own)
+        best->reason = reason;
+    return reason;
 }
 
 enum dn_code dn_source_session_vector(const struct dn_pipeline *pipeline, struct dn_offers *ret,
@@ -174,8 +180,8 @@ enum dn_code dn_source_session_vector(const struct dn_pipeline *pipeline, struct
     struct dn_offer *list = dn_arena_alloc(pipeline->arena, want * sizeof(*list));
     if (!hits || !list)
         return dn_arena_full(err);
-    enum dn_code code = dn_retrieval_search(world->retrieval, pipeline->toward, pipeline->dim, want,
-                                            pipeline->filter, pipeline->excluded_slots,
+    enum dn_code code = dn_retrieval_search(world->retrieval, world->catalog, pipeline->toward, pipeline->dim,
+                                            want, pipeline->filter, pipeline->excluded_slots,
                                             pipeline->excluded_count, pipeline->arena, hits, &count, err);
     if (code == DN_NO_MEMORY || code == DN_EXHAUSTED)
         return dn_arena_full(err);

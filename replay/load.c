@@ -228,6 +228,7 @@ struct pump {
     struct dn_feed *feed;
     struct dn_feed_event event;
     bool have_event, ended, ask;
+    bool timed; /* event has its time: it may be offered more than once, and is shifted only once */
     uint64_t queued, start_us, due_us;
     int64_t shift_ms;
     bool shift_known;
@@ -266,13 +267,16 @@ static enum dn_code offer_some(struct pump *pump, bool (*wants_ask)(void *, cons
                 return code == DN_NOT_FOUND ? DN_OK : code;
             }
             pump->have_event = true;
+            pump->timed = false;
             pump->ask = wants_ask != NULL && wants_ask(data, &pump->event);
             pump->due_us =
                 rate_per_s > 0 ? pump->start_us + (uint64_t)((double)pump->queued / rate_per_s * 1e6) : 0;
         }
         if (pump->due_us > dn_monotonic_us())
             return DN_OK;
-        set_time(pump);
+        if (!pump->timed)
+            set_time(pump);
+        pump->timed = true;
         if (!dn_sender_offer(pump->sender, &pump->event, pump->ask, pump->due_us))
             return DN_OK;
         pump->have_event = false;

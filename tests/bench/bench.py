@@ -4,13 +4,16 @@ Everything runs on the same cores: three nodes, the load, and this script. 'Per 
 the answering node itself used, so that it does not depend on what the load generator takes."""
 
 import json
+import mmap
 import os
 import re
 import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import urllib.request
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(os.path.dirname(HERE), "integration"))
@@ -51,18 +54,12 @@ def grpc_frame(message):
     return b"\0" + len(body).to_bytes(4, "big") + body
 
 
-def h2load(node, path, message, requests, connections, streams, folder, rate=None):
-    """Runs h2load; returns requests/s, CPU seconds of the node per request, and latencies in ms, sorted."""
-    body, log = os.path.join(folder, "body.bin"), os.path.join(folder, "h2load.log")
+def h2load(node, path, message, requests, connections, streams, folder):
+    """Runs h2load as fast as it goes; returns requests/s and CPU seconds of the node per request."""
+    body = os.path.join(folder, "body.bin")
     open(body, "wb").write(grpc_frame(message))
-    if os.path.exists(log):
-        os.unlink(log)
-    command = ["h2load", "-c", str(connections), "-m", str(streams), "-d", body, "-H", "content-type: application/grpc",
-               "-H", "te: trailers", f"http://{node.api}{path}"]
-    if rate is None:
-        command[1:1] = ["-n", str(requests)]
-    else:  # so many requests a second and connection, for a time
-        command[1:1] = ["--rps", str(rate // connections), "-D", str(max(5, requests // rate)), "--log-file", log]
+    command = ["h2load", "-n", str(requests), "-c", str(connections), "-m", str(streams), "-d", body, "-H",
+               "content-type: application/grpc", "-H", "te: trailers", f"http://{node.api}{path}"]
     before = cpu_seconds(node)
     done = subprocess.run(command, capture_output=True, timeout=600)
     used = cpu_seconds(node) - before
@@ -71,10 +68,66 @@ def h2load(node, path, message, requests, connections, streams, folder, rate=Non
     speed = re.search(r"finished in [^,]+, ([\d.]+) req/s", text)
     if done.returncode != 0 or not counted or not speed or int(counted[5]) > 0 or int(counted[4]) == 0:
         raise SystemExit("h2load failed:\n" + text + done.stderr.decode())
-    latencies = []
-    if rate is not None:
-        latencies = sorted(int(line.split()[2]) / 1000 for line in open(log))
-    return float(speed[1]), used / int(counted[4]), latencies, " ".join(command)
+    return float(speed[1]), used / int(counted[4]), " ".join(command)
+
+
+def request_buckets(node, method):
+    """The node's own histogram of a method: [(upper bound in ms, requests at or below it)]."""
+    text = urllib.request.urlopen(f"http://{node.admin}/metrics", timeout=5).read().decode()
+    found = re.findall(rf'dunlin_request_seconds_bucket{{method="{method}",le="([^"]+)"}} (\d+)', text)
+    return [(float(bound) * 1000, int(count)) for bound, count in found]
+
+
+def bucket_quantiles(before, after):
+    """p50 / p99 / p999 of what came between two sights of a histogram, by line within its buckets."""
+    counts = [(bound, late - early) for (bound, late), (_, early) in zip(after, before)]
+
+    def at(q):
+        low, below = 0.0, 0
+        for bound, count in counts:
+            if count >= q * counts[-1][1]:
+                if bound == float("inf"):
+                    return f"over {low:g}"
+                return f"{low + (bound - low) * (q * counts[-1][1] - below) / max(1, count - below):.3f}"
+            low, below = bound, count
+        return "?"
+    return " / ".join(at(q) for q in (.5, .99, .999))
+
+
+class Machine:
+    """What the machine itself does meanwhile: 4 KiB written durably (O_DIRECT, O_DSYNC; no file system metadata) and
+    how late a sleeper wakes. A node's tail cannot be shorter than that of the disk that all nodes share."""
+
+    def __init__(self, folder):
+        self.path, self.writes, self.wakes, self.stopped = os.path.join(folder, "probe"), [], [], False
+        self.thread = threading.Thread(target=self.run)
+
+    def run(self):
+        block = mmap.mmap(-1, 4096)
+        with open(self.path, "wb") as out:
+            out.write(bytes(1 << 20))
+            os.fsync(out.fileno())
+        fd = os.open(self.path, os.O_WRONLY | os.O_DIRECT | os.O_DSYNC)
+        while not self.stopped:
+            begun = time.monotonic()
+            time.sleep(.002)
+            woken = time.monotonic()
+            os.pwrite(fd, block, len(self.writes) % 256 * 4096)
+            self.writes.append((time.monotonic() - woken) * 1000)
+            self.wakes.append((woken - begun - .002) * 1000)
+        os.close(fd)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stopped = True
+        self.thread.join()
+
+    def text(self):
+        return (f"meanwhile the machine: a bare durable 4 KiB write {quantiles(sorted(self.writes))} ms, "
+                f"a sleeper's delay {quantiles(sorted(self.wakes))} ms")
 
 
 def quantiles(sorted_values):
@@ -116,25 +169,36 @@ def history(cluster, folder):
 def serving(cluster, folder):
     node = cluster.nodes[0]
     n = 50000 if SMALL else 600000
-    speed, cpu, _, command = h2load(node, "/dunlin.v1.Cluster/Ping", pb.PingRequest(payload=b"x" * 8), n, 8, 32, folder)
+    speed, cpu, command = h2load(node, "/dunlin.v1.Cluster/Ping", pb.PingRequest(payload=b"x" * 8), n, 8, 32, folder)
     record("no-op RPC", round(1 / cpu), "requests/s per core", "250,000", command, f"{speed:.0f}/s as run")
     user = history(cluster, folder)
     request = pb.RecommendRequest(user_id=user, k=20)
     n = 10000 if SMALL else 100000
-    speed, cpu, _, command = h2load(node, "/dunlin.v1.Recommendations/Recommend", request, n, 8, 16, folder)
+    speed, cpu, command = h2load(node, "/dunlin.v1.Recommendations/Recommend", request, n, 8, 16, folder)
     record("Recommend, k=20", round(1 / cpu), "requests/s per core", "20,000", command, f"{speed:.0f}/s as run")
+    path, message = "/dunlin.v1.Recommendations/Recommend", os.path.join(folder, "message.bin")
+    open(message, "wb").write(request.SerializeToString())
     for rate, target in ((1000, "p50 0.3, p99 1, p999 5 in the server"), (10000, "p99 1 at half of 20,000/s")):
-        _, _, latencies, command = h2load(node, "/dunlin.v1.Recommendations/Recommend", request, rate * 10, 4, 16, folder,
-                                          rate=rate)
-        record(f"Recommend at {rate}/s, seen from outside, p50 / p99 / p999", quantiles(latencies), "ms", target, command)
+        command = [node.api, path, message, str(rate), "3" if SMALL else "10", "16"]
+        before = request_buckets(node, "Recommendations.Recommend")
+        with Machine(folder) as machine:
+            out = json.loads(program("bench_rate", *command))
+        inside = bucket_quantiles(before, request_buckets(node, "Recommendations.Recommend"))
+        outside = " / ".join(f"{out['us'][q] / 1000:.3f}" for q in ("p50", "p99", "p999"))
+        record(f"Recommend at {rate}/s, in the server, p50 / p99 / p999", inside, "ms", target,
+               "dunlin_request_seconds of /metrics, before and after")
+        record(f"Recommend at {rate}/s, seen from outside, p50 / p99 / p999", outside, "ms", "",
+               " ".join(["bench_rate", *command]), machine.text())
 
 
-def visible(cluster):
+def visible(cluster, folder):
     n = "500" if SMALL else "5000"
-    out = json.loads(program("bench_visible", n, "1000", *[x.api for x in cluster.nodes]))
+    with Machine(folder) as machine:
+        out = json.loads(program("bench_visible", n, "1000", *[x.api for x in cluster.nodes]))
     for key, what in (("acknowledged_us", "click to acknowledged"), ("visible_everywhere_us", "click to visible on every node")):
         record(what + ", p50 / p99 / p999", " / ".join(f"{out[key][q] / 1000:.2f}" for q in ("p50", "p99", "p999")), "ms",
-               "p50 2, p99 10" if "visible" in what else "", f"bench_visible {n} 1000")
+               "p50 2, p99 10" if "visible" in what else "", f"bench_visible {n} 1000",
+               machine.text() if "visible" in what else "")
 
 
 def restart(folder):
@@ -175,7 +239,7 @@ def main():
     with tempfile.TemporaryDirectory(prefix="dunlin-bench.") as folder:
         cluster = Cluster().start()
         serving(cluster, folder)
-        visible(cluster)
+        visible(cluster, folder)
         cluster.close()
         if os.path.exists(os.path.join(BIN, "bench_session")):
             say("the state machine alone")

@@ -90,7 +90,7 @@ static void measure(struct dn_retrieval *retrieval, struct dn_epoch_reader *read
         uint64_t start = dn_monotonic_ns();
         dn_epoch_enter(reader);
         enum dn_code code =
-            dn_retrieval_search(retrieval, query, dim, K, filter, NULL, 0, arena, hits, &count, &err);
+            dn_retrieval_search(retrieval, NULL, query, dim, K, filter, NULL, 0, arena, hits, &count, &err);
         dn_epoch_leave(reader);
         dn_histogram_observe_ns(times, dn_monotonic_ns() - start);
         if (code != DN_OK) {

@@ -18,6 +18,7 @@
 
 #define SHARDS 2
 #define PENDING_MAX 16
+#define PENDING_BYTES (1u << 20)
 
 /* ---- the played consensus --------------------------------------------------------------------------------
  */
@@ -113,6 +114,7 @@ static int setup(void **state)
         .shards = shards,
         .catalog = catalog,
         .freshness_alarm_ms = 500,
+        .limits = {.pending_bytes = PENDING_BYTES},
     };
     memcpy(options.hash_key, hash_key, sizeof options.hash_key);
     if (dn_api_start(&options, &api, &err) != DN_OK)
@@ -474,7 +476,7 @@ static void test_ages(void **state)
         bool refused, stale;
     } cases[] = {
         {100000, 0, false, false},        {100000, 100, false, false}, {100001, 100, true, false},
-        {500000, 0, false, false},        {500001, 0, false, true},    {UINT64_MAX, 0, false, true},
+        {400000, 0, false, false},        {500001, 0, false, true},    {UINT64_MAX, 0, false, true},
         {UINT64_MAX, 60000, true, false},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -493,6 +495,106 @@ static void test_ages(void **state)
     }
 }
 
+/* ---- reads of two groups
+ * ------------------------------------------------------------------------------------------------------------
+ */
+
+static void recommend_begin(Dunlin__V1__ReadLevel level)
+{
+    Dunlin__V1__RecommendRequest request = DUNLIN__V1__RECOMMEND_REQUEST__INIT;
+    Dunlin__V1__ReadOptions read = DUNLIN__V1__READ_OPTIONS__INIT;
+    read.level = level;
+    request.user_id = users[0];
+    request.k = 3;
+    request.read = &read;
+    begin("/dunlin.v1.Recommendations/Recommend", &request);
+}
+
+static Dunlin__V1__RecommendResponse *recommend_end(void)
+{
+    Dunlin__V1__RecommendResponse *response =
+        (Dunlin__V1__RecommendResponse *)end(&dunlin__v1__recommend_response__descriptor);
+    assert_non_null(response);
+    return response;
+}
+
+/* As of now means the catalogue too: an item deleted before the call must not come back. */
+static void test_linearizable_recommend_waits_for_the_catalogue(void **state)
+{
+    (void)state;
+    recommend_begin(DUNLIN__V1__READ_LEVEL__READ_LEVEL_LINEARIZABLE);
+    await(&played.wait_count, 2);
+    assert_int_equal(played.waits[0]->group, 1);
+    assert_int_equal(played.waits[1]->group, 0);
+    for (size_t i = 0; i < 2; i++)
+        assert_int_equal(played.waits[i]->kind, DN_WAIT_BARRIER);
+    struct dn_wait *catalogue = played.waits[1];
+    wait_complete(DN_OK);
+    h2_turn(&h2, 20);
+    assert_false(answer.closed);
+    catalogue->done(catalogue, DN_OK, 12, NULL);
+    dunlin__v1__recommend_response__free_unpacked(recommend_end(), NULL);
+}
+
+/* The answer is as old as the oldest of what it was made from. */
+static void test_an_old_catalogue_shows(void **state)
+{
+    (void)state;
+    atomic_store(&age_us[0], 700000);
+    recommend_begin(DUNLIN__V1__READ_LEVEL__READ_LEVEL_LOCAL);
+    Dunlin__V1__RecommendResponse *response = recommend_end();
+    assert_true(response->freshness->stale);
+    assert_true(response->freshness->age_us >= 700000);
+    assert_int_equal(response->freshness->shard, 1);
+    dunlin__v1__recommend_response__free_unpacked(response, NULL);
+}
+
+/* What a call holds grows when it is resumed: thousands of parked reads keep the limit as new calls do. */
+static void test_parked_reads_keep_the_limit(void **state)
+{
+    (void)state;
+    enum { EVENTS = 3000 };
+    static char long_id[250];
+    Dunlin__V1__Event *events = calloc(EVENTS, sizeof *events);
+    Dunlin__V1__Event **pointers = calloc(EVENTS, sizeof(Dunlin__V1__Event *));
+    Dunlin__V1__PublishRequest request = DUNLIN__V1__PUBLISH_REQUEST__INIT;
+    struct h2_answer big = {0};
+    assert_true(events && pointers);
+    memset(long_id, 'x', sizeof long_id - 1);
+    for (size_t i = 0; i < EVENTS; i++) {
+        dunlin__v1__event__init(&events[i]);
+        events[i].user_id = users[0];
+        events[i].item_id = long_id;
+        pointers[i] = &events[i];
+    }
+    request.n_events = EVENTS;
+    request.events = pointers;
+    recommend_begin(DUNLIN__V1__READ_LEVEL__READ_LEVEL_LINEARIZABLE);
+    await(&played.wait_count, 2);
+    size_t length = protobuf_c_message_get_packed_size(&request.base);
+    assert_true(length < PENDING_BYTES);
+    uint8_t *bytes = malloc(length + 5);
+    assert_non_null(bytes);
+    for (int i = 0; i < 5; i++)
+        bytes[i] = i > 0 ? (uint8_t)(length >> (8 * (4 - i))) : 0;
+    protobuf_c_message_pack(&request.base, bytes + 5);
+    big.out = bytes;
+    big.out_length = length + 5;
+    h2_start(&h2, "POST", "/dunlin.v1.Events/Publish", h2_grpc, NULL, &big);
+    await(&played.proposal_count, 1); /* body, events and record: more than the limit together */
+    struct dn_wait *second = played.waits[1];
+    wait_complete(DN_OK);
+    second->done(second, DN_OK, 12, NULL);
+    ends_refused(8, "as many bytes");
+    complete(proposal_of(1), DN_UNAVAILABLE, 0, NULL, 0);
+    assert_true(h2_until(&h2, &big.closed, H2_WAIT_MS));
+    assert_int_equal(big.grpc_status, 14);
+    h2_free(&big);
+    free(bytes);
+    free(pointers);
+    free(events);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -505,6 +607,9 @@ int main(void)
         cmocka_unit_test_setup(test_session_read_waits, reset),
         cmocka_unit_test_setup(test_linearizable_read, reset),
         cmocka_unit_test_setup(test_ages, reset),
+        cmocka_unit_test_setup(test_linearizable_recommend_waits_for_the_catalogue, reset),
+        cmocka_unit_test_setup(test_an_old_catalogue_shows, reset),
+        cmocka_unit_test_setup(test_parked_reads_keep_the_limit, reset),
     };
     int failed = cmocka_run_group_tests(tests, setup, teardown);
     h2_free(&answer);

@@ -1,6 +1,8 @@
 /* The services of dunlin.v1 on a real one-member cluster, through h2.h: what a client sees. */
 #include "services.h"
 
+#include "api/server.h"
+
 #include "grpc/health/v1/health.pb-c.h"
 
 /* ---- events and sessions
@@ -639,6 +641,49 @@ static void test_watch_and_drain(void **state)
     h2_free(&unknown);
 }
 
+/* ---- watches
+ * ------------------------------------------------------------------------------------------------------------
+ */
+
+/* Watches without a deadline must not use up the places of all other calls. */
+static void test_watches_are_limited(void **state)
+{
+    (void)state;
+    enum { CONNECTIONS = 12, EACH = 210, THREADS = 2 };
+    static struct h2 connections[CONNECTIONS];
+    static struct h2_answer watches[CONNECTIONS][EACH];
+    size_t refused_count = 0;
+    for (size_t c = 0; c < CONNECTIONS; c++) {
+        assert_true(h2_open(&connections[c], dn_api_port(cluster.api)));
+        for (size_t i = 0; i < EACH; i++) {
+            watches[c][i].out = (const uint8_t *)"\0\0\0\0\0";
+            watches[c][i].out_length = 5;
+            h2_start(&connections[c], "POST", "/grpc.health.v1.Health/Watch", h2_grpc, NULL, &watches[c][i]);
+        }
+        for (int turn = 0; turn < 400 && watches[c][EACH - 1].length == 0 && !watches[c][EACH - 1].closed;
+             turn++)
+            h2_turn(&connections[c], 20);
+    }
+    for (size_t c = 0; c < CONNECTIONS; c++)
+        for (size_t i = 0; i < EACH; i++)
+            refused_count += watches[c][i].closed && watches[c][i].grpc_status == 8;
+    assert_true(refused_count >= CONNECTIONS * EACH - THREADS * DN_WATCHERS_MAX);
+    assert_true(refused_count <= CONNECTIONS * EACH - DN_WATCHERS_MAX);
+    for (size_t c = 0; c < CONNECTIONS; c++) {
+        h2_shut(&connections[c]);
+        for (size_t i = 0; i < EACH; i++)
+            h2_free(&watches[c][i]);
+    }
+    struct h2_answer again = {.out = (const uint8_t *)"\0\0\0\0\0", .out_length = 5};
+    usleep(50000);
+    assert_true(h2_open(&connections[0], dn_api_port(cluster.api)));
+    h2_start(&connections[0], "POST", "/grpc.health.v1.Health/Watch", h2_grpc, NULL, &again);
+    h2_turn(&connections[0], 200);
+    assert_false(again.closed);
+    h2_shut(&connections[0]);
+    h2_free(&again);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -654,6 +699,7 @@ int main(void)
         cmocka_unit_test(test_catalog_refused),
         cmocka_unit_test(test_status),
         cmocka_unit_test(test_health),
+        cmocka_unit_test(test_watches_are_limited),
         cmocka_unit_test(test_watch_and_drain),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

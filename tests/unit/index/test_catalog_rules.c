@@ -205,6 +205,43 @@ struct filter_case {
     bool matches;
 };
 
+/* The values in order are found like the values as they came, for an item with and without a price. */
+static void sorted_filters_match_alike(const struct dn_item *bare)
+{
+    enum { VALUES = 200 };
+    static const char *const names[] = {"category", "price", "available", "kind"};
+    struct dn_arena *arena = dn_arena_create(4096, 1 << 20);
+    struct dn_attribute values[VALUES], copy[VALUES], kind = {.key = "kind", .key_length = 4};
+    char texts[VALUES][8], text[8];
+    assert_non_null(arena);
+    for (int i = 0; i < VALUES; i++) {
+        int length = snprintf(texts[i], sizeof texts[i], "%d", (i * 7919) % 1000);
+        values[i] = (struct dn_attribute){.key = "", .value = texts[i], .value_length = (uint16_t)length};
+    }
+    for (size_t n = 0; n < sizeof names / sizeof names[0]; n++) {
+        struct dn_filter_term plain = {.op = DN_FILTER_IN,
+                                       .name = names[n],
+                                       .name_length = (uint16_t)strlen(names[n]),
+                                       .values = values,
+                                       .value_count = VALUES};
+        struct dn_filter_term sorted = plain;
+        memcpy(copy, values, sizeof copy);
+        sorted.values = copy;
+        assert_true(dn_filter_sort(&sorted, copy, arena));
+        for (int i = -1; i < 1100; i++) {
+            struct dn_item item = *bare;
+            item.price = i < 0 ? (double)NAN : i;
+            kind.value = item.category = text;
+            kind.value_length = item.category_length = (uint16_t)snprintf(text, sizeof text, "%d", i);
+            item.attributes = &kind;
+            item.attribute_count = 1;
+            assert_int_equal(dn_filter_match(&(struct dn_filter){.terms = &plain, .term_count = 1}, &item),
+                             dn_filter_match(&(struct dn_filter){.terms = &sorted, .term_count = 1}, &item));
+        }
+    }
+    dn_arena_destroy(arena);
+}
+
 static void test_filter_terms(void **unused)
 {
     (void)unused;
@@ -276,6 +313,7 @@ static void test_filter_terms(void **unused)
     struct dn_filter_term price = {
         .op = DN_FILTER_RANGE, .name = "price", .name_length = 5, .min = -INFINITY, .max = INFINITY};
     assert_false(dn_filter_match(&(struct dn_filter){.terms = &price, .term_count = 1}, &bare));
+    sorted_filters_match_alike(&bare);
     bare.available = false;
     assert_false(dn_filter_match(&(struct dn_filter){.only_available = true}, &bare));
     assert_true(dn_filter_match(NULL, &bare));

@@ -102,7 +102,7 @@ static size_t search(struct world *w, struct dn_retrieval *retrieval, const floa
     size_t count = 0;
     struct dn_error err = {0};
     dn_arena_reset(w->arena);
-    enum dn_code code = dn_retrieval_search(retrieval, query, DIM, k, filter, excluded, excluded_count,
+    enum dn_code code = dn_retrieval_search(retrieval, NULL, query, DIM, k, filter, excluded, excluded_count,
                                             w->arena, ret, &count, &err);
     if (code != DN_OK) {
         fail_msg("search: %s", err.message);
@@ -333,20 +333,23 @@ static void test_edges(void **unused)
     }
     dn_epoch_enter(w.reader);
     assert_int_equal(
-        dn_retrieval_search(retrieval, query, DIM, 0, NULL, NULL, 0, w.arena, hits, &count, &err),
+        dn_retrieval_search(retrieval, NULL, query, DIM, 0, NULL, NULL, 0, w.arena, hits, &count, &err),
         DN_INVALID);
     assert_int_equal(
-        dn_retrieval_search(retrieval, query, DIM - 1, 5, NULL, NULL, 0, w.arena, hits, &count, &err),
+        dn_retrieval_search(retrieval, NULL, query, DIM - 1, 5, NULL, NULL, 0, w.arena, hits, &count, &err),
         DN_INVALID);
     assert_non_null(strstr(err.message, "31 numbers; the catalogue's have 32"));
-    assert_int_equal(dn_retrieval_search(retrieval, zero, DIM, 5, NULL, NULL, 0, w.arena, hits, &count, &err),
-                     DN_INVALID);
-    assert_int_equal(dn_retrieval_search(retrieval, odd, DIM, 5, NULL, NULL, 0, w.arena, hits, &count, &err),
-                     DN_INVALID);
+    assert_int_equal(
+        dn_retrieval_search(retrieval, NULL, zero, DIM, 5, NULL, NULL, 0, w.arena, hits, &count, &err),
+        DN_INVALID);
+    assert_int_equal(
+        dn_retrieval_search(retrieval, NULL, odd, DIM, 5, NULL, NULL, 0, w.arena, hits, &count, &err),
+        DN_INVALID);
     assert_int_equal(count, 9);
     struct dn_arena *small = dn_arena_create(16, 16);
-    assert_int_equal(dn_retrieval_search(retrieval, query, DIM, 5, NULL, NULL, 0, small, hits, &count, &err),
-                     DN_EXHAUSTED);
+    assert_int_equal(
+        dn_retrieval_search(retrieval, NULL, query, DIM, 5, NULL, NULL, 0, small, hits, &count, &err),
+        DN_EXHAUSTED);
     dn_arena_destroy(small);
     dn_epoch_leave(w.reader);
     dn_retrieval_destroy(retrieval);
@@ -492,8 +495,8 @@ static void test_restore(void **unused)
     struct world w;
     world_open(&w, 10000);
     put(&w, 0, 3000, 1);
+    char name[32];
     for (uint32_t id = 0; id < 100; id++) {
-        char name[32];
         name_of(id, name);
         (void)world_delete(&w, name); /* so that the restored slots are others */
     }
@@ -507,7 +510,24 @@ static void test_restore(void **unused)
     put(&w, 5000, 5400, 1);
     void *built;
     assert_int_equal(dn_catalog_restore_build(w.catalog, bytes.bytes, bytes.length, &built, NULL), DN_OK);
+    /* Who holds a pin keeps the state that its slots belong to. */
+    const struct dn_catalog *pin = dn_catalog_pin(w.catalog);
+    struct dn_item item, before;
+    name_of(1234, name);
+    assert_int_equal(dn_catalog_get(pin, name, strlen(name), &before), DN_OK);
     dn_catalog_restore_install(w.catalog, built);
+    assert_ptr_equal(dn_catalog_pin(pin), pin);
+    assert_int_equal(dn_catalog_get_slot(pin, before.slot, &item), DN_OK);
+    assert_memory_equal(item.id, name, strlen(name));
+    struct dn_hit hit;
+    size_t found = 0;
+    assert_int_equal(dn_retrieval_search(retrieval, pin, before.vector, DIM, 1, NULL, NULL, 0, w.arena, &hit,
+                                         &found, NULL),
+                     DN_OK);
+    assert_int_equal(found, 1);
+    assert_int_equal(hit.slot, before.slot);
+    assert_int_equal(dn_catalog_get(w.catalog, name, strlen(name), &item), DN_OK);
+    assert_int_not_equal(item.slot, before.slot);
     struct rng rng = {.state = 3};
     for (int i = 0; i < 20; i++) {
         assert_true(mean_recall(&w, retrieval, 10, NULL, &rng, 5) >= 0.97);
@@ -677,8 +697,8 @@ static void *search_on(void *data)
         name_of(id, name);
         dn_arena_reset(arena);
         dn_epoch_enter(reader);
-        bool fault = dn_retrieval_search(s->retrieval, query, DIM, 10, &filter, NULL, 0, arena, hits, &count,
-                                         NULL) != DN_OK;
+        bool fault = dn_retrieval_search(s->retrieval, NULL, query, DIM, 10, &filter, NULL, 0, arena, hits,
+                                         &count, NULL) != DN_OK;
         bool found = false;
         for (size_t i = 0; i < count; i++) {
             struct dn_item item;

@@ -169,6 +169,12 @@ static void broken_files_are_refused(void **state)
     refused("node: {id: 1}\ncluster: {id: c}\n", "a.yaml:1: node.data_dir: ", "must be given");
     refused("node: {id: 1, data_dir: /x}\n", "a.yaml:1: cluster.id: ", "must be given");
     refused("node: &a {id: 1, data_dir: /x, name: *a}\n", "a.yaml:1: node.name: ", "single value");
+    char *brackets = malloc(200001); /* libyaml alone would take minutes for this */
+    assert_non_null(brackets);
+    memset(brackets, '[', 200000);
+    brackets[200000] = 0;
+    refused(brackets, "a.yaml:1: ", "nested more than 16 deep");
+    free(brackets);
     assert_int_equal(dn_config_load("/nonexistent/x.yaml", &config, &err), DN_IO);
     assert_non_null(strstr(err.message, "/nonexistent/x.yaml"));
 }

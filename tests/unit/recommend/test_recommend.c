@@ -5,8 +5,10 @@
 #include "session/record.h"
 
 #include <math.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -591,6 +593,99 @@ static void random_queries_keep_the_promises(void **state)
     }
 }
 
+/* ---- a restore in the middle of requests --------------------------------------------------------------- */
+
+enum { RESTORE_ITEMS = 300, RESTORE_REQUESTS = 20000 };
+
+struct restorer {
+    struct world *w;
+    struct dn_buffer layouts[2];
+    atomic_bool stop;
+    unsigned installed;
+};
+
+/* A snapshot whose items lie in ascending or descending order of their names, hence of their slots. */
+static void layout_make(struct dn_buffer *out, bool descending)
+{
+    struct world other = {.epoch = dn_epoch_create()};
+    struct dn_epoch_reader *reader = dn_epoch_register(other.epoch);
+    other.catalog = dn_catalog_create(other.epoch, 100000);
+    for (int i = 0; i < RESTORE_ITEMS; i++) {
+        int number = descending ? RESTORE_ITEMS - 1 - i : i;
+        char id[16];
+
+        snprintf(id, sizeof(id), "%03d", number);
+        put(&other, id, number * 0.25, "c", 1);
+    }
+    void *capture = dn_catalog_snapshot_begin(other.catalog);
+    dn_buffer_init(out, 1 << 24);
+    assert_int_equal(dn_catalog_snapshot_write(other.catalog, capture, out, &other.err), DN_OK);
+    dn_catalog_snapshot_end(other.catalog, capture);
+    dn_catalog_destroy(other.catalog);
+    dn_epoch_unregister(reader);
+    dn_epoch_destroy(other.epoch);
+}
+
+/* The epoch's writer, as the consensus thread is. */
+static void *restorer_main(void *data)
+{
+    struct restorer *r = data;
+
+    while (!atomic_load(&r->stop)) {
+        const struct dn_buffer *layout = &r->layouts[r->installed % 2];
+        struct dn_error err;
+        void *built = NULL;
+
+        if (dn_catalog_restore_build(r->w->catalog, layout->bytes, layout->length, &built, &err) != DN_OK)
+            abort();
+        dn_catalog_restore_install(r->w->catalog, built);
+        r->installed++;
+        dn_catalog_entry_done(r->w->catalog, r->installed, START_MS);
+        dn_epoch_reclaim(r->w->epoch, 1000);
+    }
+    return NULL;
+}
+
+/* Slots mean other items after a restore: a request that runs across one must not mix them up. */
+static void a_restore_does_not_mix_items_up(void **state)
+{
+    struct world *w = *state;
+    struct restorer r = {.w = w};
+    struct dn_event_view event = {
+        .item = "000", .item_length = 3, .item_hash = dn_hash64("000", 3, 0), .type = DN_EVENT_VIEW};
+    struct dn_session_view session = {.event_count = 1, .events = &event};
+    struct dn_recommend_query query = {.session = &session, .k = 3};
+    pthread_t thread;
+
+    event.weight = 1;
+    event.time_ms = START_MS;
+    layout_make(&r.layouts[0], false);
+    layout_make(&r.layouts[1], true);
+    dn_epoch_leave(w->reader);
+    assert_int_equal(pthread_create(&thread, NULL, restorer_main, &r), 0);
+    while (dn_catalog_item_count(w->catalog) == 0) {
+        dn_epoch_enter(w->reader);
+        dn_epoch_leave(w->reader);
+    }
+    for (int i = 0; i < RESTORE_REQUESTS; i++) {
+        dn_arena_reset(w->arena);
+        dn_epoch_enter(w->reader);
+        enum dn_code code =
+            dn_recommend(&w->view, &w->settings, &query, w->arena, &w->items, &w->count, &w->err);
+        if (code != DN_OK || w->count != 3 || strcmp(id_at(w, 0), "001") != 0 ||
+            strcmp(id_at(w, 1), "002") != 0 || strcmp(id_at(w, 2), "003") != 0)
+            fail_msg("request %d, after %u restores: code %d, %zu items, first %s", i, r.installed, code,
+                     w->count, w->count > 0 ? id_at(w, 0) : "-");
+        dn_epoch_leave(w->reader);
+    }
+    atomic_store(&r.stop, true);
+    pthread_join(thread, NULL);
+    assert_true(r.installed > 10);
+    dn_buffer_free(&r.layouts[0]);
+    dn_buffer_free(&r.layouts[1]);
+    dn_epoch_enter(w->reader);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -608,6 +703,7 @@ int main(void)
         TEST(similar_and_trending),
         TEST(a_full_arena_is_an_answer),
         TEST(random_queries_keep_the_promises),
+        TEST(a_restore_does_not_mix_items_up),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,162 @@
+/* Latency at a given rate, seen from outside. Requests start at random moments that do not depend on the
+ * answers (independent users: exponential gaps, a fixed seed), spread over some connections, and each is
+ * timed from the moment it was meant to start, so that a stall is charged to all that had to wait for it.
+ * (h2load's --rps sends in bursts every 10 ms: what it measures is the burst.) Prints JSON.
+ *
+ * Usage: bench_rate HOST:PORT PATH MESSAGE_FILE RATE SECONDS CONNECTIONS */
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/metrics.h"
+#include "client/client.h"
+
+#include <math.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#define CONNECTIONS_MAX 256
+#define MESSAGE_MAX 65536
+#define DEADLINE_MS 5000
+#define DRAIN_NS UINT64_C(10000000000)
+
+struct request {
+    struct bench *bench;
+    uint64_t due_ns;
+};
+
+struct bench {
+    struct dn_client *connections[CONNECTIONS_MAX];
+    unsigned count;
+    struct dn_histogram *latency;
+    struct request *requests;
+    uint64_t total, sent, answered, failed;
+};
+
+static void on_reply(void *data, const struct dn_reply *reply)
+{
+    struct request *request = data;
+    struct bench *bench = request->bench;
+    dn_histogram_observe_ns(bench->latency, dn_monotonic_ns() - request->due_ns);
+    bench->answered++;
+    bench->failed += reply->grpc_status != 0;
+}
+
+static void schedule(struct bench *bench, double rate)
+{
+    uint64_t start_ns = dn_monotonic_ns() + 10000000;
+    double at_s = 0;
+    srand48(11);
+    for (uint64_t i = 0; i < bench->total; i++) {
+        at_s += -log(1 - drand48()) / rate;
+        bench->requests[i] = (struct request){bench, start_ns + (uint64_t)(at_s * 1e9)};
+    }
+}
+
+/* Until the next request is due or an answer is there. */
+static enum dn_code step(struct bench *bench, struct dn_error *err)
+{
+    struct pollfd watched[CONNECTIONS_MAX];
+    uint64_t now_ns = dn_monotonic_ns(), wait_ns = 10000000;
+    enum dn_code code = DN_OK;
+    if (bench->sent < bench->total) {
+        uint64_t due_ns = bench->requests[bench->sent].due_ns;
+        wait_ns = due_ns > now_ns ? due_ns - now_ns : 0;
+    }
+    for (unsigned i = 0; i < bench->count; i++) {
+        watched[i] = (struct pollfd){.fd = dn_client_fd(bench->connections[i]),
+                                     .events = dn_client_events(bench->connections[i])};
+    }
+    struct timespec wait = {.tv_sec = (time_t)(wait_ns / 1000000000),
+                            .tv_nsec = (long)(wait_ns % 1000000000)};
+    if (ppoll(watched, bench->count, &wait, NULL) > 0) {
+        for (unsigned i = 0; i < bench->count && code == DN_OK; i++) {
+            if (watched[i].revents != 0) {
+                code = dn_client_poll(bench->connections[i], 0, err);
+            }
+        }
+    }
+    return code;
+}
+
+static enum dn_code run(struct bench *bench, const char *path, const uint8_t *message, size_t length,
+                        struct dn_error *err)
+{
+    enum dn_code code = DN_OK;
+    uint64_t give_up_ns = bench->requests[bench->total - 1].due_ns + DRAIN_NS;
+    while (code == DN_OK && bench->answered < bench->total) {
+        uint64_t now_ns = dn_monotonic_ns();
+        if (now_ns > give_up_ns) {
+            return dn_fail(err, DN_DEADLINE, "%llu requests were not answered",
+                           (unsigned long long)(bench->total - bench->answered));
+        }
+        while (code == DN_OK && bench->sent < bench->total && bench->requests[bench->sent].due_ns <= now_ns) {
+            struct dn_client *client = bench->connections[bench->sent % bench->count];
+            code = dn_client_send(client, path, message, length, DEADLINE_MS, on_reply,
+                                  &bench->requests[bench->sent], err);
+            bench->sent++;
+            if (code == DN_OK) {
+                code = dn_client_poll(client, 0, err); /* it leaves now */
+            }
+        }
+        if (code == DN_OK) {
+            code = step(bench, err);
+        }
+    }
+    return code;
+}
+
+static double quantile_us(const struct bench *bench, double q)
+{
+    return (double)dn_histogram_quantile_ns(bench->latency, q) / 1e3;
+}
+
+int main(int argc, char **argv)
+{
+    struct bench bench = {.latency = dn_histogram_create()};
+    struct dn_error err = {0};
+    uint8_t message[MESSAGE_MAX];
+    if (argc != 7) {
+        fprintf(stderr, "usage: bench_rate HOST:PORT PATH MESSAGE_FILE RATE SECONDS CONNECTIONS\n");
+        return 2;
+    }
+    FILE *file = fopen(argv[3], "rb");
+    size_t length = file == NULL ? 0 : fread(message, 1, sizeof message, file);
+    double rate = atof(argv[4]), seconds = atof(argv[5]);
+    unsigned connections = (unsigned)atoi(argv[6]);
+    if (file == NULL || bench.latency == NULL || rate <= 0 || seconds <= 0 || connections == 0 ||
+        connections > CONNECTIONS_MAX) {
+        fprintf(stderr, "bench_rate: a readable message, a rate, a time and 1 to %d connections are needed\n",
+                CONNECTIONS_MAX);
+        return 2;
+    }
+    fclose(file);
+    for (; bench.count < connections; bench.count++) {
+        if (dn_client_connect(argv[1], 2000, &bench.connections[bench.count], &err) != DN_OK) {
+            fprintf(stderr, "bench_rate: %s\n", err.message);
+            return 1;
+        }
+    }
+    bench.total = (uint64_t)(rate * seconds) + 1;
+    bench.requests = calloc(bench.total, sizeof *bench.requests);
+    if (bench.requests == NULL) {
+        return 1;
+    }
+    schedule(&bench, rate);
+    uint64_t begun_ns = bench.requests[0].due_ns;
+    enum dn_code code = run(&bench, argv[2], message, length, &err);
+    if (code != DN_OK || bench.failed > 0) {
+        fprintf(stderr, "bench_rate: %llu calls failed; %s\n", (unsigned long long)bench.failed, err.message);
+        return 1;
+    }
+    printf("{\"requests\": %llu, \"rate\": %.0f, \"us\": {\"p50\": %.0f, \"p99\": %.0f, \"p999\": %.0f}}\n",
+           (unsigned long long)bench.total,
+           (double)bench.total / ((double)(dn_monotonic_ns() - begun_ns) / 1e9), quantile_us(&bench, 0.5),
+           quantile_us(&bench, 0.99), quantile_us(&bench, 0.999));
+    for (unsigned i = 0; i < bench.count; i++) {
+        dn_client_close(bench.connections[i]);
+    }
+    dn_histogram_destroy(bench.latency);
+    free(bench.requests);
+    return 0;
+}
