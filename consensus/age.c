@@ -118,7 +118,8 @@ static void compare(struct group *g, uint64_t index)
         consensus_fatal(
             c,
             "group %u: this node's state at index %llu is in the minority (%u of %u others agree on "
-            "another): its memory or disk is damaged, or it runs another program; replace its data",
+            "another): its memory or disk is damaged, or it runs another program; do not start it again on "
+            "this data",
             g->id, (unsigned long long)index, agree, others);
     }
 }

@@ -156,7 +156,8 @@ enum dn_code group_start(struct group *g, struct dn_error *err)
         return dn_fail(
             err, rv == RAFT_NOMEM ? DN_NO_MEMORY : DN_CORRUPT,
             "group %u: load the log in '%s': %s: %s. The node does not start with less than it had; "
-            "restore the data directory, or replace the node by one with an empty directory",
+            "restore this node's data directory; an empty one under the same id is safe only while "
+            "every other member is up and has applied all there is, for it would vote without its promises",
             g->id, g->dir, raft_strerror(rv), raft_errmsg(&g->raft));
     }
     g->started = true;
