@@ -37,7 +37,7 @@ void demo_say(struct demo_screen *screen, const char *format, ...)
 
 static void draw_nodes(const struct demo_cluster *cluster)
 {
-    printf(BOLD "  node    process   leads   applied entries   age        sessions" PLAIN CLEAR_LINE);
+    printf(BOLD "  node    process   leads   applied entries   age, ms    sessions" PLAIN CLEAR_LINE);
     for (unsigned i = 0; i < DEMO_NODES; i++) {
         const struct demo_node *node = &cluster->nodes[i];
         if (node->pid == 0) {
@@ -48,7 +48,7 @@ static void draw_nodes(const struct demo_cluster *cluster)
             printf("  node-%u  " GREEN "%-8d" PLAIN "  %-6u  %-16llu  ", i + 1, (int)node->pid, node->leads,
                    (unsigned long long)node->applied);
             if (node->age_known) {
-                printf("%-9.1f", (double)node->age_us / 1000.0);
+                printf("%-9.0f", (double)node->age_us / 1000.0);
             } else {
                 printf("unknown  ");
             }

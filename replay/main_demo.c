@@ -181,7 +181,7 @@ static bool recommend(struct demo *demo, int i, const ProtobufCBinaryData *token
     }
     *ret_n = 0;
     for (size_t r = 0; r < response->n_items && r < DEMO_LIST; r++) {
-        snprintf(list[r], DEMO_TEXT, "%s  %s", response->items[r]->id, response->items[r]->source);
+        snprintf(list[r], DEMO_TEXT, "%-14s %s", response->items[r]->id, response->items[r]->source);
         (*ret_n)++;
     }
     if (response->n_items > 0) {
