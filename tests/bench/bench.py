@@ -191,6 +191,45 @@ def serving(cluster, folder):
                " ".join(["bench_rate", *command]), machine.text())
 
 
+def under_ingest(cluster, folder):
+    """Recommend at 1,000/s at one node while 10,000 events/s are published through all three."""
+    seconds, rate = (3, 2000) if SMALL else (10, 10000)
+    events, catalog = os.path.join(folder, "more.jsonl"), os.path.join(folder, "more-catalog.jsonl")
+    sessions = str(rate * (seconds + 4) // 4)
+    program("dunlin-replay", "generate", "--seed", "12", "--items", "18000", "--users", sessions, "--sessions", sessions,
+            "--events", events, "--catalog", catalog)
+    node = cluster.nodes[0]
+    ingest = subprocess.Popen([os.path.join(BIN, "dunlin-replay"), "publish", "--to",
+                               ",".join(n.api for n in cluster.nodes), "--events", events, "--batch", "200", "--rate",
+                               str(rate), "--time", "shift"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    time.sleep(1)
+    applied = [sum(g.events_applied for g in node.status().groups if g.group > 0)]
+    begun, before = time.monotonic(), request_buckets(node, "Recommendations.Recommend")
+    with Machine(folder) as machine:
+        program("bench_rate", node.api, "/dunlin.v1.Recommendations/Recommend", os.path.join(folder, "message.bin"),
+                "1000", str(seconds), "16")
+    inside = bucket_quantiles(before, request_buckets(node, "Recommendations.Recommend"))
+    applied.append(sum(g.events_applied for g in node.status().groups if g.group > 0))
+    ingested = (applied[1] - applied[0]) / (time.monotonic() - begun)
+    assert ingest.wait(600) == 0, "the publisher failed"
+    record("Recommend at 1,000/s while events are ingested, in the server, p50 / p99 / p999", inside, "ms",
+           "p50 0.3, p99 1, p999 5", f"bench_rate 1000/s beside dunlin-replay publish --rate {rate}",
+           f"{ingested:.0f} events/s applied; {machine.text()}")
+
+
+def state_machine():
+    """One shard without Raft: bench_session."""
+    out = json.loads(program("bench_session").splitlines()[-1])
+    record("state machine alone: apply, users coming", out["fill_ns_per_event"], "ns per event", "600", "bench_session",
+           f"longest record of 1,000 events {out['fill_worst_record_ms']} ms")
+    record("state machine alone: apply, random users of 1M", out["steady_ns_per_event"], "ns per event", "600", "bench_session",
+           f"during a snapshot {out['during_snapshot_ns_per_event']} ns")
+    record("state machine alone: bytes for a session of 5 events", out["bytes_per_session"], "bytes", "250", "bench_session")
+    record("state machine alone: snapshot of 1M sessions: capture / write / restore",
+           f"{out['snapshot_begin_ms']} / {out['snapshot_write_ms']} / {out['restore_build_ms']}", "ms", "", "bench_session",
+           f"{out['snapshot_mb']} MB")
+
+
 def visible(cluster, folder):
     n = "500" if SMALL else "5000"
     with Machine(folder) as machine:
@@ -239,11 +278,10 @@ def main():
     with tempfile.TemporaryDirectory(prefix="dunlin-bench.") as folder:
         cluster = Cluster().start()
         serving(cluster, folder)
+        under_ingest(cluster, folder)
         visible(cluster, folder)
         cluster.close()
-        if os.path.exists(os.path.join(BIN, "bench_session")):
-            say("the state machine alone")
-            print(program("bench_session"), file=sys.stderr)
+        state_machine()
         restart(folder)
     if "--json" in sys.argv:
         print(json.dumps(results, indent=1))

@@ -576,7 +576,7 @@ static void test_parked_reads_keep_the_limit(void **state)
     uint8_t *bytes = malloc(length + 5);
     assert_non_null(bytes);
     for (int i = 0; i < 5; i++)
-        bytes[i] = i > 0 ? (uint8_t)(length >> (8 * (4 - i))) : 0;
+        bytes[i] = (uint8_t)(i > 0 ? length >> (8 * (4 - i)) : 0);
     protobuf_c_message_pack(&request.base, bytes + 5);
     big.out = bytes;
     big.out_length = length + 5;
