@@ -1,10 +1,10 @@
 /* Events.Publish: many events in, one outcome each out, and a token over the shards they went to.
  *
- * Happy path: every event is checked; events are grouped by shard in the request's order; one record a shard
- * is proposed; when all are back, outcomes go to their places.
+ * Happy path: every event is checked; events are grouped by shard in the request's order; a record a shard
+ * (or for each PART_EVENTS_MAX of them) is proposed; when all are back, outcomes go to their places.
  *
- * Failures: one bad event refuses the whole call before anything is proposed. A shard that gives no answer in
- * time makes its events UNKNOWN when another shard answered, and fails the call otherwise; either way the
+ * Failures: one bad event refuses the whole call before anything is proposed. A record that gets no answer in
+ * time makes its events UNKNOWN when another was answered, and fails the call otherwise; either way the
  * same event ids may be sent again. */
 #include "api/service.h"
 
@@ -17,9 +17,12 @@
 #include <stdio.h>
 #include <string.h>
 
+#define PART_EVENTS_MAX                                                                                      \
+    2000                     /* applied in one go: about 2 ms, so that no call holds up the consensus loop   \
+                              */
 #define RESULT_HEAD_BYTES 16 /* status, next_offset, count: more than they take */
 
-struct part { /* of one shard */
+struct part { /* one record's events, all of one shard */
     uint32_t group;
     uint32_t first, count; /* in grouped order */
     struct dn_op *op;
@@ -29,7 +32,7 @@ struct publish {
     size_t count, part_count;
     uint32_t *place;   /* event in the request -> position in grouped order */
     uint8_t *outcomes; /* in grouped order */
-    struct part parts[DN_GROUPS_MAX];
+    struct part parts[DN_GROUPS_MAX + DN_EVENTS_PER_RECORD_MAX / PART_EVENTS_MAX];
 };
 
 static bool event_id_fits(struct dn_call *call, size_t number, const char *field, const char *id,
@@ -125,9 +128,13 @@ static struct dn_event_in *events_group(struct dn_call *call, const Dunlin__V1__
     for (uint32_t group = 1; group <= app->options.shard_count; group++) {
         uint32_t of_group = next[group];
         next[group] = first;
-        if (of_group > 0)
+        for (uint32_t done = 0; done < of_group; done += PART_EVENTS_MAX) {
+            uint32_t left = of_group - done;
             publish->parts[publish->part_count++] =
-                (struct part){.group = group, .first = first, .count = of_group};
+                (struct part){.group = group,
+                              .first = first + done,
+                              .count = left < PART_EVENTS_MAX ? left : PART_EVENTS_MAX};
+        }
         first += of_group;
     }
     for (size_t i = 0; i < count; i++) {

@@ -203,16 +203,24 @@ void wait_unfence(struct group *g)
     }
 }
 
-void wait_moved(struct group *g)
+static void finish_applied(struct group *g, struct waits *list, bool fenced)
 {
     uint64_t applied = atomic_load_explicit(&g->applied, memory_order_relaxed);
-    for (struct dn_wait *w = g->unapplied.first, *next; w != NULL; w = next) {
+    for (struct dn_wait *w = list->first, *next; w != NULL; w = next) {
         next = wlink(w)->next;
-        if (w->index <= applied) {
-            waits_remove(&g->unapplied, w);
+        if (w->index <= applied && (!fenced || w->kind == DN_WAIT_APPLIED)) {
+            waits_remove(list, w);
             finish(g, w, DN_OK, NULL);
         }
     }
+}
+
+/* An APPLIED wait that asks the leader about its index needs no answer once the index is here. */
+void wait_moved(struct group *g)
+{
+    finish_applied(g, &g->unapplied, false);
+    finish_applied(g, &g->unfenced, true);
+    finish_applied(g, &g->fence.waits, true);
 }
 
 /* ---- deadlines and the end -------------------------------------------------------------------------- */
