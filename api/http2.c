@@ -243,6 +243,43 @@ static void on_allocate(uv_handle_t *handle, size_t suggested, uv_buf_t *buffer)
     *buffer = uv_buf_init((char *)conn->thread->read_buffer, DN_READ_BUFFER_BYTES);
 }
 
+/* nghttp2_session_mem_recv, without the resets of streams that were never opened.
+ *
+ * A gRPC client (grpc-core) that gives a call up between choosing its stream's number and sending the HEADERS
+ * sends the RST_STREAM alone. RFC 9113, section 6.4, lets a server end the connection for that, and nghttp2
+ * does: all other calls of the client would fail with it. So frames are followed here, and such a reset is
+ * left out.
+ *
+ * A frame's header that is cut by the end of a read is kept until the rest is here, so that nghttp2 has not
+ * yet seen its first bytes when it is judged. */
+static ssize_t feed(struct dn_conn *conn, const uint8_t *bytes, size_t length)
+{
+    struct dn_frames *frames = &conn->frames;
+    size_t from = 0, at = 0;
+    while (at < length) {
+        enum dn_frames_step step;
+        size_t run = dn_frames_next(frames, bytes + at, length - at, &step);
+        at += run;
+        if (step == DN_FRAMES_PASS)
+            continue;
+        /* All before this run goes to nghttp2; then what the run is. */
+        size_t before = at - run - from;
+        if (before > 0 && nghttp2_session_mem_recv(conn->session, bytes + from, before) != (ssize_t)before)
+            return NGHTTP2_ERR_PROTO;
+        from = at;
+        if (step == DN_FRAMES_DROP)
+            dn_counter_add(conn->thread->server->counters.idle_resets, 1);
+        else if (step == DN_FRAMES_HEAD &&
+                 nghttp2_session_mem_recv(conn->session, frames->head, DN_FRAME_HEAD) != DN_FRAME_HEAD)
+            return NGHTTP2_ERR_PROTO;
+    }
+    if (at > from)
+        return nghttp2_session_mem_recv(conn->session, bytes + from, at - from) == (ssize_t)(at - from)
+                   ? (ssize_t)length
+                   : NGHTTP2_ERR_PROTO;
+    return (ssize_t)length;
+}
+
 static void on_read(uv_stream_t *stream, ssize_t length, const uv_buf_t *buffer)
 {
     struct dn_conn *conn = stream->data;
@@ -253,7 +290,7 @@ static void on_read(uv_stream_t *stream, ssize_t length, const uv_buf_t *buffer)
         dn_conn_close(conn);
         return;
     }
-    ssize_t taken = nghttp2_session_mem_recv(conn->session, (const uint8_t *)buffer->base, (size_t)length);
+    ssize_t taken = feed(conn, (const uint8_t *)buffer->base, (size_t)length);
     if (taken != length) {
         /* A flood or a bad preface; where nghttp2 could say why, the GOAWAY is in its queue. */
         dn_counter_add(thread->server->counters.protocol_errors, 1);

@@ -287,6 +287,8 @@ static void metrics_create(struct dn_server *server)
         dn_metrics_counter(metrics, "dunlin_api_accepted_total", "", "Client connections accepted.");
     to->protocol_errors = dn_metrics_counter(metrics, "dunlin_api_protocol_errors_total", "",
                                              "Broken HTTP/2 frames and floods.");
+    to->idle_resets = dn_metrics_counter(metrics, "dunlin_api_idle_resets_total", "",
+                                         "Resets of streams that were never opened, left out.");
     to->cancelled =
         dn_metrics_counter(metrics, "dunlin_api_cancelled_total", "", "Calls that clients gave up.");
     to->idle_closed =

@@ -21,6 +21,7 @@
 #define DN_API_SERVER_H
 
 #include "api/api.h"
+#include "api/frames.h"
 #include "base/arena.h"
 #include "base/epoch.h"
 #include "base/queue.h"
@@ -71,7 +72,8 @@ struct dn_method_metrics {
 
 struct dn_server_metrics {
     struct dn_gauge *connections, *parked, *pending_bytes;
-    struct dn_counter *accepted, *refused_connections, *protocol_errors, *cancelled, *idle_closed;
+    struct dn_counter *accepted, *refused_connections, *protocol_errors, *idle_resets, *cancelled,
+        *idle_closed;
     struct dn_counter *limit_streams, *limit_pending_calls, *limit_pending_bytes, *limit_message,
         *limit_headers;
 };
@@ -147,6 +149,7 @@ struct dn_conn {
     uv_tcp_t tcp;
     struct dn_thread *thread;
     nghttp2_session *session;
+    struct dn_frames frames;
     struct dn_conn *next, *previous;
     struct dn_conn *dirty_next;
     struct dn_call *calls;

@@ -23,6 +23,8 @@ except ImportError as error:
     print(f"skipped: {error} (packages python3-grpcio and python3-grpc-tools)")
     sys.exit(77)
 
+# In about one round of five grpc-core resets a stream that it never opened: the other calls must not feel it.
+CANCEL_ROUNDS = 20
 TIMEOUT_S = 20
 failures = 0
 
@@ -149,10 +151,13 @@ def deadlines(pb, health_pb, node):
             lambda: node.cluster.Ping(pb.PingRequest(), timeout=-1))
     refused("deadline of a stream", grpc.StatusCode.DEADLINE_EXCEEDED, "",
             lambda: list(node.health.Watch(health_pb.HealthCheckRequest(), timeout=.3)))
-    calls = [node.cluster.Ping.future(pb.PingRequest(payload=bytes(1000)), timeout=TIMEOUT_S) for _ in range(200)]
-    for call in calls[::2]:
-        call.cancel()
-    check("cancelling every other call", all(len(call.result().payload) == 1000 for call in calls[1::2]))
+    whole = True
+    for _ in range(CANCEL_ROUNDS):
+        calls = [node.cluster.Ping.future(pb.PingRequest(payload=bytes(1000)), timeout=TIMEOUT_S) for _ in range(200)]
+        for call in calls[::2]:
+            call.cancel()
+        whole = whole and all(len(call.result().payload) == 1000 for call in calls[1::2])
+    check("cancelling every other call", whole)
 
 
 def health(node, health_pb):
