@@ -190,9 +190,9 @@ void age_send_stamps(struct dn_consensus *c, uint64_t now_us)
 {
     (void)now_us;
     for (unsigned m = 0; m < c->member_count; m++) {
-        struct conn *conn = m == c->self ? NULL : peer_conn(c, c->members[m].node_id);
+        bool up = m != c->self && link_up(c, c->members[m].node_id);
         struct wire_frame frame = {.type = WIRE_STAMPS, .nonce = c->nonce, .stamp_us = dn_boottime_us()};
-        for (uint32_t i = 0; conn != NULL && i < c->o.group_count; i++) {
+        for (uint32_t i = 0; up && i < c->o.group_count; i++) {
             struct group *g = &c->groups[i];
             if (g->started && !g->fenced && g->leader_id == c->members[m].node_id) {
                 struct report own = own_report(g);
@@ -200,7 +200,7 @@ void age_send_stamps(struct dn_consensus *c, uint64_t now_us)
             }
         }
         if (frame.stamp_count > 0) {
-            peer_send(conn, &frame);
+            link_send(c, c->members[m].node_id, &frame);
         }
     }
 }

@@ -2,7 +2,7 @@
  *
  * Happy path of a loop turn (turn(), after libuv has polled): take calls from the queues; look at each
  * group's role; submit proposals and barriers; apply committed entries for a few milliseconds; tell readers
- * and followers; flush the peer links. Work that is left keeps the loop from blocking.
+ * and followers. Work that is left keeps the loop from blocking.
  *
  * Phases: RUN -(stop)-> TRANSFER -(nothing led, or time is up)-> DRAIN -(all calls completed)-> CLOSE
  * -(every group closed)-> HANDLES -(libuv lets go of the last handle)-> the thread ends. */
@@ -104,8 +104,12 @@ static bool apply_groups(struct dn_consensus *c)
 
 static void close_handles(struct dn_consensus *c)
 {
-    transport_close(c);
-    peer_close_all(c);
+    dn_journal_destroy(c->journal);
+    c->journal = NULL;
+    if (c->disk != NULL) {
+        c->disk->ops->destroy(c->disk); /* it has a handle on the loop */
+        c->disk = NULL;
+    }
     uv_close((uv_handle_t *)&c->async, NULL);
     uv_close((uv_handle_t *)&c->check, NULL);
     uv_close((uv_handle_t *)&c->idle, NULL);
@@ -127,7 +131,7 @@ static void transfer_group(struct group *g)
     for (unsigned k = 1; k < c->member_count && best == 0; k++) { /* groups spread over the others */
         unsigned i = (c->self + 1 + (k - 1 + g->id) % (c->member_count - 1)) % c->member_count;
         raft_index match;
-        if (c->members[i].state == LINK_UP &&
+        if (link_up(c, c->members[i].node_id) &&
             raft_match_index(&g->raft, c->members[i].node_id, &match) == 0 &&
             match == raft_last_index(&g->raft)) {
             best = c->members[i].node_id;
@@ -173,13 +177,29 @@ static void drain(struct dn_consensus *c)
     }
 }
 
+static void transport_closed(void *data)
+{
+    struct dn_consensus *c = data;
+    c->transport_closed = true;
+    consensus_kick(c);
+}
+
+static void journal_closed(void *data)
+{
+    struct dn_consensus *c = data;
+    c->journal_closed = true;
+    consensus_kick(c);
+}
+
 /* A group closes only when its snapshot job is over. Until then it must neither look like a leader nor take
- * calls that nobody would complete: it falls silent (io_shim.c looks at the phase), and the closed links tell
- * the others at once. */
+ * calls that nobody would complete: it falls silent (io_shim.c looks at the phase), and the closed
+ * connections tell the others at once. */
 static void leave(struct dn_consensus *c)
 {
-    peer_flush(c);
-    peer_close_all(c);
+    if (c->transport != NULL) {
+        c->transport_closing = true;
+        dn_transport_close(c->transport, transport_closed, c);
+    }
 }
 
 static void run_phase(struct dn_consensus *c, uint64_t now)
@@ -213,7 +233,12 @@ static void run_phase(struct dn_consensus *c, uint64_t now)
             }
             all &= !g->opened || g->closed;
         }
-        if (all) {
+        all &= !c->transport_closing || c->transport_closed;
+        if (all && c->journal != NULL && !c->journal_closing) {
+            c->journal_closing = true;
+            dn_journal_close(c->journal, journal_closed, c);
+        }
+        if (all && (c->journal == NULL || c->journal_closed)) {
             close_handles(c);
         }
         return;
@@ -233,6 +258,7 @@ static void turn(struct dn_consensus *c)
     for (uint32_t i = 0; i < c->o.group_count && c->phase <= PHASE_TRANSFER; i++) {
         struct group *g = &c->groups[i];
         if (g->started) {
+            raft_io_turn(g);
             group_roles(g);
             propose_turn(g);
             wait_turn(g);
@@ -250,7 +276,6 @@ static void turn(struct dn_consensus *c)
                 status_publish(g);
             }
         }
-        peer_flush(c);
     }
     if (c->moved && c->o.on_applied != NULL) {
         c->o.on_applied(c->o.callback_data);
@@ -310,8 +335,6 @@ static void timer_cb(uv_timer_t *timer)
             propose_expire(&c->groups[i], now);
             wait_expire(&c->groups[i], now);
         }
-        transport_housekeep(c, now);
-        peer_housekeep(c, now);
         if (now >= c->stamp_at_us) {
             c->stamp_at_us = now + (uint64_t)c->o.tick_ms * 500;
             age_send_stamps(c, now);
@@ -350,7 +373,7 @@ static void set_defaults(struct dn_consensus_options *o)
     o->tick_ms = or_default(o->tick_ms, 200);
     o->entry_max_bytes = or_default(o->entry_max_bytes, 256u << 10);
     o->inflight_max = or_default(o->inflight_max, 8);
-    o->segment_bytes = o->segment_bytes == 0 ? 4u << 20 : o->segment_bytes;
+    o->segment_bytes = o->segment_bytes == 0 ? 16u << 20 : o->segment_bytes;
     o->snapshot_log_bytes = o->snapshot_log_bytes == 0 ? 64u << 20 : o->snapshot_log_bytes;
     o->min_free_bytes = o->min_free_bytes == 0 ? 64u << 20 : o->min_free_bytes;
 }
@@ -392,17 +415,18 @@ static enum dn_code take_members(struct dn_consensus *c, struct dn_error *err)
     bool found = false;
     for (size_t i = 0; i < o->member_count; i++) {
         struct member *m = &c->members[i];
+        char host[256];
+        uint16_t port;
         if (o->members[i].node_id == 0 || member_find(c, o->members[i].node_id) >= 0) {
             return dn_fail(err, DN_INVALID, "member %zu: node ids must be unique and above 0", i);
         }
         if (o->members[i].address == NULL || strlen(o->members[i].address) >= sizeof m->address ||
-            !dn_parse_address(o->members[i].address, m->host, &m->port)) {
+            !dn_parse_address(o->members[i].address, host, &port)) {
             return dn_fail(err, DN_INVALID, "member %zu: '%s' is no host:port", i,
                            o->members[i].address == NULL ? "" : o->members[i].address);
         }
         snprintf(m->address, sizeof m->address, "%s", o->members[i].address);
         m->node_id = o->members[i].node_id;
-        m->backoff_ms = LINK_BACKOFF_MIN_MS;
         if (m->node_id == o->node_id) {
             c->self = (unsigned)i;
             found = true;
@@ -423,10 +447,9 @@ static void make_metrics(struct dn_consensus *c)
         return;
     }
     c->m_slice = dn_metrics_histogram(m, "dunlin_apply_slice_seconds", "", "Applying in one loop turn");
-    c->m_peer_errors =
-        dn_metrics_counter(m, "dunlin_peer_connection_errors_total", "", "Peer connections that failed");
-    c->m_strangers =
-        dn_metrics_counter(m, "dunlin_peer_refused_total", "", "Connections to the peer port turned away");
+    c->m_malformed = dn_metrics_counter(m, "dunlin_peer_malformed_total", "",
+                                        "Messages of peers that this version does not understand");
+    c->m_fault = dn_metrics_gauge(m, "dunlin_journal_fault", "", "1 while the journal cannot be written");
     c->m_queue = dn_metrics_gauge(m, "dunlin_consensus_queue", "", "Calls waiting for the consensus thread");
     c->m_free = dn_metrics_gauge(m, "dunlin_data_dir_free_bytes", "", "Free bytes where the log lives");
 }
@@ -443,9 +466,73 @@ static enum dn_code open_loop(struct dn_consensus *c, struct dn_error *err)
     uv_check_init(&c->loop, &c->check);
     uv_idle_init(&c->loop, &c->idle);
     uv_timer_init(&c->loop, &c->timer);
+    c->timers_open = true;
+    return DN_OK;
+}
+
+/* From here on the loop, when it runs, does its turns. */
+static void loop_begin(struct dn_consensus *c)
+{
+    atomic_store(&c->loop_turn_us, dn_monotonic_us());
     uv_check_start(&c->check, check_cb);
     uv_timer_start(&c->timer, timer_cb, HOUSEKEEP_MS, HOUSEKEEP_MS);
-    c->timers_open = true;
+}
+
+static void on_fault(void *data, bool fault, const struct dn_error *why)
+{
+    struct dn_consensus *c = data;
+    c->disk_fault = fault;
+    if (fault) {
+        dn_err(COMPONENT, "the journal cannot be written, this node takes no part until it can: %s",
+               why->message);
+    } else {
+        dn_info(COMPONENT, "the journal in '%s' is written again", c->journal_dir);
+    }
+    if (c->m_fault != NULL) {
+        dn_gauge_set(c->m_fault, fault);
+    }
+    for (uint32_t i = 0; i < c->o.group_count; i++) {
+        raft_io_fault(&c->groups[i], fault);
+    }
+    consensus_kick(c);
+}
+
+static enum dn_code open_journal(struct dn_consensus *c, struct dn_error *err)
+{
+    struct dn_journal_options options = {.name = c->journal_dir,
+                                         .loop = &c->loop,
+                                         .segment_bytes = c->o.segment_bytes,
+                                         .metrics = c->o.metrics,
+                                         .on_fault = on_fault,
+                                         .data = c};
+    enum dn_code code = dn_disk_open(c->journal_dir, &c->loop, c->o.journal_disk, &c->disk, err);
+    if (code != DN_OK) {
+        return code;
+    }
+    options.disk = c->disk;
+    return dn_journal_open(&options, &c->journal, err);
+}
+
+static void bootstrapped(struct dn_journal_wait *wait)
+{
+    *(bool *)wait->data = true;
+}
+
+/* The loop does not run yet: it is turned here until the groups' first entries are on the disk. */
+static enum dn_code bootstrap_durable(struct dn_consensus *c, struct dn_error *err)
+{
+    bool durable = false;
+    struct dn_journal_wait wait = {.done = bootstrapped, .data = &durable};
+    dn_journal_when_durable(c->journal, &wait);
+    dn_journal_turn(c->journal);
+    while (!durable) {
+        if (c->disk_fault) { /* the wait stays with the journal, which is closed without calling it */
+            const struct dn_error *why = dn_journal_fault(c->journal);
+            return dn_fail(err, DN_IO, "begin the logs in '%s': %s", c->journal_dir,
+                           why == NULL ? "the disk failed" : why->message);
+        }
+        uv_run(&c->loop, UV_RUN_ONCE);
+    }
     return DN_OK;
 }
 
@@ -456,16 +543,25 @@ static enum dn_code open_groups(struct dn_consensus *c, struct dn_error *err)
     enum dn_code code = identity_open(c->data_dir, &id, &ready, err);
     if (code == DN_OK) { /* after the identity: a node with another's identity is told so, not that its port
                             is taken */
-        code = transport_listen(c, err);
+        code = link_open(c, err);
+    }
+    if (code == DN_OK) {
+        code = open_journal(c, err);
     }
     for (uint32_t i = 0; code == DN_OK && i < c->o.group_count; i++) {
         code = group_open(&c->groups[i], !ready, err);
+    }
+    if (code == DN_OK && !ready) {
+        code = bootstrap_durable(c, err);
     }
     if (code == DN_OK && !ready) {
         code = identity_ready(c->data_dir, &id, err);
     }
     for (uint32_t i = 0; code == DN_OK && i < c->o.group_count; i++) {
         code = group_start(&c->groups[i], err);
+    }
+    if (code == DN_OK) {
+        dn_journal_forget(c->journal);
     }
     return code;
 }
@@ -490,6 +586,8 @@ enum dn_code dn_consensus_start(const struct dn_consensus_options *options, stru
     c->data_dir = strdup(o.data_dir);
     c->cluster_id = strdup(o.cluster_id);
     c->bind_address = o.bind_address == NULL ? NULL : strdup(o.bind_address);
+    c->key_file = o.key_file == NULL ? NULL : strdup(o.key_file);
+    c->previous_key_file = o.previous_key_file == NULL ? NULL : strdup(o.previous_key_file);
     c->groups = calloc(o.group_count, sizeof *c->groups);
     c->proposals = dn_queue_create(API_QUEUE_MAX);
     c->waits = dn_queue_create(API_QUEUE_MAX);
@@ -513,6 +611,16 @@ enum dn_code dn_consensus_start(const struct dn_consensus_options *options, stru
     c->o.members = NULL; /* the caller's; copied */
     c->o.fsms = NULL;
     c->o.bind_address = c->bind_address;
+    c->o.key_file = c->key_file;
+    c->o.previous_key_file = c->previous_key_file;
+    c->o.journal_disk = o.journal_disk == NULL                ? NULL
+                        : strcmp(o.journal_disk, "pool") == 0 ? "pool"
+                                                              : "io_uring";
+    if (snprintf(c->journal_dir, sizeof c->journal_dir, "%s/journal", c->data_dir) >=
+        (int)sizeof c->journal_dir) {
+        code = dn_fail(err, DN_INVALID, "data directory path is too long");
+        goto fail;
+    }
     code = identity_lock(c->data_dir, &c->lock_fd, err);
     if (code == DN_OK) {
         code = open_loop(c, err);
@@ -523,7 +631,7 @@ enum dn_code dn_consensus_start(const struct dn_consensus_options *options, stru
     if (code != DN_OK) {
         goto fail;
     }
-    atomic_store(&c->loop_turn_us, dn_monotonic_us());
+    loop_begin(c);
     if (uv_thread_create(&c->thread, thread_main, c) != 0) {
         code = dn_fail(err, DN_NO_MEMORY, "start the consensus thread");
         goto fail;
@@ -536,6 +644,7 @@ fail:
     if (c->loop_open) { /* what was opened closes on this thread */
         atomic_store(&c->closed, true);
         atomic_store(&c->stop_asked, true);
+        loop_begin(c);
         uv_async_send(&c->async);
         uv_run(&c->loop, UV_RUN_DEFAULT);
     }
@@ -562,6 +671,7 @@ void dn_consensus_destroy(struct dn_consensus *c)
         return;
     }
     DN_ASSERT(!c->thread_running);
+    link_free(c);
     for (uint32_t i = 0; c->groups != NULL && i < c->o.group_count; i++) {
         group_free(&c->groups[i]);
     }
@@ -576,6 +686,8 @@ void dn_consensus_destroy(struct dn_consensus *c)
     dn_queue_destroy(c->waits);
     free(c->groups);
     free(c->bind_address);
+    free(c->key_file);
+    free(c->previous_key_file);
     free(c->cluster_id);
     free(c->data_dir);
     free(c);

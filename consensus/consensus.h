@@ -80,20 +80,25 @@ struct dn_member {
 };
 
 struct dn_consensus_options {
-    const char *data_dir;            /* exists; groups live in data_dir/raft/<group> */
+    const char *data_dir;            /* exists; all groups' journal lives in data_dir/journal */
     const char *cluster_id;          /* 1..64 printable characters; bound into every peer connection */
     uint64_t node_id;                /* this node; one of members */
     const struct dn_member *members; /* identical on every node; used when the data directory is empty */
     size_t member_count;
-    const char *bind_address;     /* "host:port" to listen on for peers; NULL: own member address */
-    uint32_t group_count;         /* groups 0..group_count-1 */
-    const struct dn_fsm *fsms;    /* group_count of them; copied */
+    const char *bind_address; /* "host:port" to listen on for peers; NULL: own member address */
+    const char *key_file;     /* the cluster's pre-shared key (transport/transport.h); NULL: none, anyone who
+                                 reaches the peer port is believed */
+    const char *previous_key_file; /* accepted too, while keys are changed; may be NULL */
+    const char *journal_disk;  /* NULL: io_uring where it works, else the thread pool; or one of "io_uring",
+                                  "pool" */
+    uint32_t group_count;      /* groups 0..group_count-1 */
+    const struct dn_fsm *fsms; /* group_count of them; copied */
     unsigned election_timeout_ms; /* 0: 300 */
     unsigned heartbeat_ms;        /* 0: 50 */
     unsigned tick_ms;             /* idle leader commits a tick this often; 0: 200 */
     uint64_t snapshot_log_bytes;  /* snapshot a group after this many bytes of log; 0: 64 MiB */
     uint64_t min_free_bytes;      /* refuse proposals below this much free disk; 0: 64 MiB */
-    size_t segment_bytes;         /* raft_uv segment size; 0: 4 MiB; a multiple of 4096 */
+    size_t segment_bytes;         /* of the journal; 0: 16 MiB; a multiple of 4096, at least 64 KiB */
     unsigned entry_max_bytes; /* most bytes packed into one entry (a larger record goes alone); 0: 256 KiB */
     unsigned inflight_max;    /* entries proposed and not yet applied, per group; 0: 8 */
     struct dn_metrics *metrics; /* may be NULL */

@@ -64,33 +64,8 @@ static enum dn_code bootstrap_group(struct group *g, struct dn_error *err)
     }
     raft_configuration_close(&configuration);
     if (rv != 0) {
-        return dn_fail(err, DN_IO, "group %u: write the first segment in '%s': %s: %s", g->id, g->dir,
+        return dn_fail(err, DN_IO, "group %u: begin its log in '%s': %s: %s", g->id, g->c->journal_dir,
                        raft_strerror(rv), g->io.errmsg);
-    }
-    return DN_OK;
-}
-
-static enum dn_code make_dir(struct group *g, bool bootstrap, struct dn_error *err)
-{
-    if (snprintf(g->dir, sizeof g->dir, "%s/raft/%u", g->c->data_dir, g->id) >= (int)sizeof g->dir) {
-        return dn_fail(err, DN_INVALID, "data directory path is too long");
-    }
-    if (bootstrap) {
-        if (mkdir(g->dir, 0700) != 0 && errno != EEXIST) {
-            return dn_fail(err, DN_IO, "create '%s': %s", g->dir, strerror(errno));
-        }
-        return DN_OK;
-    }
-    char path[PATH_MAX + 16];
-    struct stat st;
-    snprintf(path, sizeof path, "%s/metadata1", g->dir);
-    if (stat(path, &st) != 0) {
-        return dn_fail(
-            err, DN_CORRUPT,
-            "group %u: '%s' is missing though this node had been set up: its log is lost. Restore the "
-            "whole data directory, or take the node out of the cluster and join it anew with an empty "
-            "one",
-            g->id, path);
     }
     return DN_OK;
 }
@@ -99,11 +74,7 @@ enum dn_code group_open(struct group *g, bool bootstrap, struct dn_error *err)
 {
     struct dn_consensus *c = g->c;
     struct raft *r = &g->raft;
-    enum dn_code code = make_dir(g, bootstrap, err);
     int rv;
-    if (code != DN_OK) {
-        return code;
-    }
     dn_buffer_init(&g->result, DN_RESULT_MAX);
     dn_buffer_init(&g->results, (size_t)1 << 30);
     g->raft_fsm = (struct raft_fsm){.version = 1,
@@ -111,24 +82,12 @@ enum dn_code group_open(struct group *g, bool bootstrap, struct dn_error *err)
                                     .apply = fsm_apply,
                                     .snapshot = snapshot_fsm,
                                     .restore = snapshot_fsm_restore};
-    transport_init(g);
-    rv = raft_uv_init(&g->io, &c->loop, g->dir, &g->transport);
-    if (rv != 0) {
-        return dn_fail(err, DN_IO, "group %u: open '%s': %s: %s", g->id, g->dir, raft_strerror(rv),
-                       g->io.errmsg);
-    }
-    raft_uv_set_tracer(&g->io, NULL); /* formats every message, even those nobody reads */
-    raft_uv_set_auto_recovery(&g->io, false);
-    raft_uv_set_segment_size(&g->io, c->o.segment_bytes);
-    raft_uv_set_snapshot_compression(&g->io, false);
-    raft_uv_set_connect_retry_delay(&g->io, 50);
+    raft_io_install(g);
     io_shim_install(g);
     rv = raft_init(r, &g->io, &g->raft_fsm, c->o.node_id, c->members[c->self].address);
     if (rv != 0) {
-        code = dn_fail(err, DN_CORRUPT, "group %u: open '%s': %s: %s", g->id, g->dir, raft_strerror(rv),
-                       r->errmsg[0] != 0 ? r->errmsg : g->io.errmsg);
-        raft_uv_close(&g->io);
-        return code;
+        uv_close((uv_handle_t *)&g->ticker, NULL);
+        return dn_fail(err, DN_INTERNAL, "group %u: %s: %s", g->id, raft_strerror(rv), r->errmsg);
     }
     g->opened = true;
     r->tracer = NULL;
@@ -150,7 +109,7 @@ enum dn_code group_start(struct group *g, struct dn_error *err)
     int rv = raft_start(&g->raft);
     if (rv != 0) {
         if (g->start_error.code != DN_OK) {
-            return dn_fail(err, g->start_error.code, "group %u: restore from '%s': %s", g->id, g->dir,
+            return dn_fail(err, g->start_error.code, "group %u: restore from '%s': %s", g->id, g->c->data_dir,
                            g->start_error.message);
         }
         return dn_fail(
@@ -158,7 +117,7 @@ enum dn_code group_start(struct group *g, struct dn_error *err)
             "group %u: load the log in '%s': %s: %s. The node does not start with less than it had; "
             "restore this node's data directory; an empty one under the same id is safe only while "
             "every other member is up and has applied all there is, for it would vote without its promises",
-            g->id, g->dir, raft_strerror(rv), raft_errmsg(&g->raft));
+            g->id, g->c->journal_dir, raft_strerror(rv), raft_errmsg(&g->raft));
     }
     g->started = true;
     g->tick_at_us = dn_monotonic_us();
@@ -172,8 +131,8 @@ bool group_can_submit(struct group *g)
     /* While leadership is being handed over the log must stand still: libraft sends TimeoutNow once, and a
      * follower that lacks the last entry ignores it. */
     bool handing_over = g->c->phase == PHASE_TRANSFER && g->c->member_count > 1;
-    return g->started && !g->fenced && !g->closing && !handing_over && raft_state(&g->raft) == RAFT_LEADER &&
-           raft_transferee(&g->raft) == 0;
+    return g->started && !g->fenced && !g->c->disk_fault && !g->closing && !handing_over &&
+           raft_state(&g->raft) == RAFT_LEADER && raft_transferee(&g->raft) == 0;
 }
 
 /* ---- roles ------------------------------------------------------------------------------------------ */
@@ -214,9 +173,13 @@ void group_roles(struct group *g)
 {
     raft_id leader_id = 0;
     const char *address;
-    bool leader = !g->fenced && raft_state(&g->raft) == RAFT_LEADER;
+    bool silent = g->fenced || g->c->disk_fault;
+    bool leader = !silent && raft_state(&g->raft) == RAFT_LEADER;
     uint64_t term = raft_current_term(&g->raft);
     raft_leader(&g->raft, &leader_id, &address);
+    if (silent) {
+        leader_id = 0; /* whoever leads now, this node does not hear of it */
+    }
     if (g->leader && (!leader || term != g->term)) {
         lose_leadership(g);
     }
@@ -241,10 +204,10 @@ void group_roles(struct group *g)
     }
 }
 
-/* The leader's process closed its link: it died, or restarts. Waiting a whole election timeout for what is
- * known would be a choice. The leader is forgotten (so that pre-votes are granted) and the timer brought
- * forward, one tick apart on each node so that votes do not split. A false alarm is harmless: Raft's safety
- * knows no clocks, and the leader's next message sets all of it back. */
+/* The leader's process is gone (its connection was reset and it takes no new one), or said goodbye. Waiting a
+ * whole election timeout for what is known would be a choice. The leader is forgotten (so that pre-votes are
+ * granted) and the timer brought forward, one tick apart on each node so that votes do not split. A false
+ * alarm is harmless: Raft's safety knows no clocks, and the leader's next message sets all of it back. */
 void group_leader_gone(struct group *g, uint64_t node_id)
 {
     struct dn_consensus *c = g->c;
@@ -330,7 +293,6 @@ bool group_may_close(const struct group *g)
 static void raft_closed(struct raft *r)
 {
     struct group *g = container_of(r, struct group, raft);
-    raft_uv_close(&g->io);
     g->closed = true;
     consensus_kick(g->c);
 }
@@ -344,6 +306,7 @@ void group_close(struct group *g)
 
 void group_free(struct group *g)
 {
+    raft_io_free(g);
     apply_drop(g);
     for (struct batch *b = g->batches, *next; b != NULL; b = next) {
         next = b->next;

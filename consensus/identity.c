@@ -44,7 +44,7 @@ enum dn_code identity_lock(const char *data_dir, int *ret_fd, struct dn_error *e
 static void render(const struct identity *id, const char *state, char out[IDENTITY_MAX])
 {
     int n = snprintf(out, IDENTITY_MAX,
-                     "dunlin-identity 1\nstate %s\ncluster %s\nnode %" PRIu64 "\naddress %s\ngroups %u\n",
+                     "dunlin-identity 2\nstate %s\ncluster %s\nnode %" PRIu64 "\naddress %s\ngroups %u\n",
                      state, id->cluster_id, id->node_id, id->address, id->group_count);
     DN_ASSERT(n > 0 && n < IDENTITY_MAX - 20);
     snprintf(out + n, IDENTITY_MAX - (size_t)n, "crc32c %08x\n", dn_crc32c(0, out, (size_t)n));
@@ -102,34 +102,23 @@ static bool dir_has_files(const char *path)
     return found;
 }
 
-/* Removes data_dir/raft: group folders that hold nothing but files. */
-static enum dn_code wipe(const char *raft_dir, struct dn_error *err)
+/* Empties data_dir/journal, which holds nothing but files. */
+static enum dn_code wipe(const char *journal_dir, struct dn_error *err)
 {
-    char group[PATH_MAX], file[PATH_MAX];
-    DIR *dir = opendir(raft_dir);
+    char file[PATH_MAX];
+    DIR *dir = opendir(journal_dir);
     struct dirent *entry;
     enum dn_code code = DN_OK;
     if (dir == NULL) {
-        return errno == ENOENT ? DN_OK : dn_fail(err, DN_IO, "open '%s': %s", raft_dir, strerror(errno));
+        return errno == ENOENT ? DN_OK : dn_fail(err, DN_IO, "open '%s': %s", journal_dir, strerror(errno));
     }
     while (code == DN_OK && (entry = readdir(dir)) != NULL) {
         if (entry->d_name[0] == '.' ||
-            snprintf(group, sizeof group, "%s/%s", raft_dir, entry->d_name) >= (int)sizeof group) {
+            snprintf(file, sizeof file, "%s/%s", journal_dir, entry->d_name) >= (int)sizeof file) {
             continue;
         }
-        DIR *inner = opendir(group);
-        struct dirent *name;
-        while (inner != NULL && (name = readdir(inner)) != NULL) {
-            if (strcmp(name->d_name, ".") != 0 && strcmp(name->d_name, "..") != 0 &&
-                snprintf(file, sizeof file, "%s/%s", group, name->d_name) < (int)sizeof file) {
-                unlink(file);
-            }
-        }
-        if (inner != NULL) {
-            closedir(inner);
-        }
-        if (rmdir(group) != 0) {
-            code = dn_fail(err, DN_IO, "remove '%s': %s", group, strerror(errno));
+        if (unlink(file) != 0) {
+            code = dn_fail(err, DN_IO, "remove '%s': %s", file, strerror(errno));
         }
     }
     closedir(dir);
@@ -172,6 +161,13 @@ static enum dn_code check(const char *path, char *text, const struct identity *w
 {
     char state[16], cluster[128], node[32], address[320], groups[16], crc[16], expect[32];
     char *last = strstr(text, "crc32c ");
+    if (strncmp(text, "dunlin-identity 1\n", 18) == 0) {
+        return dn_fail(
+            err, DN_UNIMPLEMENTED,
+            "'%s' was written by a version of dunlin before its own journal, and this one cannot read its "
+            "log: set the node up anew in an empty directory",
+            path);
+    }
     if (last == NULL || field(text, "state", state, sizeof state) == NULL ||
         field(text, "cluster", cluster, sizeof cluster) == NULL ||
         field(text, "node", node, sizeof node) == NULL ||
@@ -203,9 +199,9 @@ static enum dn_code check(const char *path, char *text, const struct identity *w
 enum dn_code identity_open(const char *data_dir, const struct identity *want, bool *ret_ready,
                            struct dn_error *err)
 {
-    char path[PATH_MAX], raft_dir[PATH_MAX], text[IDENTITY_MAX];
+    char path[PATH_MAX], journal_dir[PATH_MAX], text[IDENTITY_MAX];
     if (snprintf(path, sizeof path, "%s/identity", data_dir) >= (int)sizeof path ||
-        snprintf(raft_dir, sizeof raft_dir, "%s/raft", data_dir) >= (int)sizeof raft_dir) {
+        snprintf(journal_dir, sizeof journal_dir, "%s/journal", data_dir) >= (int)sizeof journal_dir) {
         return dn_fail(err, DN_INVALID, "data directory path is too long");
     }
     int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -214,12 +210,12 @@ enum dn_code identity_open(const char *data_dir, const struct identity *want, bo
         return dn_fail(err, DN_IO, "open '%s': %s", path, strerror(errno));
     }
     if (fd < 0) {
-        if (dir_has_files(raft_dir)) {
+        if (dir_has_files(journal_dir)) {
             return dn_fail(
                 err, DN_PRECONDITION,
-                "'%s' holds Raft data but '%s' is missing: restore that file from a backup, or use "
+                "'%s' holds a journal but '%s' is missing: restore that file from a backup, or use "
                 "an empty directory",
-                raft_dir, path);
+                journal_dir, path);
         }
         *ret_ready = false;
         code = store(data_dir, want, "new", err);
@@ -234,10 +230,10 @@ enum dn_code identity_open(const char *data_dir, const struct identity *want, bo
         code = check(path, text, want, ret_ready, err);
     }
     if (code == DN_OK && !*ret_ready) {
-        code = wipe(raft_dir, err);
+        code = wipe(journal_dir, err);
     }
-    if (code == DN_OK && mkdir(raft_dir, 0700) != 0 && errno != EEXIST) {
-        code = dn_fail(err, DN_IO, "create '%s': %s", raft_dir, strerror(errno));
+    if (code == DN_OK && mkdir(journal_dir, 0700) != 0 && errno != EEXIST) {
+        code = dn_fail(err, DN_IO, "create '%s': %s", journal_dir, strerror(errno));
     }
     return code == DN_OK ? sync_dir(data_dir, err) : code;
 }

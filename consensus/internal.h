@@ -20,8 +20,10 @@
 #include "consensus/identity.h"
 #include "consensus/wire.h"
 
+#include "journal/journal.h"
+#include "transport/transport.h"
+
 #include <raft.h>
-#include <raft/uv.h>
 #include <uv.h>
 
 #include <limits.h>
@@ -39,13 +41,7 @@
 #define ASK_AFTER_US 20000  /* a wait for an unknown index asks the leader after this long */
 #define RETRY_AFTER_US 5000 /* pause after a leader said it is none */
 #define CONNECT_TIMEOUT_MS 1000
-#define PREAMBLE_TIMEOUT_US 2000000
-#define UNPROVED_MAX 64     /* accepted connections without a preamble */
 #define USER_TIMEOUT_MS 500 /* TCP_USER_TIMEOUT */
-#define LINK_BACKOFF_MIN_MS 50
-#define LINK_BACKOFF_MAX_MS 500
-#define LINK_WRITE_MAX (32u << 20) /* bytes queued on one peer link */
-#define LINKS_FROM_NODE_MAX 8      /* accepted peer links of one node: the oldest goes when there are more */
 #define SNAPSHOT_TRIES_MAX 5
 #define SNAPSHOT_RETRY_MS 1000
 #define SNAPSHOT_BYTES_MAX (64ull << 30)
@@ -54,12 +50,11 @@
 #define CHECK_EVERY 16       /* hashes are compared at indexes that are multiples of this */
 #define CHECK_RING 1024      /* such hashes kept */
 #define REPORTS_KEPT 4       /* reported hashes kept for each node */
-#define LOG_PAUSE_US 1000000 /* between two log lines about the same kind of stranger */
+#define LOG_PAUSE_US 1000000 /* between two log lines about the same thing */
 
 #define container_of(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
 
 struct group;
-struct conn;
 struct batch;
 
 /* ---- intrusive lists over the callers' opaque words ------------------------------------------------- */
@@ -191,24 +186,38 @@ struct group {
     struct dn_consensus *c;
     uint32_t id;
     struct dn_fsm fsm;
-    char dir[PATH_MAX];
 
     /* libraft */
     struct raft raft;
     struct raft_io io;
-    struct raft_io real; /* raft_uv's own methods */
+    struct raft_io real; /* raft_io.c's own methods, behind those of io_shim.c */
     struct raft_fsm raft_fsm;
-    struct raft_uv_transport transport;
-    raft_io_tick_cb raft_tick;
+    raft_io_tick_cb raft_tick; /* libraft's, called by io_shim.c */
     raft_io_recv_cb raft_recv;
-    raft_uv_accept_cb accept;
-    raft_uv_transport_close_cb transport_close_cb;
-    size_t dials; /* connection attempts of this group */
-    struct raft_dial *raft_dials;
-    uv_stream_t *streams[DN_NODES_MAX]; /* raft_uv's outgoing ones: may be gone, see transport_peer_gone */
     bool opened, started, closing, closed;
     bool fenced; /* invariant 3 */
     struct dn_error start_error;
+
+    /* disk and network (raft_io.c) */
+    uv_timer_t ticker;
+    raft_io_tick_cb tick; /* io_shim.c's */
+    raft_io_recv_cb recv;
+    raft_io_close_cb close_cb;
+    uint64_t random;
+    uint64_t io_term;
+    uint64_t io_last;             /* last index given to the journal */
+    struct dn_buffer first_entry; /* the configuration, between bootstrap and load: the journal reads back
+                                     only what it found when it was opened */
+    struct raft_io_pending *io_pending; /* appends that are not durable yet */
+    uint64_t promise_lsn;               /* end of the newest term or vote in the journal */
+    struct raft_io_held *held_first, *held_last;
+    size_t held_count;
+    struct dn_journal_wait held_wait, put_wait;
+    bool held_waiting, put_waiting;
+    struct raft_io_snapshot_put *put_req;
+    uint8_t *marker; /* of the newest snapshot, as it is in the journal; NULL: none */
+    size_t marker_length;
+    uint64_t marker_index, marker_term;
 
     /* roles */
     bool leader;   /* libraft is in state leader */
@@ -278,44 +287,20 @@ struct group {
 
 /* ---- peers ------------------------------------------------------------------------------------------ */
 
-/* One peer-link connection, made or accepted. Closed by conn_close; freed when libuv lets go. */
-struct conn {
-    struct dn_consensus *c;
-    struct conn *next, *prev;
-    uint64_t id;
-    uint64_t node_id;
-    bool outgoing, closing;
-    uv_tcp_t *tcp;
-    struct dn_buffer in, out;
-};
-
-enum link_state { LINK_DOWN, LINK_DIALING, LINK_UP };
-
 struct member {
     uint64_t node_id;
+    uint64_t incarnation; /* of the process that sent last; 0: none yet */
     char address[300];
-    char host[256];
-    uint16_t port;
-    unsigned attempt; /* rotates over resolved addresses */
-    /* our outgoing link to it */
-    enum link_state state;
-    struct conn *conn;
-    uint64_t dial_at_us;
-    unsigned backoff_ms;
 };
-
-struct dial;
-typedef void (*dial_cb)(void *data, uv_tcp_t *tcp, int status);
 
 /* ---- the node --------------------------------------------------------------------------------------- */
 
 enum phase { PHASE_RUN, PHASE_TRANSFER, PHASE_DRAIN, PHASE_CLOSE, PHASE_HANDLES };
 
-struct incoming;
-
 struct dn_consensus {
     struct dn_consensus_options o;
-    char *data_dir, *cluster_id, *bind_address;
+    char *data_dir, *cluster_id, *bind_address, *key_file, *previous_key_file;
+    char journal_dir[PATH_MAX];
     struct member members[DN_NODES_MAX];
     unsigned member_count, self; /* self: index into members */
     struct group *groups;
@@ -324,12 +309,11 @@ struct dn_consensus {
 
     uv_loop_t loop;
     uv_thread_t thread;
-    bool loop_open, thread_running, timers_open, listening;
+    bool loop_open, thread_running, timers_open;
     uv_async_t async;
     uv_check_t check;
     uv_idle_t idle;
     uv_timer_t timer;
-    uv_tcp_t listener;
     uv_fs_t statfs;
     bool statfs_busy;
     uint64_t statfs_at_us;
@@ -345,24 +329,31 @@ struct dn_consensus {
 
     uint64_t sequence; /* last entry of ours */
     uint64_t next_request;
-    uint64_t next_conn;
-    struct conn *conns;
-    struct incoming *incoming;
-    size_t unproved;
+
+    /* disk and network, shared by all groups */
+    struct dn_disk *disk;
+    struct dn_journal *journal;
+    bool disk_fault; /* the journal cannot write: all groups are silent */
+    bool journal_closing, journal_closed;
+    struct dn_transport_keys *keys;
+    struct dn_transport *transport;
+    bool transport_closing, transport_closed;
+    struct dn_buffer message; /* scratch: head of the message being sent */
+
     unsigned snapshot_jobs;
     bool moved; /* some group's applied index moved in this turn */
     bool work_left;
     unsigned apply_from; /* group the next slice starts with */
     uint64_t stamp_at_us;
-    uint64_t stranger_log_us;
+    uint64_t malformed_log_us;
 
     _Atomic bool no_space;
     bool ticks_stopped;
     _Atomic uint64_t loop_turn_us;
 
     struct dn_histogram *m_slice;
-    struct dn_counter *m_peer_errors, *m_strangers;
-    struct dn_gauge *m_queue, *m_free;
+    struct dn_counter *m_malformed;
+    struct dn_gauge *m_queue, *m_free, *m_fault;
 };
 
 /* consensus.c */
@@ -436,24 +427,21 @@ bool snapshot_busy(const struct group *g); /* a pool job runs */
 void snapshot_cancel(struct group *g);     /* while closing: give back what libraft still waits for */
 void snapshot_message_free(struct raft_message *message);
 
-/* transport.c */
-enum dn_code transport_listen(struct dn_consensus *c, struct dn_error *err);
-void transport_init(struct group *g);
-void transport_housekeep(struct dn_consensus *c, uint64_t now_us);
-void transport_close(struct dn_consensus *c);
-struct dial *dial_start(struct dn_consensus *c, struct member *member, enum wire_kind kind, uint32_t group,
-                        dial_cb cb, void *data);
-void transport_peer_gone(struct dn_consensus *c, unsigned member);
-void transport_stranger(struct dn_consensus *c, const char *format, ...)
-    __attribute__((format(printf, 2, 3)));
+enum dn_code snapshot_prebuild(struct group *g, const struct raft_buffer *buf, struct dn_error *err);
 
-/* peer.c */
-void peer_accept(struct dn_consensus *c, uint64_t node_id, uv_tcp_t *tcp);
-void peer_housekeep(struct dn_consensus *c, uint64_t now_us);
-void peer_flush(struct dn_consensus *c);
-void peer_close_all(struct dn_consensus *c);
-struct conn *peer_conn(struct dn_consensus *c, uint64_t node_id); /* our link to it, if up */
-struct conn *peer_conn_by_id(struct dn_consensus *c, uint64_t id);
-bool peer_send(struct conn *conn, const struct wire_frame *frame); /* false: no room now */
+/* raft_io.c */
+void raft_io_install(struct group *g); /* fills g->io; io_shim_install comes after */
+void raft_io_receive(struct dn_consensus *c, unsigned member, const uint8_t *bytes, size_t length);
+void raft_io_turn(struct group *g); /* runs callbacks that are due */
+void raft_io_fault(struct group *g, bool fault);
+void raft_io_free(struct group *g); /* after the journal is gone */
+
+/* link.c */
+enum dn_code link_open(struct dn_consensus *c, struct dn_error *err);
+void link_free(struct dn_consensus *c);
+bool link_up(const struct dn_consensus *c, uint64_t node_id);
+/* False: not connected, or no room now. */
+bool link_send(struct dn_consensus *c, uint64_t node_id, const struct wire_frame *frame);
+void link_malformed(struct dn_consensus *c, unsigned member, const struct dn_error *err);
 
 #endif

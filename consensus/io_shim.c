@@ -1,9 +1,11 @@
-/* I/O shim: stands between libraft and raft_uv, because libraft asserts that disk operations succeed.
+/* I/O shim: stands between libraft and raft_io.c, because libraft asserts that disk operations succeed.
  *
- * raft_uv fills the group's struct raft_io; io_shim_install() keeps its methods in g->real and puts these in
- * their place. Rules: an operation that fails is never reported; the group is fenced (nothing is sent,
- * received or ticked any more) and consensus_fatal() says why: the process leaves, a restart is safe. What
- * libraft still waits for is given back as cancelled once it is closing. */
+ * raft_io.c fills the group's struct raft_io; io_shim_install() keeps its methods in g->real and puts these
+ * in their place. Rules: an operation that fails is never reported. A disk that fails is the journal's to
+ * outlast: while it does, the groups are silent (nothing is sent, received or ticked), and go on where they
+ * stood afterwards. What cannot be outlasted (memory) fences the group for good and consensus_fatal() says
+ * why: the process leaves, a restart is safe. What libraft still waits for is given back as cancelled once it
+ * is closing. */
 #include "consensus/internal.h"
 
 #include "base/log.h"
@@ -19,7 +21,7 @@ static int fence(struct group *g, const char *what, int rv)
 {
     if (!g->fenced && !g->closing) {
         g->fenced = true;
-        consensus_fatal(g->c, "group %u ('%s'): %s: %s: %s", g->id, g->dir, what, raft_strerror(rv),
+        consensus_fatal(g->c, "group %u ('%s'): %s: %s: %s", g->id, g->c->data_dir, what, raft_strerror(rv),
                         g->io.errmsg);
     }
     return 0;
@@ -49,7 +51,7 @@ static int truncate_shim(struct raft_io *io, raft_index index)
 /* ---- appends ---------------------------------------------------------------------------------------- */
 
 struct append {
-    struct raft_io_append req; /* raft_uv's */
+    struct raft_io_append req; /* raft_io.c's */
     struct group *group;
     struct raft_io_append *orig;
     raft_io_append_cb orig_cb;
@@ -96,7 +98,7 @@ static int append_shim(struct raft_io *io, struct raft_io_append *req, const str
 
 static bool silent(const struct group *g)
 {
-    return g->fenced || g->closing || g->c->phase >= PHASE_CLOSE;
+    return g->fenced || g->closing || g->c->disk_fault || g->c->phase >= PHASE_CLOSE;
 }
 
 static void note_commit_sent(struct group *g, const struct raft_message *message)
@@ -125,7 +127,7 @@ static int send_shim(struct raft_io *io, struct raft_io_send *req, const struct 
             g->loaded_index == message->install_snapshot.last_index) {
             corrected = *message;
             corrected.install_snapshot.last_term = g->loaded_term;
-            message = &corrected; /* raft_uv encodes it before it returns */
+            message = &corrected; /* encoded before send returns */
         }
         rv = g->real.send(io, req, message, cb);
     }

@@ -275,7 +275,9 @@ static bool submit(struct group *g)
     }
     if (g->tick_now) {
         g->tick_now = false;
-        g->tick_at_us = dn_monotonic_us() + (uint64_t)g->c->o.tick_ms * 1000;
+        /* all groups tick at the same moments, so that an idle node writes its journal once for all of them */
+        uint64_t period_us = (uint64_t)g->c->o.tick_ms * 1000;
+        g->tick_at_us = (dn_monotonic_us() / period_us + 1) * period_us;
     }
     return true;
 }
@@ -302,7 +304,7 @@ void propose_applied(struct group *g, struct batch *b, uint64_t index, const siz
 
 /* ---- at a follower: the leader does it -------------------------------------------------------------- */
 
-static void forward(struct group *g, struct conn *conn, uint64_t now)
+static void forward(struct group *g, uint64_t leader_id, uint64_t now)
 {
     while (g->pending.first != NULL && g->forwarded.count < FORWARD_MAX &&
            g->forwarded.bytes < FORWARD_BYTES_MAX) {
@@ -312,7 +314,7 @@ static void forward(struct group *g, struct conn *conn, uint64_t now)
         uint64_t left_ms = p->deadline_us > now ? (p->deadline_us - now) / 1000 : 0;
         frame.left_ms = left_ms > UINT32_MAX ? UINT32_MAX : (uint32_t)left_ms;
         frame.request = ++g->c->next_request;
-        if (!peer_send(conn, &frame)) {
+        if (!link_send(g->c, leader_id, &frame)) {
             return;
         }
         proposals_remove(&g->pending, p);
@@ -353,9 +355,8 @@ void propose_turn(struct group *g)
         return; /* leadership is being handed over: wait */
     }
     return_remote(g);
-    struct conn *conn = g->leader_id == 0 ? NULL : peer_conn(c, g->leader_id);
-    if (conn != NULL && now >= g->retry_at_us) {
-        forward(g, conn, now);
+    if (g->leader_id != 0 && now >= g->retry_at_us && link_up(c, g->leader_id)) {
+        forward(g, g->leader_id, now);
     }
 }
 

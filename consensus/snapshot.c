@@ -158,7 +158,7 @@ static void put_done(struct raft_io_snapshot_put *req, int status)
     struct raft_io_snapshot_put *orig = g->snap.orig;
     if (status != 0 && !g->closing) {
         g->fenced = true;
-        consensus_fatal(g->c, "group %u: store the snapshot in '%s': %s: %s", g->id, g->dir,
+        consensus_fatal(g->c, "group %u: store the snapshot in '%s': %s: %s", g->id, g->c->data_dir,
                         raft_strerror(status), g->io.errmsg);
         return; /* libraft's request is given back when it closes */
     }
@@ -254,7 +254,7 @@ static void install_done(struct raft_io_snapshot_put *req, int status)
     struct group *g = put->group;
     if (status != 0 && !g->closing) {
         g->fenced = true;
-        consensus_fatal(g->c, "group %u: store the leader's snapshot in '%s': %s: %s", g->id, g->dir,
+        consensus_fatal(g->c, "group %u: store the leader's snapshot in '%s': %s: %s", g->id, g->c->data_dir,
                         raft_strerror(status), g->io.errmsg);
     } else {
         put->orig_cb(put->orig, g->closing ? RAFT_CANCELED : status);
@@ -442,6 +442,21 @@ static enum dn_code restore_now(struct group *g, const struct raft_buffer *buf, 
         g->start_error.code = code;
     }
     return code;
+}
+
+/* While loading: a state that cannot be restored must be known before libraft is given the log. */
+enum dn_code snapshot_prebuild(struct group *g, const struct raft_buffer *buf, struct dn_error *err)
+{
+    struct snap_view view;
+    enum dn_code code = restore_now(g, buf, &view, &g->hold.built);
+    if (code != DN_OK) {
+        *err = g->start_error;
+        return code;
+    }
+    g->hold.base = buf->base;
+    g->hold.index = view.index;
+    g->hold.time_ms = view.time_ms;
+    return DN_OK;
 }
 
 int snapshot_fsm_restore(struct raft_fsm *fsm, struct raft_buffer *buf)

@@ -134,13 +134,9 @@ static void fence_fill(struct group *g)
 
 static void ask_leader(struct group *g)
 {
-    struct conn *conn = peer_conn(g->c, g->leader_id);
     struct wire_frame frame = {.type = WIRE_BARRIER, .group = g->id};
-    if (conn == NULL) {
-        return;
-    }
     frame.request = ++g->c->next_request;
-    if (peer_send(conn, &frame)) {
+    if (link_send(g->c, g->leader_id, &frame)) {
         fence_fill(g);
         g->fence.request = frame.request;
     }

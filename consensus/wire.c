@@ -4,58 +4,11 @@
 
 #include <string.h>
 
-static const char magic[8] = "DNPEER1";
-
 static void put(uint8_t *out, uint64_t value, unsigned bytes)
 {
     for (unsigned i = 0; i < bytes; i++) {
         out[i] = (uint8_t)(value >> (8 * i));
     }
-}
-
-void wire_preamble_encode(const struct wire_preamble *preamble, uint8_t out[WIRE_PREAMBLE_BYTES])
-{
-    memset(out, 0, WIRE_PREAMBLE_BYTES);
-    memcpy(out, magic, sizeof magic);
-    put(out + 8, WIRE_VERSION, 2);
-    put(out + 10, preamble->kind, 2);
-    put(out + 12, preamble->group, 4);
-    put(out + 16, preamble->from, 8);
-    put(out + 24, preamble->to, 8);
-    memcpy(out + 32, preamble->cluster, strnlen(preamble->cluster, WIRE_CLUSTER_MAX));
-    put(out + 96, dn_crc32c(0, out, 96), 4);
-}
-
-enum dn_code wire_preamble_decode(const uint8_t bytes[WIRE_PREAMBLE_BYTES], struct wire_preamble *ret,
-                                  struct dn_error *err)
-{
-    struct dn_reader reader;
-    struct wire_preamble preamble = {0};
-    dn_reader_init(&reader, bytes, WIRE_PREAMBLE_BYTES);
-    const uint8_t *got = dn_reader_bytes(&reader, sizeof magic);
-    if (memcmp(got, magic, sizeof magic) != 0) {
-        return dn_fail(err, DN_INVALID, "not a dunlin peer");
-    }
-    uint16_t version = dn_reader_u16(&reader);
-    uint16_t kind = dn_reader_u16(&reader);
-    preamble.group = dn_reader_u32(&reader);
-    preamble.from = dn_reader_u64(&reader);
-    preamble.to = dn_reader_u64(&reader);
-    memcpy(preamble.cluster, dn_reader_bytes(&reader, WIRE_CLUSTER_MAX), WIRE_CLUSTER_MAX);
-    uint32_t crc = dn_reader_u32(&reader);
-    uint32_t zero = dn_reader_u32(&reader);
-    if (crc != dn_crc32c(0, bytes, 96) || zero != 0) {
-        return dn_fail(err, DN_CORRUPT, "preamble has a wrong checksum");
-    }
-    if (version != WIRE_VERSION) {
-        return dn_fail(err, DN_UNIMPLEMENTED, "peer speaks version %u, this node %u", version, WIRE_VERSION);
-    }
-    if (kind != WIRE_RAFT && kind != WIRE_LINK) {
-        return dn_fail(err, DN_INVALID, "unknown kind of connection %u", kind);
-    }
-    preamble.kind = (enum wire_kind)kind;
-    *ret = preamble;
-    return DN_OK;
 }
 
 void wire_frame_encode(const struct wire_frame *frame, struct dn_buffer *out)

@@ -1,13 +1,7 @@
-/* Wire: what travels between nodes besides Raft's own messages. Encoding only.
+/* Wire: what travels between nodes besides Raft's own messages (rpc.h). Encoding only.
  *
- * Every connection to the peer port opens with a preamble of fixed size, so that one listener serves all
- * groups and a stranger is turned away before anything is allocated for it:
- *
- *   offset 0 magic "DNPEER1\0", 8 u16 version, 10 u16 kind, 12 u32 group, 16 u64 from, 24 u64 to,
- *   32 cluster id (64 bytes, zero-filled), 96 u32 crc32c of bytes 0..95, 100 u32 zero
- *
- * A connection of kind WIRE_LINK then carries frames: u32 payload length, u8 type, u32 crc32c of type and
- * payload, payload. The numbers of types and of dn_code in answers are part of the protocol. */
+ * A frame: u32 payload length, u8 type, u32 crc32c of type and payload, payload. The numbers of types and of
+ * dn_code in answers are part of the protocol. */
 #ifndef DN_CONSENSUS_WIRE_H
 #define DN_CONSENSUS_WIRE_H
 
@@ -18,26 +12,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define WIRE_VERSION 1
-#define WIRE_PREAMBLE_BYTES 104
 #define WIRE_CLUSTER_MAX 64
 #define WIRE_FRAME_HEADER_BYTES 9
 #define WIRE_FRAME_MAX (DN_RECORD_MAX + 4096u)
 #define WIRE_MESSAGE_MAX 512 /* bytes of error text in an answer */
-
-enum wire_kind { WIRE_RAFT = 1, WIRE_LINK = 2 };
-
-struct wire_preamble {
-    enum wire_kind kind;
-    uint32_t group; /* WIRE_RAFT */
-    uint64_t from, to;
-    char cluster[WIRE_CLUSTER_MAX + 1];
-};
-
-void wire_preamble_encode(const struct wire_preamble *preamble, uint8_t out[WIRE_PREAMBLE_BYTES]);
-/* Checks form only; who it is from and for is the caller's to judge. */
-enum dn_code wire_preamble_decode(const uint8_t bytes[WIRE_PREAMBLE_BYTES], struct wire_preamble *ret,
-                                  struct dn_error *err);
 
 enum wire_type {
     WIRE_PROPOSE = 1,

@@ -318,6 +318,15 @@ const struct dn_config_member *dn_config_self(const struct dn_config *config)
     return NULL;
 }
 
+#define NEEDS_KEY                                                                                            \
+    ", and there is no key: set peers.key_file (`dunlin key create FILE` makes one), or "                    \
+    "peers.allow_without_key to true if nobody else reaches that network"
+
+static bool peers_guarded(const struct dn_config *config)
+{
+    return config->peers.key_file[0] != 0 || config->peers.allow_without_key;
+}
+
 static enum dn_code check_members(struct loader *loader)
 {
     const struct dn_config *config = &loader->config;
@@ -330,10 +339,8 @@ static enum dn_code check_members(struct loader *loader)
         if (dn_parse_address(a->address, host, &port) && port == 0)
             return fail_at(loader, a->line, "cluster.members[].address",
                            "port 0 cannot be reached by others");
-        if (!dn_address_is_loopback(a->address) && !config->peers.allow_plaintext)
-            return fail_at(loader, a->line, "cluster.members[].address",
-                           "is beyond loopback, and the links between nodes are not encrypted yet: set "
-                           "peers.allow_plaintext to true if the network is private");
+        if (!dn_address_is_loopback(a->address) && !peers_guarded(config))
+            return fail_at(loader, a->line, "cluster.members[].address", "is beyond loopback" NEEDS_KEY);
         for (size_t j = 0; j < i; j++) {
             const struct dn_config_member *b = &config->cluster.members[j];
 
@@ -364,11 +371,11 @@ static enum dn_code check_addresses(struct loader *loader)
 {
     const struct dn_config *config = &loader->config;
 
-    if (config->peers.bind[0] && !dn_address_is_loopback(config->peers.bind) &&
-        !config->peers.allow_plaintext)
-        return fail_at(loader, key_line(loader, "peers.bind"), "peers.bind",
-                       "is beyond loopback, and the links between nodes are not encrypted yet: set "
-                       "peers.allow_plaintext to true if the network is private");
+    if (config->peers.bind[0] && !dn_address_is_loopback(config->peers.bind) && !peers_guarded(config))
+        return fail_at(loader, key_line(loader, "peers.bind"), "peers.bind", "is beyond loopback" NEEDS_KEY);
+    if (config->peers.previous_key_file[0] && !config->peers.key_file[0])
+        return fail_at(loader, key_line(loader, "peers.previous_key_file"), "peers.previous_key_file",
+                       "is given, but peers.key_file is not");
     if (!dn_address_is_loopback(config->api.address) && !config->api.allow_plaintext)
         return fail_at(
             loader, key_line(loader, "api.address"), "api.address",
@@ -392,6 +399,10 @@ static enum dn_code check_relations(struct loader *loader)
             loader, key_line(loader, "raft.heartbeat_ms"), "raft.heartbeat_ms",
             "must be at most a third of raft.election_timeout_ms: a lost heartbeat or two must not "
             "cost the leader its office");
+    if (strcmp(config->raft.journal_io, "auto") != 0 && strcmp(config->raft.journal_io, "io_uring") != 0 &&
+        strcmp(config->raft.journal_io, "pool") != 0)
+        return fail_at(loader, key_line(loader, "raft.journal_io"), "raft.journal_io",
+                       "must be auto, io_uring or pool");
     if (config->raft.segment_bytes % 4096 != 0)
         return fail_at(loader, key_line(loader, "raft.segment_bytes"), "raft.segment_bytes",
                        "must be a multiple of 4096");

@@ -44,7 +44,8 @@ struct dn_config { /* names and units are those of the keys */
     } cluster;
     struct {
         char bind[DN_CONFIG_ADDRESS_MAX];
-        bool allow_plaintext;
+        char key_file[DN_CONFIG_TEXT_MAX], previous_key_file[DN_CONFIG_TEXT_MAX];
+        bool allow_without_key;
     } peers;
     struct {
         char address[DN_CONFIG_ADDRESS_MAX];
@@ -62,6 +63,7 @@ struct dn_config { /* names and units are those of the keys */
     struct {
         uint64_t election_timeout_ms, heartbeat_ms, tick_ms, snapshot_log_bytes, min_free_bytes,
             segment_bytes, entry_max_bytes, inflight_entries;
+        char journal_io[DN_CONFIG_NAME_MAX];
     } raft;
     struct {
         uint64_t gap_s, lateness_s, ahead_s, idle_s, events_per_user, ids_per_user, users_max, items_max,

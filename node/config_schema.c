@@ -69,8 +69,19 @@ static const struct dn_config_key KEYS[] = {
 
     ADDRESS("peers.bind", peers.bind, "",
             "Address to listen on for other nodes. Empty: this node's address in cluster.members."),
-    BOOL("peers.allow_plaintext", peers.allow_plaintext, "false",
-         "Must be true for peer addresses beyond loopback: the links are not encrypted yet."),
+    TEXT("peers.key_file", peers.key_file, 0, "",
+         "File with the cluster's key, readable by its owner only (make one with `dunlin key create FILE`): "
+         "the same "
+         "on every node. Links between nodes are encrypted; the key proves who may be one. Empty: no key.",
+         NULL),
+    TEXT("peers.previous_key_file", peers.previous_key_file, 0, "",
+         "The key before, accepted too while keys are changed: give every node the new key as this one, "
+         "restart; "
+         "then swap the two, restart; then leave this empty.",
+         NULL),
+    BOOL("peers.allow_without_key", peers.allow_without_key, "false",
+         "Must be true for peer addresses beyond loopback without a key: whoever reaches the peer port is "
+         "believed."),
 
     ADDRESS("api.address", api.address, "127.0.0.1:7070",
             "Address of the gRPC API. Port 0 picks one (see the log)."),
@@ -112,8 +123,12 @@ static const struct dn_config_key KEYS[] = {
           "A group is snapshotted after this much log."),
     BYTES("raft.min_free_bytes", raft.min_free_bytes, MIB, 1024 * GIB, "64MiB",
           "Writes are refused when the disk has less free than this; reads go on."),
-    BYTES("raft.segment_bytes", raft.segment_bytes, 64 * KIB, GIB, "4MiB",
-          "Size of a log file; a multiple of 4096."),
+    BYTES("raft.segment_bytes", raft.segment_bytes, 64 * KIB, GIB, "16MiB",
+          "Size of a file of the journal, allocated ahead; a multiple of 4096."),
+    TEXT("raft.journal_io", raft.journal_io, 1, "auto",
+         "How the journal is written: io_uring, pool (threads), or auto (io_uring where the system allows "
+         "it).",
+         NULL),
     BYTES("raft.entry_max_bytes", raft.entry_max_bytes, 4 * KIB, 4 * MIB, "256KiB",
           "Most bytes of records packed into one log entry."),
     UINT("raft.inflight_entries", raft.inflight_entries, 1, 256, "8", "entries",

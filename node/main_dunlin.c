@@ -13,7 +13,7 @@ static const struct {
 } commands[] = {
     {"status", dn_cli_status},       {"health", dn_cli_health},   {"publish", dn_cli_publish},
     {"recommend", dn_cli_recommend}, {"similar", dn_cli_similar}, {"trending", dn_cli_trending},
-    {"session", dn_cli_session},     {"catalog", dn_cli_catalog},
+    {"session", dn_cli_session},     {"catalog", dn_cli_catalog}, {"key", dn_cli_key},
 };
 
 struct arguments {
@@ -60,7 +60,8 @@ int main(int argc, char **argv)
             "  similar ITEM           items near an item\n"
             "  trending               items with the most events of late\n"
             "  session get|delete     what is remembered of a user\n"
-            "  catalog load|get|delete  the items\v"
+            "  catalog load|get|delete  the items\n"
+            "  key create FILE          a key for the links between nodes\v"
             "`dunlin COMMAND --help` tells a command's options. Exit codes: 0 done, 1 the request failed, 2 "
             "usage, 3 cannot connect."};
     const char *server = getenv("DUNLIN_SERVER");

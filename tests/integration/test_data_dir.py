@@ -55,14 +55,13 @@ def damaged_log(cluster):
     """A bit flipped in the middle of a log that has good records behind it."""
     node = cluster.nodes[2]
     node.kill()
-    segments = [p for p in glob.glob(os.path.join(node.folder, "raft", "*", "*")) if os.path.basename(p)[0].isdigit()
-                and "-" in os.path.basename(p) or os.path.basename(p).startswith("open-")]
-    segments = [p for p in segments if os.path.getsize(p) > 4096]
-    path = max(segments, key=lambda p: len(open(p, "rb").read().rstrip(b"\0")))
-    shutil.copy(path, path + ".kept")
-    flip(path, 300)
+    path = min(glob.glob(os.path.join(node.folder, "journal", "*.seg")))  # the oldest
+    check(path, "no segment")
+    kept = os.path.join(node.folder, "kept")
+    shutil.copy(path, kept)
+    flip(path, 4096 + 40)  # behind the header block
     fails(node, 3, os.path.basename(path))
-    os.replace(path + ".kept", path)
+    os.replace(kept, path)
     node.start()
     cluster.wait_ready()
 

@@ -214,26 +214,26 @@ static void apply_slower_than_elections_yields(void **unused)
 
 /* ---- what must not start ---------------------------------------------------------------------------- */
 
-/* The first file of group 0 whose name starts with a digit or matches `prefix`. */
-static void find_file(struct cluster *c, unsigned node, const char *prefix, char out[256])
+/* The journal's oldest segment. */
+static void find_segment(struct cluster *c, unsigned node, char out[256])
 {
     char dir[128];
-    snprintf(dir, sizeof dir, "%s/%u/raft/0", c->dir, node);
+    snprintf(dir, sizeof dir, "%s/%u/journal", c->dir, node);
     DIR *d = opendir(dir);
     struct dirent *entry;
     out[0] = 0;
     assert_non_null(d);
     while ((entry = readdir(d)) != NULL) {
-        if (strncmp(entry->d_name, prefix, strlen(prefix)) == 0 && strstr(entry->d_name, ".meta") == NULL &&
-            strchr(entry->d_name, '-') != NULL) {
-            if (out[0] == 0 || strcmp(entry->d_name, strrchr(out, '/') + 1) < 0) {
-                snprintf(out, 256, "%.100s/%.100s", dir, entry->d_name);
-            }
+        if (strstr(entry->d_name, ".seg") != NULL &&
+            (out[0] == 0 || strcmp(entry->d_name, strrchr(out, '/') + 1) < 0)) {
+            snprintf(out, 256, "%.100s/%.100s", dir, entry->d_name);
         }
     }
     closedir(d);
     assert_true(out[0] != 0);
 }
+
+#define DAMAGE_AT 4136 /* behind the header block, in the first records */
 
 static void flip_byte(const char *path, off_t offset)
 {
@@ -257,14 +257,14 @@ static void damaged_log_keeps_the_node_down(void **unused)
     leader_of(&c, 0);
     fill(&c, 0, 20, 3000);
     cluster_stop(&c, 0, 0);
-    find_file(&c, 0, "00", path); /* a closed segment */
+    find_segment(&c, 0, path);
     printf("# damaging %s\n", path);
-    flip_byte(path, 40);
+    flip_byte(path, DAMAGE_AT);
     assert_true(cluster_start_err(&c, 0, &err) != DN_OK);
     printf("# %s\n", err.message);
-    assert_non_null(strstr(err.message, "raft/0"));
+    assert_non_null(strstr(err.message, "/journal"));
     assert_non_null(strstr(err.message, strrchr(path, '/') + 1));
-    flip_byte(path, 40);
+    flip_byte(path, DAMAGE_AT);
     cluster_start(&c, 0); /* whole again */
     cluster_free(&c);
 }
@@ -353,7 +353,7 @@ static void someone_elses_data_is_refused(void **unused)
     cluster_free(&c);
 }
 
-static void lost_group_keeps_the_node_down(void **unused)
+static void lost_journal_keeps_the_node_down(void **unused)
 {
     struct cluster c;
     struct dn_error err = {0};
@@ -362,10 +362,11 @@ static void lost_group_keeps_the_node_down(void **unused)
     cluster_init(&c, 1, 2);
     cluster_start_all(&c);
     cluster_stop(&c, 0, 0);
-    snprintf(path, sizeof path, "%s/0/raft/1", c.dir);
+    snprintf(path, sizeof path, "%s/0/journal", c.dir);
     nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS);
     assert_int_equal(cluster_start_err(&c, 0, &err), DN_CORRUPT);
-    assert_non_null(strstr(err.message, "raft/1"));
+    printf("# %s\n", err.message);
+    assert_non_null(strstr(err.message, "/journal"));
     cluster_free(&c);
 }
 
@@ -408,7 +409,7 @@ int main(void)
         cmocka_unit_test(damaged_log_keeps_the_node_down),
         cmocka_unit_test(damaged_snapshot_keeps_the_node_down),
         cmocka_unit_test(someone_elses_data_is_refused),
-        cmocka_unit_test(lost_group_keeps_the_node_down),
+        cmocka_unit_test(lost_journal_keeps_the_node_down),
         cmocka_unit_test(bad_options_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,4 +1,4 @@
-/* Preamble and frames: round trips, damage, and strangers at the peer port of running nodes. */
+/* Frames: round trips, damage, and strangers at the peer port of running nodes. */
 #include "cluster.h"
 
 #include "consensus/wire.h"
@@ -13,26 +13,6 @@ static uint64_t rng(void)
     z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
     z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
     return z ^ (z >> 31);
-}
-
-static void preamble_round_trip_and_damage(void **unused)
-{
-    (void)unused;
-    for (unsigned round = 0; round < 3000; round++) {
-        struct wire_preamble in = {rng() % 2 ? WIRE_RAFT : WIRE_LINK, (uint32_t)rng(), rng(), rng(), "c"},
-                             out;
-        struct dn_error err;
-        uint8_t bytes[WIRE_PREAMBLE_BYTES];
-        size_t length = 1 + rng() % WIRE_CLUSTER_MAX;
-        memset(in.cluster, 'k', length);
-        in.cluster[length] = 0;
-        wire_preamble_encode(&in, bytes);
-        assert_int_equal(wire_preamble_decode(bytes, &out, &err), DN_OK);
-        assert_true(in.kind == out.kind && in.group == out.group && in.from == out.from && in.to == out.to);
-        assert_string_equal(in.cluster, out.cluster);
-        bytes[rng() % sizeof bytes] ^= (uint8_t)(1u << rng() % 8);
-        assert_true(wire_preamble_decode(bytes, &out, &err) != DN_OK); /* every single bit is covered */
-    }
 }
 
 static void make_frame(struct wire_frame *frame, uint8_t *bytes, size_t max)
@@ -144,7 +124,7 @@ static int dial(const char *address)
     return fd;
 }
 
-static void throw_noise(const char *address, bool with_preamble)
+static void throw_noise(const char *address, bool hello)
 {
     uint8_t bytes[600];
     int fd = dial(address);
@@ -155,12 +135,8 @@ static void throw_noise(const char *address, bool with_preamble)
     for (size_t i = 0; i < sizeof bytes; i++) {
         bytes[i] = (uint8_t)rng();
     }
-    if (with_preamble) { /* someone who knows all but how to speak */
-        struct wire_preamble preamble = {WIRE_LINK, 0, 2, 1, "test"};
-        wire_preamble_encode(&preamble, bytes);
-        length = WIRE_PREAMBLE_BYTES + rng() % 200;
-    } else if (rng() % 3 == 0) {
-        memcpy(bytes, "DNPEER1", 8);
+    if (hello) { /* as long as a real one, and as real as one can be without a key */
+        length = sizeof bytes;
     }
     while (at < length) {
         ssize_t n = send(fd, bytes + at, 1 + rng() % (length - at), MSG_NOSIGNAL);
@@ -207,9 +183,13 @@ static void strangers_do_not_disturb(void **unused)
     dn_buffer_init(&page, 1 << 20);
     dn_metrics_render(metrics, &page);
     dn_buffer_u8(&page, 0);
-    char *line = strstr((char *)page.bytes, "\ndunlin_peer_refused_total ");
-    assert_non_null(line);
-    assert_true(atof(strchr(line + 1, ' ')) > 100);
+    double refused = 0;
+    for (char *line = (char *)page.bytes; (line = strstr(line, "\ndunlin_peer_refused_total{")) != NULL;
+         line++) {
+        refused += atof(strchr(line, ' '));
+    }
+    printf("# %.0f strangers refused\n", refused);
+    assert_true(refused > 100);
     assert_non_null(strstr((char *)page.bytes, "dunlin_commit_seconds_count{group=\"0\"}"));
     dn_buffer_free(&page);
     cluster_free(&c);
@@ -219,7 +199,6 @@ static void strangers_do_not_disturb(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(preamble_round_trip_and_damage),
         cmocka_unit_test(frames_round_trip_and_damage),
         cmocka_unit_test(strangers_do_not_disturb),
     };

@@ -1,0 +1,48 @@
+/* Internal: what the two real disks share: names in a folder, opening, reading, and the slow operations,
+ * which run on the libuv thread pool in both. */
+#ifndef DN_JOURNAL_DISK_INTERNAL_H
+#define DN_JOURNAL_DISK_INTERNAL_H
+
+#include "journal/disk.h"
+
+#include <stdbool.h>
+#include <uv.h>
+
+struct folder {
+    struct dn_disk disk; /* first: a struct dn_disk * is a struct folder * */
+    uv_loop_t *loop;
+    char *path;
+    int fd;      /* of the folder */
+    bool direct; /* its file system takes O_DIRECT */
+};
+
+struct dn_disk_file {
+    struct folder *folder;
+    int fd;
+};
+
+enum dn_code folder_open(struct folder *folder, const char *path, uv_loop_t *loop, struct dn_error *err);
+void folder_close(struct folder *folder);
+
+enum dn_code disk_list(struct dn_disk *disk, void (*each)(void *data, const char *name, uint64_t bytes),
+                       void *data, struct dn_error *err);
+enum dn_code disk_open(struct dn_disk *disk, const char *name, struct dn_disk_file **ret,
+                       struct dn_error *err);
+enum dn_code disk_read(struct dn_disk_file *file, uint64_t offset, void *buffer, size_t length,
+                       size_t *ret_length, struct dn_error *err);
+void disk_close(struct dn_disk_file *file);
+void disk_create(struct dn_disk *disk, const char *name, uint64_t bytes, struct dn_disk_file **ret_file,
+                 struct dn_disk_op *op);
+void disk_rename(struct dn_disk *disk, const char *from, const char *to, struct dn_disk_op *op);
+void disk_remove(struct dn_disk *disk, const char *name, struct dn_disk_op *op);
+
+/* Writes all of it and makes it durable; 0 or -errno. Blocks. */
+int disk_write_now(int fd, uint64_t offset, const uint8_t *buffer, size_t length, bool direct);
+/* Runs work(data) on a pool thread, then op->done(op, its result) on the loop. */
+void disk_pool(struct folder *folder, int (*work)(void *data), void *data, void (*release)(void *data),
+               struct dn_disk_op *op);
+
+enum dn_code disk_pool_open(const char *dir, uv_loop_t *loop, struct dn_disk **ret, struct dn_error *err);
+enum dn_code disk_uring_open(const char *dir, uv_loop_t *loop, struct dn_disk **ret, struct dn_error *err);
+
+#endif
