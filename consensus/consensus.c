@@ -178,6 +178,9 @@ static void drain(struct dn_consensus *c)
  * the others at once. */
 static void leave(struct dn_consensus *c)
 {
+    for (uint32_t i = 0; i < c->o.group_count; i++) {
+        snapshot_stop(&c->groups[i]);
+    }
     peer_flush(c);
     peer_close_all(c);
 }
@@ -239,6 +242,7 @@ static void turn(struct dn_consensus *c)
             snapshot_turn(g, now);
         }
     }
+    serve_turn(c);
     if (c->phase <= PHASE_TRANSFER) {
         left |= apply_groups(c);
         for (uint32_t i = 0; i < c->o.group_count; i++) {
@@ -352,6 +356,7 @@ static void set_defaults(struct dn_consensus_options *o)
     o->inflight_max = or_default(o->inflight_max, 8);
     o->segment_bytes = o->segment_bytes == 0 ? 4u << 20 : o->segment_bytes;
     o->snapshot_log_bytes = o->snapshot_log_bytes == 0 ? 64u << 20 : o->snapshot_log_bytes;
+    o->snapshot_rate_bytes = o->snapshot_rate_bytes == 0 ? 256u << 20 : o->snapshot_rate_bytes;
     o->min_free_bytes = o->min_free_bytes == 0 ? 64u << 20 : o->min_free_bytes;
 }
 
@@ -427,6 +432,11 @@ static void make_metrics(struct dn_consensus *c)
         dn_metrics_counter(m, "dunlin_peer_connection_errors_total", "", "Peer connections that failed");
     c->m_strangers =
         dn_metrics_counter(m, "dunlin_peer_refused_total", "", "Connections to the peer port turned away");
+    c->m_chunks_in = dn_metrics_counter(m, "dunlin_snapshot_chunks_fetched_total", "",
+                                        "Snapshot chunks fetched and written");
+    c->m_chunks_out = dn_metrics_counter(m, "dunlin_snapshot_chunks_sent_total", "", "Snapshot chunks sent");
+    c->m_chunks_bad = dn_metrics_counter(m, "dunlin_snapshot_chunks_refused_total", "",
+                                         "Snapshot chunks that were damaged or could not be had");
     c->m_queue = dn_metrics_gauge(m, "dunlin_consensus_queue", "", "Calls waiting for the consensus thread");
     c->m_free = dn_metrics_gauge(m, "dunlin_data_dir_free_bytes", "", "Free bytes where the log lives");
 }
@@ -562,6 +572,7 @@ void dn_consensus_destroy(struct dn_consensus *c)
         return;
     }
     DN_ASSERT(!c->thread_running);
+    serve_forget(c);
     for (uint32_t i = 0; c->groups != NULL && i < c->o.group_count; i++) {
         group_free(&c->groups[i]);
     }

@@ -192,7 +192,8 @@ static void on_barrier(struct conn *conn, const struct wire_frame *frame)
 static void on_frame(struct conn *conn, const struct wire_frame *frame)
 {
     struct dn_consensus *c = conn->c;
-    bool request = frame->type == WIRE_PROPOSE || frame->type == WIRE_BARRIER || frame->type == WIRE_STAMPS;
+    bool request = frame->type == WIRE_PROPOSE || frame->type == WIRE_BARRIER || frame->type == WIRE_STAMPS ||
+                   frame->type == WIRE_CHUNK_ASK;
     if (request == conn->outgoing || frame->group >= c->o.group_count) {
         transport_stranger(c, "node %llu sent a frame of type %u the wrong way",
                            (unsigned long long)conn->node_id, frame->type);
@@ -214,6 +215,13 @@ static void on_frame(struct conn *conn, const struct wire_frame *frame)
         break;
     case WIRE_STAMPS:
         age_stamps_in(c, conn->node_id, frame);
+        break;
+    case WIRE_CHUNK_ASK:
+        serve_ask(conn, frame);
+        break;
+    case WIRE_CHUNK:
+    case WIRE_CHUNK_GONE:
+        fetch_answer(c, conn->node_id, frame);
         break;
     }
 }
