@@ -196,6 +196,9 @@ static void journal_closed(void *data)
  * connections tell the others at once. */
 static void leave(struct dn_consensus *c)
 {
+    for (uint32_t i = 0; i < c->o.group_count; i++) {
+        snapshot_stop(&c->groups[i]);
+    }
     if (c->transport != NULL) {
         c->transport_closing = true;
         dn_transport_close(c->transport, transport_closed, c);
@@ -265,6 +268,7 @@ static void turn(struct dn_consensus *c)
             snapshot_turn(g, now);
         }
     }
+    serve_turn(c);
     if (c->phase <= PHASE_TRANSFER) {
         left |= apply_groups(c);
         for (uint32_t i = 0; i < c->o.group_count; i++) {
@@ -375,6 +379,7 @@ static void set_defaults(struct dn_consensus_options *o)
     o->inflight_max = or_default(o->inflight_max, 8);
     o->segment_bytes = o->segment_bytes == 0 ? 16u << 20 : o->segment_bytes;
     o->snapshot_log_bytes = o->snapshot_log_bytes == 0 ? 64u << 20 : o->snapshot_log_bytes;
+    o->snapshot_rate_bytes = o->snapshot_rate_bytes == 0 ? 256u << 20 : o->snapshot_rate_bytes;
     o->min_free_bytes = o->min_free_bytes == 0 ? 64u << 20 : o->min_free_bytes;
 }
 
@@ -450,6 +455,11 @@ static void make_metrics(struct dn_consensus *c)
     c->m_malformed = dn_metrics_counter(m, "dunlin_peer_malformed_total", "",
                                         "Messages of peers that this version does not understand");
     c->m_fault = dn_metrics_gauge(m, "dunlin_journal_fault", "", "1 while the journal cannot be written");
+    c->m_chunks_in = dn_metrics_counter(m, "dunlin_snapshot_chunks_fetched_total", "",
+                                        "Snapshot chunks fetched and written");
+    c->m_chunks_out = dn_metrics_counter(m, "dunlin_snapshot_chunks_sent_total", "", "Snapshot chunks sent");
+    c->m_chunks_bad = dn_metrics_counter(m, "dunlin_snapshot_chunks_refused_total", "",
+                                         "Snapshot chunks that were damaged or could not be had");
     c->m_queue = dn_metrics_gauge(m, "dunlin_consensus_queue", "", "Calls waiting for the consensus thread");
     c->m_free = dn_metrics_gauge(m, "dunlin_data_dir_free_bytes", "", "Free bytes where the log lives");
 }
@@ -672,6 +682,7 @@ void dn_consensus_destroy(struct dn_consensus *c)
     }
     DN_ASSERT(!c->thread_running);
     link_free(c);
+    serve_forget(c);
     for (uint32_t i = 0; c->groups != NULL && i < c->o.group_count; i++) {
         group_free(&c->groups[i]);
     }

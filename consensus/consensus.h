@@ -23,6 +23,7 @@
 #include "base/buffer.h"
 #include "base/error.h"
 #include "base/metrics.h"
+#include "base/stream.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -58,14 +59,13 @@ struct dn_fsm {
     uint64_t (*hash)(void *state);
     /* Captures the state at this moment in O(1) or nearly; at most one capture is open at a time. */
     void *(*snapshot_begin)(void *state);
-    /* Pool thread, while apply goes on: appends the captured state to `out`. */
-    enum dn_code (*snapshot_write)(void *state, void *capture, struct dn_buffer *out, struct dn_error *err);
+    /* Pool thread, while apply goes on: writes the captured state to `out`; the caller flushes it. */
+    enum dn_code (*snapshot_write)(void *state, void *capture, struct dn_sink *out, struct dn_error *err);
     /* Closes the capture, whether it was written or not. */
     void (*snapshot_end)(void *state, void *capture);
-    /* Pool thread, or the starting thread: builds a new state from bytes that snapshot_write made, without
-     * touching the live one. The bytes passed a checksum but are checked all the same. */
-    enum dn_code (*restore_build)(void *state, const uint8_t *bytes, size_t length, void **ret_built,
-                                  struct dn_error *err);
+    /* Pool thread, or the starting thread: builds a new state from a stream that snapshot_write made, without
+     * touching the live one; reads to its end. The bytes passed checksums but are checked all the same. */
+    enum dn_code (*restore_build)(void *state, struct dn_source *in, void **ret_built, struct dn_error *err);
     /* Puts the built state in place of the live one: a pointer swap. */
     void (*restore_install)(void *state, void *built);
     /* Frees a built state that will not be installed. */
@@ -80,9 +80,9 @@ struct dn_member {
 };
 
 struct dn_consensus_options {
-    const char *data_dir;            /* exists; all groups' journal lives in data_dir/journal */
-    const char *cluster_id;          /* 1..64 printable characters; bound into every peer connection */
-    uint64_t node_id;                /* this node; one of members */
+    const char *data_dir;   /* exists; data_dir/journal holds all groups' log, snapshots/<group> states */
+    const char *cluster_id; /* 1..64 printable characters; bound into every peer connection */
+    uint64_t node_id;       /* this node; one of members */
     const struct dn_member *members; /* identical on every node; used when the data directory is empty */
     size_t member_count;
     const char *bind_address; /* "host:port" to listen on for peers; NULL: own member address */
@@ -97,6 +97,7 @@ struct dn_consensus_options {
     unsigned heartbeat_ms;        /* 0: 50 */
     unsigned tick_ms;             /* idle leader commits a tick this often; 0: 200 */
     uint64_t snapshot_log_bytes;  /* snapshot a group after this many bytes of log; 0: 64 MiB */
+    uint64_t snapshot_rate_bytes; /* a leader's snapshot is fetched at most so fast, a second; 0: 256 MiB */
     uint64_t min_free_bytes;      /* refuse proposals below this much free disk; 0: 64 MiB */
     size_t segment_bytes;         /* of the journal; 0: 16 MiB; a multiple of 4096, at least 64 KiB */
     unsigned entry_max_bytes; /* most bytes packed into one entry (a larger record goes alone); 0: 256 KiB */

@@ -20,7 +20,8 @@
 #include <sys/stat.h>
 
 #define COMPONENT "consensus"
-#define INSTALL_TIMEOUT_MS (10u * 60 * 1000)
+#define INSTALL_TIMEOUT_MS                                                                                   \
+    (20u * 1000) /* a leader repeats its InstallSnapshot (a manifest) until it is answered */
 
 static int fsm_apply(struct raft_fsm *fsm, const struct raft_buffer *buf, void **result)
 {
@@ -75,6 +76,11 @@ enum dn_code group_open(struct group *g, bool bootstrap, struct dn_error *err)
     struct dn_consensus *c = g->c;
     struct raft *r = &g->raft;
     int rv;
+    enum dn_code code = snapstore_open(&g->store, c->data_dir, g->id, err);
+    if (code != DN_OK) {
+        return code;
+    }
+    g->prune.wanted = true; /* what the last life left */
     dn_buffer_init(&g->result, DN_RESULT_MAX);
     dn_buffer_init(&g->results, (size_t)1 << 30);
     g->raft_fsm = (struct raft_fsm){.version = 1,
@@ -314,5 +320,5 @@ void group_free(struct group *g)
     }
     dn_buffer_free(&g->result);
     dn_buffer_free(&g->results);
-    dn_buffer_free(&g->snap.buffer);
+    snapshot_free(g);
 }

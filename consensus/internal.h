@@ -9,6 +9,7 @@
  *  3. libraft never sees a failed disk operation: io_shim.c turns it into consensus_fatal() and fences the
  *     group (no ticks, no sends, no receives), because libraft asserts.
  *  4. A group never has its own snapshot and an incoming one inside libraft at once (snapshot.c).
+ *     Nor does libraft see one whose files are not all here and whose state is not built.
  *  5. Nothing on this thread waits for disk, name service or a peer. */
 #ifndef DN_CONSENSUS_INTERNAL_H
 #define DN_CONSENSUS_INTERNAL_H
@@ -18,6 +19,7 @@
 #include "consensus/consensus.h"
 #include "consensus/entry.h"
 #include "consensus/identity.h"
+#include "consensus/snapshot_store.h"
 #include "consensus/wire.h"
 
 #include "journal/journal.h"
@@ -44,7 +46,21 @@
 #define USER_TIMEOUT_MS 500 /* TCP_USER_TIMEOUT */
 #define SNAPSHOT_TRIES_MAX 5
 #define SNAPSHOT_RETRY_MS 1000
-#define SNAPSHOT_BYTES_MAX (64ull << 30)
+#define FETCH_WINDOW_BYTES (4u << 20) /* of snapshots asked for and not yet written, all groups together */
+#define FETCH_SLOTS 4                 /* chunks under way for one group */
+/* Pool jobs for others' snapshots: fetched, built, served. With our own that leaves one of libuv's four
+ * threads to the log at any time. */
+#define BULK_JOBS_MAX 2
+#define BUILD_JOBS_MAX 1
+#define FETCH_STALL_US 5000000      /* an ask without an answer is repeated */
+#define FETCH_GIVE_UP_US 30000000   /* a fetch that does not get on at all is given up */
+#define FETCH_BAD_MAX 8             /* chunks refused or not to be had until it is given up */
+#define FETCH_PAUSE_US 500000       /* after such a one */
+#define FETCH_LOG_US 5000000        /* progress is logged this often */
+#define SERVE_QUEUE_MAX 16          /* asks of one node that wait here */
+#define SERVE_LINK_BYTES (1u << 20) /* the next chunk is read when no more waits on the link */
+#define SNAP_PINS 8                 /* older snapshots that are being sent */
+#define SNAP_PIN_US 60000000        /* kept so long after the last ask */
 #define TRAILING_MIN 64
 #define TRAILING_MAX 4096
 #define CHECK_EVERY 16       /* hashes are compared at indexes that are multiples of this */
@@ -142,20 +158,52 @@ struct fence {
     struct waits waits;
 };
 
-enum hold_state { HOLD_NONE, HOLD_BUILDING, HOLD_READY };
+enum hold_state {
+    HOLD_NONE,
+    HOLD_WAITING,    /* for the folder to be tidied */
+    HOLD_FETCHING,   /* its chunks */
+    HOLD_FETCHED,    /* waits for a pool job to be free */
+    HOLD_BUILDING,   /* a pool thread builds the state */
+    HOLD_READY,      /* waits for our own snapshot to be over */
+    HOLD_INSTALLING, /* libraft has it */
+    HOLD_PAUSED,     /* it failed; the leader is asked again in a while */
+};
 
 /* An InstallSnapshot that libraft has not seen yet. */
 struct hold {
     enum hold_state state;
     struct raft_message message;
-    char *address;
+    char *address; /* of the message; ours until libraft has it */
+    struct manifest *manifest;
+    struct fetch *fetch;
     uv_work_t work;
     struct dn_error error;
     enum dn_code code;
-    void *built; /* by fsm.restore_build */
-    int64_t time_ms;
-    uint64_t index;
-    void *base; /* bytes it was built from: how fsm->restore knows it again */
+    bool dropped;      /* a newer leader is known: forget it when the build is over */
+    void *built;       /* by fsm.restore_build */
+    void *base;        /* of the message's bytes: how fsm->restore knows it again */
+    uint64_t until_us; /* HOLD_PAUSED */
+};
+
+/* A snapshot that was asked for lately. */
+struct pin {
+    struct manifest *manifest;
+    uint64_t until_us;
+};
+
+/* The leader whose snapshot could not be had: its next heartbeat is made one that we refuse, so that it tries
+ * again. */
+struct spurn {
+    uint64_t node_id, term, index, index_term; /* index 0: none */
+};
+
+struct prune {
+    bool wanted, busy;
+    uint64_t at_us; /* not before */
+    uv_work_t work;
+    struct snap_name keep[2 + SNAP_PINS];
+    size_t keep_count;
+    uint64_t above;
 };
 
 enum snap_state { SNAP_NONE, SNAP_CAPTURED, SNAP_WRITING, SNAP_RETRY, SNAP_STORING };
@@ -168,7 +216,9 @@ struct snap {
     uint64_t bytes_at; /* of log when captured */
     unsigned tries;
     uint64_t retry_at_us;
-    struct dn_buffer buffer;
+    uint64_t state_hash;
+    struct manifest *manifest;
+    struct dn_buffer buffer; /* its bytes */
     struct raft_buffer raft_buffer;
     struct raft_snapshot raft_snapshot;
     uv_work_t work;
@@ -270,8 +320,22 @@ struct group {
     } ring[DN_HASH_RING];
 
     /* snapshots */
+    struct snapstore store;
+    struct manifest *in_force, *previous; /* what Raft has, and the one before */
+    const void *loaded; /* while loading: the bytes of the manifest that snapshot_load restored */
     struct snap snap;
     struct hold hold;
+    struct {
+        struct raft_message message;
+        char *address; /* NULL: none */
+    } next;            /* an InstallSnapshot that waits for the one held to be over */
+    struct spurn spurn;
+    struct pin pins[SNAP_PINS];
+    struct prune prune;
+    unsigned fetch_jobs;  /* pool jobs of its fetch, and of those given up */
+    unsigned pool_jobs;   /* all those on this group's snapshots */
+    bool damaged;         /* the file of the one in force: take another soon */
+    atomic_bool stopping; /* read by pool threads */
 
     /* commit notices: highest leader_commit sent to each member in this term */
     uint64_t commit_sent[DN_NODES_MAX];
@@ -290,7 +354,26 @@ struct group {
 struct member {
     uint64_t node_id;
     uint64_t incarnation; /* of the process that sent last; 0: none yet */
+    uint64_t
+        link; /* counts up whenever a connection with it came or went: what was asked before may be lost */
     char address[300];
+};
+
+/* Who asked for something: a node in one of its lives. */
+struct asker {
+    uint64_t node_id, incarnation;
+};
+
+/* Chunks that a node asked us for. */
+struct serve {
+    bool busy; /* one is being read */
+    unsigned first, count;
+    struct serve_ask {
+        struct asker asker;
+        uint64_t request;
+        uint32_t group, chunk;
+        struct manifest *manifest;
+    } asks[SERVE_QUEUE_MAX];
 };
 
 /* ---- the node --------------------------------------------------------------------------------------- */
@@ -341,7 +424,12 @@ struct dn_consensus {
     struct dn_buffer message; /* scratch: head of the message being sent */
 
     unsigned snapshot_jobs;
-    bool moved; /* some group's applied index moved in this turn */
+    unsigned fetch_jobs, build_jobs, serve_jobs;
+    uint64_t fetch_bytes;   /* asked for and not yet written */
+    uint64_t fetch_next_us; /* no ask before: snapshot_rate_bytes */
+    struct serve serve[DN_NODES_MAX];
+    unsigned serve_from; /* member whose turn is first */
+    bool moved;          /* some group's applied index moved in this turn */
     bool work_left;
     unsigned apply_from; /* group the next slice starts with */
     uint64_t stamp_at_us;
@@ -352,9 +440,15 @@ struct dn_consensus {
     _Atomic uint64_t loop_turn_us;
 
     struct dn_histogram *m_slice;
-    struct dn_counter *m_malformed;
+    struct dn_counter *m_malformed, *m_chunks_in, *m_chunks_out, *m_chunks_bad;
     struct dn_gauge *m_queue, *m_free, *m_fault;
 };
+
+/* Room for one more pool job: BULK_JOBS_MAX. */
+static inline bool bulk_room(const struct dn_consensus *c)
+{
+    return c->fetch_jobs + c->build_jobs + c->serve_jobs < BULK_JOBS_MAX;
+}
 
 /* consensus.c */
 void consensus_kick(struct dn_consensus *c); /* run a turn soon, even if nothing else happens */
@@ -424,10 +518,25 @@ bool snapshot_hold(struct group *g,
                    struct raft_message *message); /* true: message was taken or rewritten away */
 void snapshot_turn(struct group *g, uint64_t now_us);
 bool snapshot_busy(const struct group *g); /* a pool job runs */
+void snapshot_stop(struct group *g);       /* tells pool jobs to end early */
 void snapshot_cancel(struct group *g);     /* while closing: give back what libraft still waits for */
+void snapshot_free(struct group *g);
 void snapshot_message_free(struct raft_message *message);
 
-enum dn_code snapshot_prebuild(struct group *g, const struct raft_buffer *buf, struct dn_error *err);
+enum dn_code snapshot_load(struct group *g, const struct raft_buffer *buf, struct dn_error *err);
+
+/* snapshot_fetch.c: the receiving side */
+struct fetch;
+enum fetch_state { FETCH_RUNNING, FETCH_WHOLE, FETCH_FAILED };
+struct fetch *fetch_start(struct group *g, uint64_t node_id, struct manifest *manifest); /* NULL: no memory */
+enum fetch_state fetch_turn(struct fetch *fetch, uint64_t now_us, struct dn_error *err);
+void fetch_end(struct fetch *fetch); /* frees it, after its pool job where one runs */
+void fetch_answer(struct dn_consensus *c, uint64_t node_id, const struct wire_frame *frame);
+
+/* snapshot_serve.c: the sending side */
+void serve_ask(struct dn_consensus *c, const struct asker *asker, const struct wire_frame *frame);
+void serve_turn(struct dn_consensus *c);
+void serve_forget(struct dn_consensus *c); /* asks that wait */
 
 /* raft_io.c */
 void raft_io_install(struct group *g); /* fills g->io; io_shim_install comes after */
@@ -442,6 +551,8 @@ void link_free(struct dn_consensus *c);
 bool link_up(const struct dn_consensus *c, uint64_t node_id);
 /* False: not connected, or no room now. */
 bool link_send(struct dn_consensus *c, uint64_t node_id, const struct wire_frame *frame);
+bool link_is(const struct dn_consensus *c, const struct asker *asker); /* still there, in the same life */
+size_t link_bulk_queued(const struct dn_consensus *c, uint64_t node_id);
 void link_malformed(struct dn_consensus *c, unsigned member, const struct dn_error *err);
 
 #endif

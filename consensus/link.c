@@ -19,6 +19,7 @@
 #include <string.h>
 
 #define COMPONENT "peer"
+#define BULK_QUEUE_BYTES (SNAP_CHUNK_MAX + (4u << 20)) /* the largest chunk, and its pieces' heads */
 
 bool link_up(const struct dn_consensus *c, uint64_t node_id)
 {
@@ -38,23 +39,31 @@ bool link_send(struct dn_consensus *c, uint64_t node_id, const struct wire_frame
     if (out->failed) {
         return false;
     }
-    if (frame->type == WIRE_STAMPS || frame->type == WIRE_BARRIER || frame->type == WIRE_BARRIER_ANSWER) {
+    if (frame->type == WIRE_CHUNK) {
+        queue = DN_TRANSPORT_BULK;
+    } else if (frame->type == WIRE_CHUNK_ASK || frame->type == WIRE_STAMPS || frame->type == WIRE_BARRIER ||
+               frame->type == WIRE_BARRIER_ANSWER) {
         queue = DN_TRANSPORT_URGENT;
     }
     struct dn_transport_part part = {out->bytes, out->length};
     return dn_transport_send(c->transport, node_id, queue, &part, 1);
 }
 
-/* Who asked: a node in one of its lives. */
-struct asker {
-    uint64_t node_id, incarnation;
-};
+bool link_is(const struct dn_consensus *c, const struct asker *asker)
+{
+    int member = member_find(c, asker->node_id);
+    return member >= 0 && c->members[member].incarnation == asker->incarnation && link_up(c, asker->node_id);
+}
+
+size_t link_bulk_queued(const struct dn_consensus *c, uint64_t node_id)
+{
+    return dn_transport_queued(c->transport, node_id, DN_TRANSPORT_BULK);
+}
 
 static void answer(struct dn_consensus *c, const struct asker *asker, const struct wire_frame *frame)
 {
-    int member = member_find(c, asker->node_id);
-    if (c->transport == NULL || member < 0 || c->members[member].incarnation != asker->incarnation) {
-        return;
+    if (!link_is(c, asker)) {
+        return; /* its on_gap, or its death, has told it */
     }
     if (!link_send(c, asker->node_id, frame)) {
         dn_transport_reset(c->transport, asker->node_id);
@@ -192,6 +201,13 @@ static void on_frame(struct dn_consensus *c, unsigned member, const uint8_t *byt
     case WIRE_STAMPS:
         age_stamps_in(c, asker.node_id, &frame);
         break;
+    case WIRE_CHUNK_ASK:
+        serve_ask(c, &asker, &frame);
+        break;
+    case WIRE_CHUNK:
+    case WIRE_CHUNK_GONE:
+        fetch_answer(c, asker.node_id, &frame);
+        break;
     }
 }
 
@@ -220,6 +236,10 @@ static void on_message(void *data, const struct dn_transport_peer_id *from, cons
 
 static void ask_again(struct dn_consensus *c, uint64_t node_id)
 {
+    int member = member_find(c, node_id);
+    if (member >= 0) {
+        c->members[member].link++;
+    }
     for (uint32_t i = 0; i < c->o.group_count; i++) {
         if (c->groups[i].leader_id == node_id) {
             propose_unforward(&c->groups[i]);
@@ -232,6 +252,10 @@ static void ask_again(struct dn_consensus *c, uint64_t node_id)
 static void on_up(void *data, const struct dn_transport_peer_id *peer)
 {
     struct dn_consensus *c = data;
+    int member = member_find(c, peer->raft_id);
+    if (member >= 0) {
+        c->members[member].link++;
+    }
     dn_debug(COMPONENT, "connected to node %llu", (unsigned long long)peer->raft_id);
     consensus_kick(c);
 }
@@ -265,6 +289,7 @@ enum dn_code link_open(struct dn_consensus *c, struct dn_error *err)
         .cluster_id = c->cluster_id,
         .self = {.raft_id = c->o.node_id, .incarnation = c->nonce},
         .bind_address = c->bind_address != NULL ? c->bind_address : c->members[c->self].address,
+        .queue_bytes = {0, 0, BULK_QUEUE_BYTES},
         .user_timeout_ms = USER_TIMEOUT_MS,
         .connect_timeout_ms = CONNECT_TIMEOUT_MS,
         .metrics = c->o.metrics,

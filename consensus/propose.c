@@ -275,7 +275,8 @@ static bool submit(struct group *g)
     }
     if (g->tick_now) {
         g->tick_now = false;
-        /* all groups tick at the same moments, so that an idle node writes its journal once for all of them */
+        /* all groups tick at the same moments, so that an idle node writes its journal once for all of them
+         */
         uint64_t period_us = (uint64_t)g->c->o.tick_ms * 1000;
         g->tick_at_us = (dn_monotonic_us() / period_us + 1) * period_us;
     }

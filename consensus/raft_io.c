@@ -95,7 +95,7 @@ static enum dn_code marker_decode(const uint8_t *bytes, size_t length, uint64_t 
     return DN_OK;
 }
 
-static void snapshot_free(struct raft_snapshot *snapshot)
+static void raft_snapshot_free(struct raft_snapshot *snapshot)
 {
     if (snapshot != NULL) {
         raft_configuration_close(&snapshot->configuration);
@@ -178,7 +178,7 @@ static int io_load(struct raft_io *io, raft_term *term, raft_id *voted_for, stru
             code = dn_fail(&err, DN_NO_MEMORY, "load a snapshot's manifest");
         }
         if (code == DN_OK) { /* here, not in fsm->restore: libraft asserts when that fails with a log */
-            code = snapshot_prebuild(g, &loaded->bufs[0], &err);
+            code = snapshot_load(g, &loaded->bufs[0], &err);
         }
     }
     if (code == DN_OK && have.entry_count > 0) {
@@ -199,7 +199,7 @@ static int io_load(struct raft_io *io, raft_term *term, raft_id *voted_for, stru
             raft_free(loading.entries[i].buf.base);
         }
         raft_free(loading.entries);
-        snapshot_free(loaded);
+        raft_snapshot_free(loaded);
         return load_failed(g, code, &err);
     }
     *term = have.term;

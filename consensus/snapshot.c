@@ -1,107 +1,110 @@
-/* Snapshot: taking our own, and letting in a leader's, both off the consensus thread.
+/* Snapshot: taking our own, and letting in a leader's, both off the consensus thread. What Raft holds is a
+ * manifest; the state lies in a file beside the log (snapshot_store.h).
  *
  * Own snapshot, happy path: enough log bytes were applied (snapshot_turn lowers libraft's threshold) ->
  * libraft calls snapshot_fsm, which captures the state -> libraft calls snapshot_put_shim -> a pool thread
- * writes header and state into one buffer (SNAP_WRITING) -> raft_uv stores it (SNAP_STORING) -> libraft is
- * told. Failures: the state machine cannot write (memory): tried again SNAPSHOT_TRIES_MAX times, then fatal,
- * because the log would grow for ever and libraft accepts no failure; the disk is full: raft_uv tries again
- * by itself; any other disk error: fatal. One own snapshot at a time in the whole node, to leave pool threads
- * to the log.
+ * streams the state to its file and makes it durable (SNAP_WRITING) -> the manifest is handed down
+ * (SNAP_STORING) -> libraft is told. Failures: the disk is full: tried again until it is not; anything else
+ * (memory, disk): tried again SNAPSHOT_TRIES_MAX times, then fatal, because the log would grow for ever and
+ * libraft accepts no failure. One own snapshot at a time in the whole node, to leave pool threads to the log.
  *
- * Incoming, happy path: recv_shim offers an InstallSnapshot (snapshot_hold) -> HOLD_BUILDING, a pool thread
- * checks the bytes and builds the new state -> HOLD_READY -> libraft gets the message, stores it, and calls
+ * Incoming, happy path: recv_shim offers an InstallSnapshot (snapshot_hold) -> its chunks are fetched from
+ * the sender (HOLD_FETCHING, snapshot_fetch.c) -> a pool thread builds the new state from the file
+ * (HOLD_BUILDING) -> HOLD_READY -> libraft gets the message, stores the manifest, and calls
  * snapshot_fsm_restore, which swaps a pointer. It is held back while an own snapshot is on its way, since
  * libraft crashes on both at once. Meanwhile AppendEntries of that leader reach libraft with nothing in them:
  * the leader sees us alive, our election timer is fed, and nothing is claimed to be stored.
  *
- * Layout: magic "DNSNAP1\0", u16 version, u16 level, u32 group, i64 group time, u64 index, u64 state length,
- * u32 crc32c of everything but itself, u32 zero, state, zeros up to a multiple of 8. */
+ * Failures: a leader of a newer term shows up: what is held is forgotten, and that leader finds out by itself
+ * what we need. The fetch or the build fails: HOLD_PAUSED; then the leader, which would wait minutes for an
+ * answer, is made to try again: its next heartbeat is turned into one that asks for just the entry its
+ * snapshot ends with (spurn), which we lack, and libraft's refusal takes it out of its waiting. (Not if it
+ * took another snapshot in between: then it repeats itself after INSTALL_TIMEOUT_MS, group.c.)
+ *
+ * Files: the snapshot in force and the one before are kept, and what was asked for lately; a pool thread
+ * removes the rest (prune), never while a file of the group is being made. */
 #include "consensus/internal.h"
 
 #include "base/clock.h"
-#include "base/hash.h"
 #include "base/log.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #define COMPONENT "consensus"
-#define SNAP_HEADER_BYTES 48
-#define SNAP_CRC_OFFSET 40
+#define INSTALL_PAUSE_US 1000000 /* after a snapshot that could not be had */
 
-static const char magic[8] = "DNSNAP1";
+/* ---- which files are kept --------------------------------------------------------------------------- */
 
-/* ---- layout ----------------------------------------------------------------------------------------- */
-
-struct snap_view {
-    int64_t time_ms;
-    uint64_t index;
-    const uint8_t *state;
-    size_t length;
-};
-
-static void encode_header(struct dn_buffer *out, const struct group *g)
+static void prune_want(struct group *g)
 {
-    dn_buffer_append(out, magic, sizeof magic);
-    dn_buffer_u16(out, 1);
-    dn_buffer_u16(out, 1);
-    dn_buffer_u32(out, g->id);
-    dn_buffer_i64(out, g->snap.time_ms);
-    dn_buffer_u64(out, g->snap.index);
-    dn_buffer_u64(out, 0);
-    dn_buffer_u64(out, 0);
+    g->prune.wanted = true;
+    g->prune.at_us = 0;
 }
 
-static uint32_t checksum(const uint8_t *bytes, size_t state_length)
+static void in_force(struct group *g, struct manifest *manifest)
 {
-    uint32_t crc = dn_crc32c(0, bytes, SNAP_CRC_OFFSET);
-    return dn_crc32c(crc, bytes + SNAP_HEADER_BYTES, state_length);
+    manifest_unref(g->previous);
+    g->previous = g->in_force;
+    g->in_force = manifest_ref(manifest);
+    prune_want(g);
+    g->damaged = false;
 }
 
-static void seal(struct dn_buffer *out)
+static void prune_work(uv_work_t *work)
 {
-    uint64_t length = out->length - SNAP_HEADER_BYTES;
-    for (unsigned i = 0; i < 8; i++) {
-        out->bytes[32 + i] = (uint8_t)(length >> (8 * i));
+    struct group *g = container_of(work, struct group, prune.work);
+    struct dn_error err;
+    if (snapstore_prune(&g->store, g->prune.keep, g->prune.keep_count, g->prune.above, &err) != DN_OK) {
+        dn_warn(COMPONENT, "group %u: tidy the snapshots: %s", g->id, err.message);
     }
-    uint32_t crc = checksum(out->bytes, length);
-    for (unsigned i = 0; i < 4; i++) {
-        out->bytes[SNAP_CRC_OFFSET + i] = (uint8_t)(crc >> (8 * i));
-    }
-    dn_buffer_pad(out, 8);
 }
 
-static enum dn_code decode(const struct group *g, const void *bytes, size_t length, struct snap_view *ret,
-                           struct dn_error *err)
+static void prune_done(uv_work_t *work, int status)
 {
-    struct dn_reader reader;
-    dn_reader_init(&reader, bytes, length);
-    const uint8_t *got = dn_reader_bytes(&reader, sizeof magic);
-    if (got == NULL || memcmp(got, magic, sizeof magic) != 0) {
-        return dn_fail(err, DN_CORRUPT, "snapshot of %zu bytes does not begin as one", length);
+    struct group *g = container_of(work, struct group, prune.work);
+    DN_ASSERT(status == 0);
+    g->prune.busy = false;
+    g->pool_jobs--;
+    consensus_kick(g->c);
+}
+
+static void keep(struct prune *p, const struct manifest *manifest)
+{
+    if (manifest != NULL) {
+        p->keep[p->keep_count++] = manifest->name;
     }
-    uint16_t version = dn_reader_u16(&reader);
-    uint16_t level = dn_reader_u16(&reader);
-    uint32_t group = dn_reader_u32(&reader);
-    ret->time_ms = dn_reader_i64(&reader);
-    ret->index = dn_reader_u64(&reader);
-    ret->length = dn_reader_u64(&reader);
-    uint32_t crc = dn_reader_u32(&reader);
-    dn_reader_u32(&reader);
-    if (version != 1 || level != 1) {
-        return dn_fail(err, DN_UNIMPLEMENTED, "snapshot of version %u, level %u: upgrade this program",
-                       version, level);
+}
+
+static bool prune_due(const struct group *g, uint64_t now_us)
+{
+    return g->prune.wanted && now_us >= g->prune.at_us;
+}
+
+static void prune_start(struct group *g, uint64_t now_us)
+{
+    struct prune *p = &g->prune;
+    p->wanted = false;
+    p->at_us = 0;
+    p->keep_count = 0;
+    keep(p, g->in_force);
+    keep(p, g->previous);
+    for (unsigned i = 0; i < SNAP_PINS; i++) {
+        struct pin *pin = &g->pins[i];
+        if (pin->manifest != NULL && now_us >= pin->until_us) {
+            manifest_unref(pin->manifest);
+            pin->manifest = NULL;
+        } else if (pin->manifest != NULL) {
+            keep(p, pin->manifest);
+            p->wanted = true; /* once more when it is over */
+            p->at_us = p->at_us < pin->until_us ? pin->until_us : p->at_us;
+        }
     }
-    if (reader.failed || group != g->id || ret->length > dn_reader_left(&reader)) {
-        return dn_fail(err, DN_CORRUPT, "snapshot of group %u with %llu bytes of state in %zu bytes", group,
-                       (unsigned long long)ret->length, length);
-    }
-    ret->state = (const uint8_t *)bytes + SNAP_HEADER_BYTES;
-    if (checksum(bytes, ret->length) != crc) {
-        return dn_fail(err, DN_CORRUPT, "snapshot at index %llu has a wrong checksum",
-                       (unsigned long long)ret->index);
-    }
-    return DN_OK;
+    p->above = g->in_force == NULL ? 0 : g->in_force->name.index;
+    p->busy = true;
+    g->pool_jobs++;
+    int rv = uv_queue_work(&g->c->loop, &p->work, prune_work, prune_done);
+    DN_ASSERT(rv == 0); /* fails only without a callback */
 }
 
 /* ---- our own ---------------------------------------------------------------------------------------- */
@@ -112,7 +115,8 @@ int snapshot_fsm(struct raft_fsm *fsm, struct raft_buffer *bufs[], unsigned *n_b
     struct dn_consensus *c = g->c;
     uint64_t average, trailing;
     if (g->queue_first != NULL || c->snapshot_jobs > 0 || g->hold.state != HOLD_NONE || g->fenced ||
-        g->snap.state != SNAP_NONE || c->phase != PHASE_RUN) {
+        g->snap.state != SNAP_NONE || g->prune.busy || prune_due(g, dn_monotonic_us()) ||
+        c->phase != PHASE_RUN) {
         return RAFT_BUSY; /* asked again at the next event */
     }
     *bufs = raft_malloc(sizeof **bufs);
@@ -129,6 +133,7 @@ int snapshot_fsm(struct raft_fsm *fsm, struct raft_buffer *bufs[], unsigned *n_b
     g->snap.capture = g->fsm.snapshot_begin(g->fsm.state);
     g->snap.index = raft_last_applied(&g->raft);
     g->snap.time_ms = g->time_ms;
+    g->snap.state_hash = g->fsm.hash(g->fsm.state);
     g->snap.bytes_at = g->log_bytes;
     g->snap.tries = 0;
     g->snap.state = SNAP_CAPTURED;
@@ -147,6 +152,8 @@ static void snap_over(struct group *g)
         g->fsm.snapshot_end(g->fsm.state, g->snap.capture);
     }
     dn_buffer_free(&g->snap.buffer);
+    manifest_unref(g->snap.manifest);
+    g->snap.manifest = NULL;
     g->snap.state = SNAP_NONE;
     g->c->snapshot_jobs--;
 }
@@ -163,8 +170,9 @@ static void put_done(struct raft_io_snapshot_put *req, int status)
         return; /* libraft's request is given back when it closes */
     }
     if (status == 0) {
-        dn_info(COMPONENT, "group %u: snapshot at index %llu, %zu bytes", g->id,
-                (unsigned long long)g->snap.index, g->snap.buffer.length);
+        dn_info(COMPONENT, "group %u: snapshot at index %llu, %llu bytes", g->id,
+                (unsigned long long)g->snap.index, (unsigned long long)g->snap.manifest->total_bytes);
+        in_force(g, g->snap.manifest);
         g->log_bytes -= g->snap.bytes_at;
         g->log_entries = 0;
         if (g->m_snapshots != NULL) {
@@ -195,38 +203,47 @@ static void write_work(uv_work_t *work)
 {
     struct group *g = container_of(work, struct group, snap.work);
     struct snap *s = &g->snap;
-    dn_buffer_init(&s->buffer, SNAPSHOT_BYTES_MAX);
-    encode_header(&s->buffer, g);
-    s->code = g->fsm.snapshot_write(g->fsm.state, s->capture, &s->buffer, &s->error);
-    if (s->code == DN_OK && s->buffer.failed) {
-        s->code =
-            dn_fail(&s->error, DN_NO_MEMORY, "no memory for a snapshot of over %zu bytes", s->buffer.length);
-    }
+    struct snapstore_point point = {s->index, s->raft_snapshot.term, s->time_ms, s->state_hash};
+    s->code = snapstore_write(&g->store, &point, &g->fsm, s->capture, &g->stopping, &s->manifest, &s->error);
     if (s->code == DN_OK) {
-        seal(&s->buffer);
+        dn_buffer_init(&s->buffer, SNAP_MANIFEST_MAX);
+        manifest_encode(s->manifest, &s->buffer);
         if (s->buffer.failed) {
-            s->code = dn_fail(&s->error, DN_NO_MEMORY, "no memory for the end of a snapshot");
+            s->code = dn_fail(&s->error, DN_NO_MEMORY, "no memory for its manifest");
         }
+    }
+}
+
+static void write_failed(struct group *g)
+{
+    struct snap *s = &g->snap;
+    dn_buffer_free(&s->buffer);
+    manifest_unref(s->manifest);
+    s->manifest = NULL;
+    s->state = SNAP_RETRY;
+    s->retry_at_us = dn_monotonic_us() + SNAPSHOT_RETRY_MS * 1000;
+    if (s->code == DN_CANCELLED) {
+        return; /* snapshot_cancel gives it back */
+    }
+    dn_err(COMPONENT, "group %u: write a snapshot at index %llu (try %u): %s", g->id,
+           (unsigned long long)s->index, s->tries, s->error.message);
+    if (s->code == DN_NO_SPACE) {
+        s->tries = 0;
+    } else if (s->tries >= SNAPSHOT_TRIES_MAX) {
+        g->fenced = true;
+        consensus_fatal(g->c, "group %u: no snapshot can be written: %s", g->id, s->error.message);
     }
 }
 
 static void write_done(uv_work_t *work, int status)
 {
     struct group *g = container_of(work, struct group, snap.work);
-    struct snap *s = &g->snap;
     DN_ASSERT(status == 0);
-    if (s->code == DN_OK) {
+    g->pool_jobs--;
+    if (g->snap.code == DN_OK) {
         store(g);
     } else {
-        dn_err(COMPONENT, "group %u: write a snapshot at index %llu (try %u of %d): %s", g->id,
-               (unsigned long long)s->index, s->tries, SNAPSHOT_TRIES_MAX, s->error.message);
-        dn_buffer_free(&s->buffer);
-        s->state = SNAP_RETRY;
-        s->retry_at_us = dn_monotonic_us() + SNAPSHOT_RETRY_MS * 1000;
-        if (s->tries >= SNAPSHOT_TRIES_MAX) {
-            g->fenced = true;
-            consensus_fatal(g->c, "group %u: no snapshot can be written: %s", g->id, s->error.message);
-        }
+        write_failed(g);
     }
     consensus_kick(g->c);
 }
@@ -236,6 +253,7 @@ static void write_start(struct group *g)
     int rv;
     g->snap.state = SNAP_WRITING;
     g->snap.tries++;
+    g->pool_jobs++;
     rv = uv_queue_work(&g->c->loop, &g->snap.work, write_work, write_done);
     DN_ASSERT(rv == 0); /* fails only without a callback */
 }
@@ -298,7 +316,12 @@ int snapshot_put_shim(struct raft_io *io, unsigned trailing, struct raft_io_snap
 
 bool snapshot_busy(const struct group *g)
 {
-    return g->snap.state == SNAP_WRITING || g->hold.state == HOLD_BUILDING;
+    return g->pool_jobs > 0;
+}
+
+void snapshot_stop(struct group *g)
+{
+    atomic_store(&g->stopping, true);
 }
 
 /* ---- a leader's ------------------------------------------------------------------------------------- */
@@ -314,67 +337,187 @@ void snapshot_message_free(struct raft_message *message)
     }
 }
 
+static void hold_start(struct group *g, struct raft_message *message, char *address);
+
+/* Forgets what is held, but for what libraft or a pool thread has; takes on what waits. */
 static void hold_over(struct group *g)
 {
-    free(g->hold.address);
-    memset(&g->hold, 0, sizeof g->hold);
+    struct hold *h = &g->hold;
+    DN_ASSERT(h->state != HOLD_BUILDING);
+    fetch_end(h->fetch);
+    if (h->built != NULL) {
+        g->fsm.restore_discard(g->fsm.state, h->built);
+    }
+    if (h->address != NULL) {
+        snapshot_message_free(&h->message);
+        free(h->address);
+    }
+    manifest_unref(h->manifest);
+    memset(h, 0, sizeof *h);
+    prune_want(g);
+    if (g->next.address != NULL) {
+        char *address = g->next.address;
+        g->next.address = NULL;
+        hold_start(g, &g->next.message, address);
+    }
+}
+
+/* What is held cannot be had: again in a while. */
+static void hold_failed(struct group *g, const struct dn_error *err)
+{
+    struct hold *h = &g->hold;
+    dn_err(COMPONENT, "group %u: snapshot at index %llu from node %llu: %s", g->id,
+           (unsigned long long)h->message.install_snapshot.last_index,
+           (unsigned long long)h->message.server_id, err->message);
+    fetch_end(h->fetch);
+    h->fetch = NULL;
+    h->state = HOLD_PAUSED;
+    h->until_us = dn_monotonic_us() + INSTALL_PAUSE_US;
 }
 
 static void build_work(uv_work_t *work)
 {
     struct group *g = container_of(work, struct group, hold.work);
     struct hold *h = &g->hold;
-    const struct raft_buffer *data = &h->message.install_snapshot.data;
-    struct snap_view view;
-    h->code = decode(g, data->base, data->len, &view, &h->error);
-    if (h->code == DN_OK && view.index != h->message.install_snapshot.last_index) {
-        h->code = dn_fail(&h->error, DN_CORRUPT, "snapshot says index %llu, the leader %llu",
-                          (unsigned long long)view.index,
-                          (unsigned long long)h->message.install_snapshot.last_index);
-    }
-    if (h->code == DN_OK) {
-        h->code = g->fsm.restore_build(g->fsm.state, view.state, view.length, &h->built, &h->error);
-        h->time_ms = view.time_ms;
-        h->index = view.index;
-        h->base = data->base;
-    }
+    h->code = snapstore_build(&g->store, h->manifest, &g->fsm, &g->stopping, &h->built, &h->error);
 }
 
 static void build_done(uv_work_t *work, int status)
 {
     struct group *g = container_of(work, struct group, hold.work);
     DN_ASSERT(status == 0);
-    if (g->hold.code != DN_OK) {
-        dn_err(COMPONENT, "group %u: snapshot from node %llu refused: %s", g->id,
-               (unsigned long long)g->hold.message.server_id, g->hold.error.message);
-        snapshot_message_free(&g->hold.message);
+    g->pool_jobs--;
+    g->c->build_jobs--;
+    g->hold.state = HOLD_READY;
+    if (g->hold.dropped) {
         hold_over(g);
-    } else {
-        g->hold.state = HOLD_READY;
+    } else if (g->hold.code != DN_OK) {
+        g->hold.built = NULL;
+        hold_failed(g, &g->hold.error);
     }
     consensus_kick(g->c);
 }
 
-static void hold_start(struct group *g, struct raft_message *message)
+static void build_start(struct group *g)
+{
+    fetch_end(g->hold.fetch);
+    g->hold.fetch = NULL;
+    g->hold.state = HOLD_BUILDING;
+    g->pool_jobs++;
+    g->c->build_jobs++;
+    int rv = uv_queue_work(&g->c->loop, &g->hold.work, build_work, build_done);
+    DN_ASSERT(rv == 0); /* fails only without a callback */
+}
+
+/* Takes the message and the copy of its sender's address. */
+static void hold_start(struct group *g, struct raft_message *message, char *address)
 {
     struct hold *h = &g->hold;
+    const struct raft_install_snapshot *args = &message->install_snapshot;
+    struct dn_error err;
+    h->message = *message;
+    h->message.server_address = address;
+    h->address = address;
+    h->base = args->data.base;
+    dn_info(COMPONENT, "group %u: node %llu sends a snapshot at index %llu", g->id,
+            (unsigned long long)message->server_id, (unsigned long long)args->last_index);
+    h->state = HOLD_WAITING;
+    if (manifest_decode(g->id, args->data.base, args->data.len, &h->manifest, &err) != DN_OK) {
+        hold_failed(g, &err);
+    } else if (h->manifest->name.index != args->last_index || h->manifest->name.term != args->last_term) {
+        dn_fail(&err, DN_CORRUPT, "its manifest says index %llu of term %llu",
+                (unsigned long long)h->manifest->name.index, (unsigned long long)h->manifest->name.term);
+        hold_failed(g, &err);
+    }
+}
+
+static void next_drop(struct group *g)
+{
+    if (g->next.address != NULL) {
+        snapshot_message_free(&g->next.message);
+        free(g->next.address);
+        g->next.address = NULL;
+    }
+}
+
+/* What is held already goes on: the leader repeats itself, perhaps with a newer snapshot, as long as it has
+ * no answer, and to begin anew each time would mean never to end. The last one that came is there if this one
+ * fails. */
+static void hold_offer(struct group *g, struct raft_message *message)
+{
     char *address = strdup(message->server_address); /* it dies with the connection */
-    int rv;
-    if (h->state != HOLD_NONE || address == NULL ||
-        message->install_snapshot.term < raft_current_term(&g->raft)) {
+    if (address == NULL || message->install_snapshot.term < raft_current_term(&g->raft)) {
         snapshot_message_free(message); /* the leader sends it again */
         free(address);
-        return;
+    } else if (g->hold.state == HOLD_NONE) {
+        hold_start(g, message, address);
+    } else {
+        next_drop(g);
+        g->next.message = *message;
+        g->next.address = address;
     }
-    dn_info(COMPONENT, "group %u: snapshot at index %llu (%zu bytes) arrived from node %llu", g->id,
-            (unsigned long long)message->install_snapshot.last_index, message->install_snapshot.data.len,
-            (unsigned long long)message->server_id);
-    h->message = *message;
-    h->address = address;
-    h->message.server_address = address;
-    h->state = HOLD_BUILDING;
-    rv = uv_queue_work(&g->c->loop, &h->work, build_work, build_done);
-    DN_ASSERT(rv == 0);
+}
+
+/* A leader of a newer term: what the old one sent is of no use, unless the new one says so itself. */
+static void hold_drop(struct group *g, raft_term term)
+{
+    if (g->next.address != NULL && g->next.message.install_snapshot.term < term) {
+        next_drop(g);
+    }
+    if (g->hold.state == HOLD_BUILDING) {
+        g->hold.dropped = true;
+    } else if (g->hold.state != HOLD_NONE && g->hold.state != HOLD_INSTALLING) {
+        dn_info(COMPONENT, "group %u: there is a new leader: its word is waited for", g->id);
+        hold_over(g);
+    }
+}
+
+/* The next heartbeat of this snapshot's sender is to be refused. */
+static void spurn_next(struct group *g, const struct raft_message *message)
+{
+    const struct raft_install_snapshot *args = &message->install_snapshot;
+    g->spurn = (struct spurn){message->server_id, args->term, args->last_index, args->last_term};
+}
+
+/* libraft has answered the leader, or will. What that leader sent meanwhile need not be fetched: its log most
+ * likely reaches back far enough by now. But it waits for an answer to just that one. */
+static void hold_answered(struct group *g)
+{
+    if (g->next.address != NULL &&
+        g->next.message.install_snapshot.term == g->hold.message.install_snapshot.term) {
+        if (g->next.message.install_snapshot.last_index > g->hold.message.install_snapshot.last_index) {
+            spurn_next(g, &g->next.message);
+        }
+        next_drop(g);
+    }
+    hold_over(g);
+}
+
+static void hold_turn(struct group *g, uint64_t now_us)
+{
+    struct hold *h = &g->hold;
+    struct dn_error err;
+    if (h->state == HOLD_WAITING && !g->prune.busy && g->fetch_jobs == 0 && bulk_room(g->c)) {
+        h->fetch = fetch_start(g, h->message.server_id, h->manifest);
+        h->state = h->fetch == NULL ? HOLD_WAITING : HOLD_FETCHING;
+    }
+    if (h->state == HOLD_FETCHING) {
+        enum fetch_state state = fetch_turn(h->fetch, now_us, &err);
+        if (state == FETCH_FAILED) {
+            hold_failed(g, &err);
+        } else if (state == FETCH_WHOLE) {
+            h->state = HOLD_FETCHED;
+        }
+    }
+    if (h->state == HOLD_FETCHED && g->c->build_jobs < BUILD_JOBS_MAX && bulk_room(g->c)) {
+        build_start(g);
+    }
+    if (h->state == HOLD_PAUSED && now_us >= h->until_us && g->next.address != NULL) {
+        hold_over(g);
+    } else if (h->state == HOLD_PAUSED && now_us >= h->until_us) {
+        spurn_next(g, &h->message);
+        hold_over(g);
+    }
 }
 
 /* An AppendEntries that claims and teaches nothing: see the head of this file. */
@@ -389,14 +532,39 @@ static void hollow(struct raft_message *message)
     args->leader_commit = 0;
 }
 
+/* See the head of this file: the heartbeat's previous entry becomes one that this leader surely has. */
+static void spurn(struct group *g, struct raft_append_entries *args, uint64_t node_id)
+{
+    if (args->term != g->spurn.term || node_id != g->spurn.node_id) {
+        g->spurn.index = 0;
+    } else if (args->n_entries == 0) {
+        args->prev_log_index = g->spurn.index;
+        args->prev_log_term = g->spurn.index_term;
+        args->leader_commit = 0;
+        g->spurn.index = 0;
+    }
+}
+
 bool snapshot_hold(struct group *g, struct raft_message *message)
 {
+    raft_term term = g->hold.message.install_snapshot.term;
     if (message->type == RAFT_INSTALL_SNAPSHOT) {
-        hold_start(g, message);
+        if (message->install_snapshot.term > term) {
+            hold_drop(g, message->install_snapshot.term);
+        }
+        hold_offer(g, message);
         return true;
     }
-    if (g->hold.state != HOLD_NONE && message->type == RAFT_APPEND_ENTRIES) {
+    if (message->type != RAFT_APPEND_ENTRIES) {
+        return false;
+    }
+    if (message->append_entries.term > term) {
+        hold_drop(g, message->append_entries.term);
+    }
+    if (g->hold.state != HOLD_NONE && !g->hold.dropped) {
         hollow(message);
+    } else if (g->spurn.index != 0) {
+        spurn(g, &message->append_entries, message->server_id);
     }
     return false;
 }
@@ -404,15 +572,15 @@ bool snapshot_hold(struct group *g, struct raft_message *message)
 static void deliver(struct group *g)
 {
     struct hold *h = &g->hold;
+    char *address = h->address;
+    h->state = HOLD_INSTALLING;
+    h->address = NULL; /* the message is libraft's now */
     g->raft_recv(&g->io, &h->message);
+    free(address);
     if (!g->raft.snapshot.installing && h->built != NULL) { /* not wanted: something newer is here */
-        g->fsm.restore_discard(g->fsm.state, h->built);
-        hold_over(g);
-        return;
+        hold_answered(g);
     }
-    /* libraft stores it now and calls snapshot_fsm_restore when that is done. */
-    free(h->address);
-    h->address = NULL;
+    /* Otherwise libraft stores it now and calls snapshot_fsm_restore when that is done. */
 }
 
 void snapshot_turn(struct group *g, uint64_t now_us)
@@ -423,63 +591,96 @@ void snapshot_turn(struct group *g, uint64_t now_us)
     if (g->snap.state == SNAP_RETRY && now_us >= g->snap.retry_at_us) {
         write_start(g);
     }
-    if (g->hold.state == HOLD_READY && g->hold.address != NULL && g->snap.state == SNAP_NONE) {
+    hold_turn(g, now_us);
+    if (g->hold.state == HOLD_READY && g->snap.state == SNAP_NONE) {
         deliver(g);
     }
-    if (g->snap.state == SNAP_NONE && g->log_bytes >= g->c->o.snapshot_log_bytes) {
+    if (prune_due(g, now_us) && !g->prune.busy && g->snap.state == SNAP_NONE && g->hold.state == HOLD_NONE &&
+        g->fetch_jobs == 0 && g->c->phase == PHASE_RUN) {
+        prune_start(g, now_us);
+    }
+    if (g->snap.state == SNAP_NONE && (g->damaged || g->log_bytes >= g->c->o.snapshot_log_bytes)) {
         raft_set_snapshot_threshold(&g->raft, 1); /* libraft looks at it at its next event */
     }
 }
 
-static enum dn_code restore_now(struct group *g, const struct raft_buffer *buf, struct snap_view *view,
-                                void **ret_built)
+/* At start: straight from the disk. */
+static enum dn_code restore_now(struct group *g, const struct raft_buffer *buf,
+                                struct manifest **ret_manifest, void **ret_built)
 {
-    enum dn_code code = decode(g, buf->base, buf->len, view, &g->start_error);
+    struct dn_error *err = &g->start_error;
+    enum dn_code code = manifest_decode(g->id, buf->base, buf->len, ret_manifest, err);
     if (code == DN_OK) {
-        code = g->fsm.restore_build(g->fsm.state, view->state, view->length, ret_built, &g->start_error);
+        code = snapstore_build(&g->store, *ret_manifest, &g->fsm, NULL, ret_built, err);
     }
-    if (code != DN_OK) {
-        g->start_error.code = code;
-    }
+    err->code = code == DN_NOT_FOUND ? DN_CORRUPT : code;
     return code;
 }
 
-/* While loading: a state that cannot be restored must be known before libraft is given the log. */
-enum dn_code snapshot_prebuild(struct group *g, const struct raft_buffer *buf, struct dn_error *err)
+/* The state that was built is the one that was captured, or the state machine is at fault. */
+static bool hash_is_right(struct group *g, const struct manifest *manifest)
 {
-    struct snap_view view;
-    enum dn_code code = restore_now(g, buf, &view, &g->hold.built);
-    if (code != DN_OK) {
-        *err = g->start_error;
-        return code;
+    uint64_t hash = g->fsm.hash(g->fsm.state);
+    if (hash == manifest->state_hash) {
+        return true;
     }
-    g->hold.base = buf->base;
-    g->hold.index = view.index;
-    g->hold.time_ms = view.time_ms;
-    return DN_OK;
+    dn_fail(&g->start_error, DN_CORRUPT,
+            "the state restored at index %llu has hash %016llx where %016llx was written",
+            (unsigned long long)manifest->name.index, (unsigned long long)hash,
+            (unsigned long long)manifest->state_hash);
+    if (g->started) {
+        g->fenced = true;
+        consensus_fatal(g->c, "group %u: %s", g->id, g->start_error.message);
+    }
+    return false;
 }
 
+/* While loading: a state that cannot be restored must be known before libraft is given the log, for it
+ * asserts when restoring fails and there is one. */
+enum dn_code snapshot_load(struct group *g, const struct raft_buffer *buf, struct dn_error *err)
+{
+    struct manifest *manifest = NULL;
+    void *built = NULL;
+    enum dn_code code = restore_now(g, buf, &manifest, &built);
+    if (code == DN_OK) {
+        g->fsm.restore_install(g->fsm.state, built);
+        code = hash_is_right(g, manifest) ? DN_OK : DN_CORRUPT;
+    }
+    if (code == DN_OK) {
+        in_force(g, manifest);
+        g->loaded = buf->base;
+    } else {
+        *err = g->start_error;
+    }
+    manifest_unref(manifest);
+    return code;
+}
+
+/* libraft has a snapshot: the one that snapshot_load restored, or one that was held until it was built. */
 int snapshot_fsm_restore(struct raft_fsm *fsm, struct raft_buffer *buf)
 {
     struct group *g = container_of(fsm, struct group, raft_fsm);
-    struct snap_view view;
-    void *built = NULL;
-    if (g->hold.built != NULL && g->hold.base == buf->base) {
-        built = g->hold.built;
-        view.index = g->hold.index;
-        view.time_ms = g->hold.time_ms;
-        hold_over(g);
-    } else if (restore_now(g, buf, &view, &built) != DN_OK) {
-        return g->start_error.code == DN_NO_MEMORY ? RAFT_NOMEM : RAFT_CORRUPT;
+    if (g->loaded != buf->base) {
+        struct manifest *manifest = g->hold.manifest;
+        void *built = g->hold.built;
+        DN_ASSERT(built != NULL && g->hold.base == buf->base);
+        g->hold.built = NULL;
+        g->hold.manifest = NULL;
+        hold_answered(g);
+        g->fsm.restore_install(g->fsm.state, built);
+        (void)hash_is_right(g, manifest); /* fatal if not */
+        in_force(g, manifest);
+        manifest_unref(manifest);
     }
-    g->fsm.restore_install(g->fsm.state, built);
-    apply_reset(g, view.index, view.time_ms);
+    g->loaded = NULL;
+    uint64_t index = g->in_force->name.index;
+    apply_reset(g, index, g->in_force->time_ms);
     raft_free(buf->base); /* libraft gives it away when this succeeds */
     propose_restored(g);
     propose_moved(g);
     wait_moved(g);
     if (g->started) {
-        dn_info(COMPONENT, "group %u: state restored at index %llu", g->id, (unsigned long long)view.index);
+        dn_info(COMPONENT, "group %u: state restored at index %llu", g->id, (unsigned long long)index);
     }
     return 0;
 }
@@ -492,12 +693,17 @@ void snapshot_cancel(struct group *g)
         snap_over(g);
         cb(orig, RAFT_CANCELED);
     }
-    if (g->hold.built != NULL) {
-        g->fsm.restore_discard(g->fsm.state, g->hold.built);
-        g->hold.built = NULL;
-    }
-    if (g->hold.state != HOLD_NONE && g->hold.address != NULL) {
-        snapshot_message_free(&g->hold.message);
-    }
+    next_drop(g);
     hold_over(g);
+}
+
+void snapshot_free(struct group *g)
+{
+    dn_buffer_free(&g->snap.buffer);
+    manifest_unref(g->snap.manifest);
+    manifest_unref(g->in_force);
+    manifest_unref(g->previous);
+    for (unsigned i = 0; i < SNAP_PINS; i++) {
+        manifest_unref(g->pins[i].manifest);
+    }
 }

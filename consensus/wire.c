@@ -51,6 +51,28 @@ void wire_frame_encode(const struct wire_frame *frame, struct dn_buffer *out)
             dn_buffer_u64(out, frame->stamps[i].hash);
         }
         break;
+    case WIRE_CHUNK_ASK:
+        dn_buffer_u64(out, frame->request);
+        dn_buffer_u32(out, frame->group);
+        dn_buffer_u64(out, frame->index);
+        dn_buffer_u64(out, frame->term);
+        dn_buffer_u64(out, frame->id);
+        dn_buffer_u32(out, frame->chunk);
+        break;
+    case WIRE_CHUNK:
+        dn_buffer_u64(out, frame->request);
+        dn_buffer_u32(out, frame->group);
+        dn_buffer_u32(out, frame->chunk);
+        dn_buffer_u32(out, frame->offset);
+        dn_buffer_blob(out, frame->bytes, frame->length);
+        break;
+    case WIRE_CHUNK_GONE:
+        dn_buffer_u64(out, frame->request);
+        dn_buffer_u32(out, frame->group);
+        dn_buffer_u32(out, frame->chunk);
+        dn_buffer_u32(out, frame->code);
+        dn_buffer_blob(out, frame->message, frame->message_length);
+        break;
     }
     if (out->failed) {
         return;
@@ -115,6 +137,34 @@ static void read_payload(struct dn_reader *reader, struct wire_frame *frame)
             frame->stamps[i].hash = dn_reader_u64(reader);
         }
         break;
+    case WIRE_CHUNK_ASK:
+        frame->request = dn_reader_u64(reader);
+        frame->group = dn_reader_u32(reader);
+        frame->index = dn_reader_u64(reader);
+        frame->term = dn_reader_u64(reader);
+        frame->id = dn_reader_u64(reader);
+        frame->chunk = dn_reader_u32(reader);
+        break;
+    case WIRE_CHUNK:
+        frame->request = dn_reader_u64(reader);
+        frame->group = dn_reader_u32(reader);
+        frame->chunk = dn_reader_u32(reader);
+        frame->offset = dn_reader_u32(reader);
+        frame->bytes = dn_reader_blob(reader, WIRE_PIECE_MAX, &frame->length);
+        if (!reader->failed && frame->length == 0) {
+            reader->failed = true;
+        }
+        break;
+    case WIRE_CHUNK_GONE:
+        frame->request = dn_reader_u64(reader);
+        frame->group = dn_reader_u32(reader);
+        frame->chunk = dn_reader_u32(reader);
+        frame->code = read_code(reader);
+        frame->message = (const char *)dn_reader_blob(reader, WIRE_MESSAGE_MAX, &frame->message_length);
+        if (!reader->failed && frame->code == DN_OK) {
+            reader->failed = true;
+        }
+        break;
     }
 }
 
@@ -139,7 +189,7 @@ enum dn_code wire_frame_decode(const uint8_t *bytes, size_t length, struct wire_
     if (crc != dn_crc32c(dn_crc32c(0, &type, 1), bytes + WIRE_FRAME_HEADER_BYTES, payload)) {
         return dn_fail(err, DN_CORRUPT, "frame of type %u has a wrong checksum", type);
     }
-    if (type < WIRE_PROPOSE || type > WIRE_STAMPS) {
+    if (type < WIRE_PROPOSE || type > WIRE_CHUNK_GONE) {
         return dn_fail(err, DN_CORRUPT, "unknown frame type %u", type);
     }
     memset(ret, 0, sizeof *ret);

@@ -15,7 +15,8 @@
 #define WIRE_CLUSTER_MAX 64
 #define WIRE_FRAME_HEADER_BYTES 9
 #define WIRE_FRAME_MAX (DN_RECORD_MAX + 4096u)
-#define WIRE_MESSAGE_MAX 512 /* bytes of error text in an answer */
+#define WIRE_MESSAGE_MAX 512        /* bytes of error text in an answer */
+#define WIRE_PIECE_MAX (256u << 10) /* bytes of a chunk in one frame */
 
 enum wire_type {
     WIRE_PROPOSE = 1,
@@ -23,6 +24,9 @@ enum wire_type {
     WIRE_BARRIER = 3,
     WIRE_BARRIER_ANSWER = 4,
     WIRE_STAMPS = 5,
+    WIRE_CHUNK_ASK = 6,  /* for one chunk of a snapshot */
+    WIRE_CHUNK = 7,      /* a piece of it, in order */
+    WIRE_CHUNK_GONE = 8, /* it cannot be had: code and message say why */
 };
 
 struct wire_stamp {
@@ -33,13 +37,16 @@ struct wire_stamp {
 struct wire_frame {
     enum wire_type type;
     uint64_t request;     /* all but STAMPS */
-    uint32_t group;       /* PROPOSE, BARRIER, BARRIER_ANSWER */
+    uint32_t group;       /* PROPOSE, BARRIER, BARRIER_ANSWER, CHUNK_* */
     uint32_t left_ms;     /* PROPOSE: time left until its deadline */
     enum dn_code code;    /* answers */
-    uint64_t index;       /* answers */
-    const uint8_t *bytes; /* PROPOSE: record; PROPOSE_ANSWER: result */
+    uint64_t index;       /* answers; CHUNK_ASK: which snapshot, with term and id */
+    uint64_t term, id;    /* CHUNK_ASK */
+    uint32_t chunk;       /* CHUNK_* */
+    uint32_t offset;      /* CHUNK: of the piece in the chunk */
+    const uint8_t *bytes; /* PROPOSE: record; PROPOSE_ANSWER: result; CHUNK: piece */
     size_t length;
-    const char *message; /* PROPOSE_ANSWER: error text, not terminated */
+    const char *message; /* PROPOSE_ANSWER, CHUNK_GONE: error text, not terminated */
     size_t message_length;
     uint64_t nonce, stamp_us; /* STAMPS */
     uint32_t stamp_count;

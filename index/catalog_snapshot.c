@@ -19,6 +19,9 @@
 
 #define SNAPSHOT_MAGIC 0x43544e44u /* "DNTC" */
 #define SNAPSHOT_FORMAT 1u
+#define SPILL_BYTES 65536u /* so much is gathered before it goes to the sink */
+#define ITEM_BYTES_MAX (8 + DN_ITEM_META_MAX + DN_VECTOR_DIM_MAX * sizeof(float))
+_Static_assert(ITEM_BYTES_MAX <= DN_STREAM_BUFFER_BYTES, "an item must lie together in a stream's buffer");
 
 void *dn_catalog_snapshot_begin(void *catalog_)
 {
@@ -78,7 +81,7 @@ static void write_head(struct dn_buffer *out, const struct dn_capture *capture)
     }
 }
 
-enum dn_code dn_catalog_snapshot_write(void *catalog_, void *capture_, struct dn_buffer *out,
+enum dn_code dn_catalog_snapshot_write(void *catalog_, void *capture_, struct dn_sink *out,
                                        struct dn_error *err)
 {
     struct dn_catalog *catalog = catalog_;
@@ -89,29 +92,38 @@ enum dn_code dn_catalog_snapshot_write(void *catalog_, void *capture_, struct dn
         return dn_fail(err, DN_EXHAUSTED, "catalogue snapshot: all %d reader places are taken",
                        DN_EPOCH_READERS_MAX);
     }
-    write_head(out, capture);
+    struct dn_buffer scratch;
+    dn_buffer_init(&scratch, SPILL_BYTES + DN_STREAM_BUFFER_BYTES);
+    write_head(&scratch, capture);
     uint64_t emitted = 0;
-    for (uint32_t slot = 0; slot < capture->slot_bound && !out->failed;) {
+    for (uint32_t slot = 0; slot < capture->slot_bound && out->code == DN_OK;) {
+        /* The disk behind the sink is waited for outside the epoch only. */
+        (void)dn_sink_spill(out, &scratch);
         dn_epoch_enter(reader);
-        for (uint32_t end = slot + DN_DIRECTORY_CHUNK; slot < end && slot < capture->slot_bound; slot++) {
+        for (uint32_t end = slot + DN_DIRECTORY_CHUNK;
+             slot < end && slot < capture->slot_bound && scratch.length < SPILL_BYTES; slot++) {
             struct dn_block *block = dn_state_block(state, slot);
             if (block != NULL) {
-                emit(out, block, capture, &emitted);
+                emit(&scratch, block, capture, &emitted);
             }
         }
         dn_epoch_leave(reader);
     }
     /* Kept by the open capture: no epoch needed. */
     struct dn_block *block = atomic_load_explicit(&state->preserved, memory_order_acquire);
-    for (; block != NULL && !out->failed; block = block->next) {
-        emit(out, block, capture, &emitted);
+    for (; block != NULL && out->code == DN_OK; block = block->next) {
+        emit(&scratch, block, capture, &emitted);
+        if (scratch.length >= SPILL_BYTES) {
+            (void)dn_sink_spill(out, &scratch);
+        }
     }
-    dn_buffer_u64(out, trailer(capture->hash, capture->version));
+    dn_buffer_u64(&scratch, trailer(capture->hash, capture->version));
+    enum dn_code code = dn_sink_spill(out, &scratch);
+    dn_buffer_free(&scratch);
     dn_epoch_unregister(reader);
-    if (out->failed) {
-        return dn_fail(err, DN_NO_MEMORY,
-                       "catalogue snapshot of %" PRIu64 " items does not fit in its buffer",
-                       capture->item_count);
+    if (code != DN_OK) {
+        return dn_fail(err, code, "catalogue snapshot of %" PRIu64 " items: after %" PRIu64 " bytes: %s",
+                       capture->item_count, out->total, out->error.message);
     }
     if (emitted != capture->item_count) {
         return dn_fail(err, DN_INTERNAL, "catalogue snapshot met %" PRIu64 " items, not %" PRIu64, emitted,
@@ -139,20 +151,35 @@ void dn_catalog_snapshot_end(void *catalog, void *capture_)
 /* ---- restore
  * ------------------------------------------------------------------------------------------------- */
 
-static enum dn_code restore_facts(struct dn_state *state, struct dn_reader *reader, struct dn_error *err)
+/* The stream's own trouble (cut short, its file cannot be read), or what is wrong with the bytes. */
+static enum dn_code malformed(const struct dn_source *in, struct dn_error *err, const char *what,
+                              uint64_t which)
 {
-    uint32_t count = dn_reader_u32(reader);
-    if (reader->failed || count > DN_FACTS_MAX) {
-        return dn_fail(err, DN_CORRUPT, "%u facts at byte %zu", count, reader->offset);
+    if (in->code != DN_OK) {
+        return dn_fail(err, in->code, "%s %" PRIu64 ": %s", what, which, in->error.message);
+    }
+    return dn_fail(err, DN_CORRUPT, "%s %" PRIu64 " is malformed before byte %" PRIu64, what, which,
+                   in->total);
+}
+
+static enum dn_code restore_facts(struct dn_state *state, struct dn_source *in, struct dn_error *err)
+{
+    uint32_t count = dn_source_u32(in);
+    if (in->code != DN_OK || count > DN_FACTS_MAX) {
+        return malformed(in, err, "number of facts", count);
     }
     for (uint32_t i = 0; i < count; i++) {
-        size_t key_length, value_length;
-        const uint8_t *key = dn_reader_blob(reader, DN_FACT_KEY_MAX, &key_length);
-        const uint8_t *value = dn_reader_blob(reader, DN_FACT_VALUE_MAX, &value_length);
-        if (reader->failed || key_length == 0) {
-            return dn_fail(err, DN_CORRUPT, "fact %u is malformed at byte %zu", i, reader->offset);
+        size_t key_length = 0, value_length = 0;
+        char key[DN_FACT_KEY_MAX]; /* what the stream points at is gone with its next value */
+        const uint8_t *bytes = dn_source_blob(in, sizeof key, &key_length);
+        if (bytes != NULL) {
+            memcpy(key, bytes, key_length);
         }
-        (void)dn_state_fact(state, (const char *)key, key_length, (const char *)value, value_length);
+        const char *value = (const char *)dn_source_blob(in, DN_FACT_VALUE_MAX, &value_length);
+        if (in->code != DN_OK || key_length == 0) {
+            return malformed(in, err, "fact", i);
+        }
+        (void)dn_state_fact(state, key, key_length, value, value_length);
     }
     if (atomic_load(&state->fact_count) != count) {
         return dn_fail(err, DN_CORRUPT, "a fact is given twice");
@@ -160,42 +187,48 @@ static enum dn_code restore_facts(struct dn_state *state, struct dn_reader *read
     return DN_OK;
 }
 
-static enum dn_code restore_items(struct dn_state *state, struct dn_reader *reader, uint64_t count,
+static enum dn_code restore_items(struct dn_state *state, struct dn_source *in, uint64_t count,
                                   uint64_t version, struct dn_error *err)
 {
     for (uint64_t i = 0; i < count; i++) {
-        size_t at = reader->offset;
-        uint64_t item_version = dn_reader_u64(reader);
+        uint64_t at = in->total;
+        const uint8_t *window = NULL;
+        size_t length = 0;
+        struct dn_reader reader;
         struct dn_item_bytes bytes;
         struct dn_block *block = NULL;
-        if (!reader->failed && item_version <= version && dn_item_scan(reader, &bytes)) {
+        (void)dn_source_window(in, ITEM_BYTES_MAX, &window, &length);
+        dn_reader_init(&reader, window, length);
+        uint64_t item_version = dn_reader_u64(&reader);
+        if (!reader.failed && item_version <= version && dn_item_scan(&reader, &bytes)) {
             block = dn_block_make(&bytes, item_version);
         }
         if (block == NULL) {
-            return dn_fail(err, DN_CORRUPT, "item %" PRIu64 " at byte %zu is malformed", i, at);
+            return malformed(in, err, "item", i);
         }
+        (void)dn_source_skip(in, reader.offset);
         enum dn_item_outcome outcome = dn_state_upsert(state, block);
         if (outcome != DN_ITEM_OK || atomic_load(&state->item_count) != i + 1) {
             return dn_fail(err, DN_CORRUPT,
-                           "item %" PRIu64 " at byte %zu does not fit (outcome %d, or given twice)", i, at,
-                           (int)outcome);
+                           "item %" PRIu64 " at byte %" PRIu64 " does not fit (outcome %d, or given twice)",
+                           i, at, (int)outcome);
         }
     }
     return DN_OK;
 }
 
-static enum dn_code restore_into(struct dn_state *state, const uint8_t *bytes, size_t length,
-                                 struct dn_error *err)
+static enum dn_code restore_into(struct dn_state *state, struct dn_source *in, struct dn_error *err)
 {
-    struct dn_reader reader;
-    dn_reader_init(&reader, bytes, length);
-    uint32_t magic = dn_reader_u32(&reader);
-    uint32_t format = dn_reader_u32(&reader);
-    uint64_t version = dn_reader_u64(&reader);
-    uint32_t dim = dn_reader_u32(&reader);
-    uint64_t count = dn_reader_u64(&reader);
-    if (reader.failed || magic != SNAPSHOT_MAGIC) {
-        return dn_fail(err, DN_CORRUPT, "these %zu bytes are not a catalogue snapshot", length);
+    uint32_t magic = dn_source_u32(in);
+    uint32_t format = dn_source_u32(in);
+    uint64_t version = dn_source_u64(in);
+    uint32_t dim = dn_source_u32(in);
+    uint64_t count = dn_source_u64(in);
+    if (in->code != DN_OK) {
+        return dn_fail(err, in->code, "%s", in->error.message);
+    }
+    if (magic != SNAPSHOT_MAGIC) {
+        return dn_fail(err, DN_CORRUPT, "these bytes are not a catalogue snapshot");
     }
     if (format != SNAPSHOT_FORMAT) {
         return dn_fail(err, DN_CORRUPT, "snapshot format %u; this program reads %u", format, SNAPSHOT_FORMAT);
@@ -207,16 +240,16 @@ static enum dn_code restore_into(struct dn_state *state, const uint8_t *bytes, s
     atomic_store(&state->dim, dim);
     atomic_store(&state->hash, dn_dim_hash(dim));
     atomic_store(&state->version, version);
-    enum dn_code code = restore_facts(state, &reader, err);
+    enum dn_code code = restore_facts(state, in, err);
     if (code == DN_OK) {
-        code = restore_items(state, &reader, count, version, err);
+        code = restore_items(state, in, count, version, err);
     }
     if (code != DN_OK) {
         return code;
     }
-    uint64_t end = dn_reader_u64(&reader);
-    if (reader.failed || dn_reader_left(&reader) != 0) {
-        return dn_fail(err, DN_CORRUPT, "it ends at byte %zu of %zu", reader.offset, length);
+    uint64_t end = dn_source_u64(in);
+    if (dn_source_end(in) != DN_OK) {
+        return dn_fail(err, in->code, "%s", in->error.message);
     }
     if (end != trailer(atomic_load(&state->hash), version)) {
         return dn_fail(err, DN_CORRUPT, "the state hash does not match what was read");
@@ -224,7 +257,7 @@ static enum dn_code restore_into(struct dn_state *state, const uint8_t *bytes, s
     return DN_OK;
 }
 
-enum dn_code dn_catalog_restore_build(void *catalog_, const uint8_t *bytes, size_t length, void **ret_built,
+enum dn_code dn_catalog_restore_build(void *catalog_, struct dn_source *in, void **ret_built,
                                       struct dn_error *err)
 {
     struct dn_catalog *catalog = catalog_;
@@ -232,7 +265,7 @@ enum dn_code dn_catalog_restore_build(void *catalog_, const uint8_t *bytes, size
     if (state == NULL) {
         return dn_fail(err, DN_NO_MEMORY, "catalogue snapshot: out of memory");
     }
-    enum dn_code code = restore_into(state, bytes, length, err);
+    enum dn_code code = restore_into(state, in, err);
     if (code != DN_OK) {
         dn_state_destroy(state);
         return dn_wrap(err, code, "catalogue snapshot");

@@ -11,6 +11,7 @@
 #include "base/buffer.h"
 #include "base/epoch.h"
 #include "base/error.h"
+#include "base/stream.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -83,10 +84,10 @@ void dn_catalog_entry_done(void *catalog, uint64_t index, int64_t time_ms);
 uint64_t dn_catalog_hash(void *catalog);
 uint64_t dn_catalog_hash_recompute(void *catalog);
 void *dn_catalog_snapshot_begin(void *catalog);
-enum dn_code dn_catalog_snapshot_write(void *catalog, void *capture, struct dn_buffer *out,
+enum dn_code dn_catalog_snapshot_write(void *catalog, void *capture, struct dn_sink *out,
                                        struct dn_error *err);
 void dn_catalog_snapshot_end(void *catalog, void *capture);
-enum dn_code dn_catalog_restore_build(void *catalog, const uint8_t *bytes, size_t length, void **ret_built,
+enum dn_code dn_catalog_restore_build(void *catalog, struct dn_source *in, void **ret_built,
                                       struct dn_error *err);
 void dn_catalog_restore_install(void *catalog, void *built);
 void dn_catalog_restore_discard(void *catalog, void *built);

@@ -27,6 +27,7 @@
 #define RECORD_TARGET (256u << 10)   /* entries are packed into records of about this size */
 #define KEEP_BUFFER_BYTES (8u << 20) /* larger buffers are given back when empty */
 #define RETRY_MS 1000
+#define SPARE_NAME "spare.tmp" /* no segment's name: what recovery finds there is void */
 #define SEGMENTS_MAX 65536
 
 /* What the journal knows of a group: entries first..next-1 are kept. */
@@ -83,9 +84,11 @@ struct dn_journal {
     struct segment *next;
     struct dn_disk_op next_op;
     char next_from[DN_DISK_NAME_MAX], next_name[DN_DISK_NAME_MAX];
-    struct segment *recycled; /* a given-up segment whose file the next one takes */
+    struct segment *recycled; /* a given-up segment whose file, now of that name, the next one takes */
+    char recycled_name[DN_DISK_NAME_MAX];
     struct dn_disk_op remove_op;
-    struct segment *removing;
+    struct segment *removing; /* or being renamed to SPARE_NAME */
+    bool keeping;
 
     struct dn_buffer pending; /* records, not sealed */
     size_t inflight;          /* bytes of pending in the write under way */

@@ -74,7 +74,9 @@ static size_t append_some(struct dn_journal *journal, uint32_t group, uint64_t f
                           const struct dn_journal_entry *entries, size_t count)
 {
     size_t length = ENTRIES_BYTES, n = 0;
-    while (n < count && (n == 0 || length + entry_size(&entries[n]) <= RECORD_TARGET))
+    size_t target =
+        journal->o.segment_bytes / 4 < RECORD_TARGET ? journal->o.segment_bytes / 4 : RECORD_TARGET;
+    while (n < count && (n == 0 || length + entry_size(&entries[n]) <= target))
         length += entry_size(&entries[n++]);
     uint8_t *payload = record_begin(journal, KIND_ENTRIES, group, length);
     if (!payload)
@@ -349,11 +351,13 @@ static void write_switch(struct dn_journal *journal)
         next->base_lsn = journal->durable_lsn;
         journal->next = NULL;
         journal->next_state = NEXT_NONE;
-        if (journal->recycled)
-            segment_free(journal, next); /* an empty file, removed at the next start */
-        else
+        if (journal->recycled) {
+            segment_free(journal, next); /* its file stays unused; recovery passes over it */
+        } else {
+            next->writable = true;
             journal->recycled = next;
-        next->writable = true;
+            segment_name(next->sequence, journal->recycled_name);
+        }
         segment_make_next(journal, needed);
         if (journal->next_state != NEXT_READY)
             return;

@@ -78,7 +78,7 @@ void segment_make_next(struct dn_journal *journal, uint64_t bytes_needed)
     journal->next_op.data = journal;
     if (journal->recycled && journal->recycled->bytes >= bytes) {
         struct segment *old = journal->recycled;
-        segment_name(old->sequence, journal->next_from);
+        memcpy(journal->next_from, journal->recycled_name, sizeof journal->next_from);
         next->bytes = old->bytes;
         next->file = old->file;
         old->file = NULL;
@@ -109,10 +109,14 @@ static void removed(struct dn_disk_op *op, int result)
     struct dn_journal *journal = op->data;
     char name[DN_DISK_NAME_MAX];
     segment_name(journal->removing->sequence, name);
-    if (result != 0)
+    if (result == 0 && journal->keeping) {
+        journal->recycled = journal->removing;
+        memcpy(journal->recycled_name, SPARE_NAME, sizeof SPARE_NAME);
+        journal->removing = NULL;
+    } else if (result != 0)
         dn_warn(COMPONENT, "'%s/%s' is not needed any more, but cannot be removed: %s", journal->name, name,
                 strerror(-result));
-    free(journal->removing);
+    segment_free(journal, journal->removing);
     journal->removing = NULL;
     if (journal->closing)
         journal_close_step(journal);
@@ -127,19 +131,22 @@ void segments_release(struct dn_journal *journal)
         struct segment *old = journal->segments[0];
         memmove(journal->segments, journal->segments + 1,
                 --journal->segment_count * sizeof *journal->segments);
-        if (old->writable && old->bytes == journal->o.segment_bytes && !journal->recycled) {
-            journal->recycled = old;
-            continue;
-        }
         char name[DN_DISK_NAME_MAX];
         segment_name(old->sequence, name);
-        if (old->file)
-            journal->disk->ops->close(old->file);
-        old->file = NULL;
+        journal->keeping = old->writable && old->bytes == journal->o.segment_bytes && !journal->recycled;
         journal->removing = old;
         journal->remove_op.done = removed;
         journal->remove_op.data = journal;
-        journal->disk->ops->remove(journal->disk, name, &journal->remove_op);
+        if (journal->keeping) {
+            /* Under its own name it would look, after a crash, like the beginning of a sequence with a hole.
+             */
+            journal->disk->ops->rename(journal->disk, name, SPARE_NAME, &journal->remove_op);
+        } else {
+            if (old->file)
+                journal->disk->ops->close(old->file);
+            old->file = NULL;
+            journal->disk->ops->remove(journal->disk, name, &journal->remove_op);
+        }
         journal->disk->ops->submit(journal->disk);
     }
     if (journal->m_segments)

@@ -14,7 +14,7 @@
 /* The lowest score within a source, before its weight: see source.h on why places fill in order. */
 static const float FLOOR = 0.5f;
 
-static const struct dn_source SOURCES[] = {
+static const struct dn_candidate_source SOURCES[] = {
     {"session_vector", NULL, 1.0f, dn_source_session_vector},
     {"trending", "trending now", 0.1f, dn_source_trending},
     {"catalog", "in the catalogue", 0.001f, dn_source_catalog},
@@ -232,7 +232,7 @@ static enum dn_code answer(struct dn_pipeline *pipeline, struct dn_recommended *
         order[i] = &pipeline->picks[i];
     sort_best_first(order, pipeline->pick_count);
     for (size_t i = 0; i < count; i++) {
-        const struct dn_source *source = &SOURCES[order[i]->source];
+        const struct dn_candidate_source *source = &SOURCES[order[i]->source];
         const char *reason = source->reason ? source->reason : dn_taste_explain(pipeline, &order[i]->item);
 
         if (!reason)

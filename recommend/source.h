@@ -78,7 +78,7 @@ struct dn_pipeline {
     struct dn_slot_map picked; /* slot -> place in picks */
 };
 
-struct dn_source {
+struct dn_candidate_source {
     const char *name;
     const char *reason; /* NULL: the pipeline explains by the nearest item of the session */
     float weight;

@@ -165,8 +165,8 @@ static void apply_events(struct dn_core *core, const struct dn_record_head *head
     }
 }
 
-static enum dn_outcome stream_event(struct dn_core *core, struct dn_source *source, int64_t next_offset,
-                                    const struct dn_parsed *parsed)
+static enum dn_outcome stream_event(struct dn_core *core, struct dn_stream_source *source,
+                                    int64_t next_offset, const struct dn_parsed *parsed)
 {
     const struct dn_event_in *in = &parsed->arrival.in;
     if (in->offset < next_offset) {
@@ -189,7 +189,8 @@ static enum dn_outcome stream_event(struct dn_core *core, struct dn_source *sour
 
 static void apply_stream(struct dn_core *core, const struct dn_record_head *head, struct dn_buffer *result)
 {
-    struct dn_source *source = dn_source_find(core, head->source, head->source_length, head->partition);
+    struct dn_stream_source *source =
+        dn_source_find(core, head->source, head->source_length, head->partition);
     int64_t next_offset = DN_OFFSET_UNSET;
     if (source != NULL) {
         next_offset = atomic_load_explicit(&source->next_offset, memory_order_relaxed);

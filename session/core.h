@@ -129,7 +129,7 @@ struct dn_item_chunk { /* copied before it is written while a capture holds it *
     struct dn_item_slot slots[DN_ITEM_CHUNK];
 };
 
-struct dn_source {
+struct dn_stream_source {
     uint64_t hash; /* of name and partition */
     uint32_t partition;
     uint16_t name_length;
@@ -140,7 +140,7 @@ struct dn_source {
 
 struct dn_source_list { /* immutable but for what its sources hold */
     uint32_t count;
-    struct dn_source *sources[];
+    struct dn_stream_source *sources[];
 };
 
 struct dn_tombstone { /* one erase request; those of a user are chained, newest (and furthest) first */
@@ -199,7 +199,7 @@ struct dn_capture {
     uint32_t user_bound, item_bound;
     struct dn_user_chunk **users;
     struct dn_item_chunk **items;
-    struct dn_source *sources;
+    struct dn_stream_source *sources;
     struct dn_tombstone *tombstones;
     struct dn_retire_batch *kept; /* writer: retired, but reachable from the capture */
     struct dn_capture *next_closed;
@@ -292,7 +292,7 @@ static inline uint32_t dn_event_rank(const struct dn_block *block, size_t at, ui
 }
 uint64_t dn_window_id_hash(struct dn_hash128 user, const struct dn_window_id *id);
 uint64_t dn_item_slot_hash(const struct dn_item_slot *slot);
-uint64_t dn_source_hash(const struct dn_source *source);
+uint64_t dn_source_hash(const struct dn_stream_source *source);
 uint64_t dn_tombstone_hash(const struct dn_tombstone *tombstone);
 
 /* ---- users.c ---- */
@@ -383,10 +383,11 @@ void dn_trend_half_life(struct dn_core *core, int64_t half_life_ms);
 
 /* ---- sources.c ---- */
 uint64_t dn_source_key(const char *name, size_t length, uint32_t partition);
-struct dn_source *dn_source_find(const struct dn_core *core, const char *name, size_t length,
-                                 uint32_t partition);
+struct dn_stream_source *dn_source_find(const struct dn_core *core, const char *name, size_t length,
+                                        uint32_t partition);
 /* NULL when DN_SOURCES_MAX are known. The caller sets it and adds its hash. */
-struct dn_source *dn_source_add(struct dn_core *core, const char *name, size_t length, uint32_t partition);
+struct dn_stream_source *dn_source_add(struct dn_core *core, const char *name, size_t length,
+                                       uint32_t partition);
 
 /* ---- tombstones.c ---- */
 void dn_tombstones_init(struct dn_core *core);
@@ -421,7 +422,7 @@ void dn_core_entry_done(struct dn_core *core, int64_t time_ms);
 #define DN_SNAPSHOT_MAGIC 0x48534e44u /* "DNSH" */
 #define DN_SNAPSHOT_VERSION 1u
 enum { DN_SECTION_META = 1, DN_SECTION_ITEMS, DN_SECTION_SOURCES, DN_SECTION_TOMBSTONES, DN_SECTION_USERS };
-enum dn_code dn_core_restore(struct dn_core *core, const uint8_t *bytes, size_t length, struct dn_error *err);
+enum dn_code dn_core_restore(struct dn_core *core, struct dn_source *in, struct dn_error *err);
 /* Closes the capture; what it kept is retired by dn_capture_step. */
 void dn_capture_close(struct dn_capture *capture);
 /* Retires at most `max` batches of what closed captures kept. */

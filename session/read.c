@@ -88,7 +88,7 @@ bool dn_shard_next_offset(const struct dn_shard *shard, const char *source, uint
     while (length <= DN_SOURCE_MAX && source[length] != '\0') {
         length++;
     }
-    const struct dn_source *found = dn_source_find(dn_shard_core(shard), source, length, partition);
+    const struct dn_stream_source *found = dn_source_find(dn_shard_core(shard), source, length, partition);
     if (found == NULL) {
         return false;
     }

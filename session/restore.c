@@ -15,11 +15,14 @@ static const char *const section_names[] = {
     [DN_SECTION_USERS] = "users",
 };
 
-static enum dn_code corrupt(const struct dn_reader *reader, struct dn_error *err, uint8_t tag,
-                            const char *what)
+static enum dn_code corrupt(const struct dn_source *in, struct dn_error *err, uint8_t tag, const char *what)
 {
-    return dn_fail(err, DN_CORRUPT, "snapshot of a shard: section %s: %s before byte %zu of %zu",
-                   section_names[tag], what, reader->offset, reader->length);
+    if (in->code != DN_OK) { /* the stream's own trouble: cut short, or its file cannot be read */
+        return dn_fail(err, in->code, "snapshot of a shard: section %s: %s", section_names[tag],
+                       in->error.message);
+    }
+    return dn_fail(err, DN_CORRUPT, "snapshot of a shard: section %s: %s before byte %" PRIu64,
+                   section_names[tag], what, in->total);
 }
 
 static bool time_ok(int64_t time_ms)
@@ -27,83 +30,86 @@ static bool time_ok(int64_t time_ms)
     return time_ms >= 0 && time_ms < DN_TIME_MAX_MS;
 }
 
-static enum dn_code read_section(struct dn_reader *reader, uint8_t tag, uint32_t max, uint32_t *ret_count,
+static enum dn_code read_section(struct dn_source *in, uint8_t tag, uint32_t max, uint32_t *ret_count,
                                  struct dn_error *err)
 {
-    uint8_t found = dn_reader_u8(reader);
-    uint32_t count = dn_reader_u32(reader);
-    if (reader->failed || found != tag || count > max) {
-        return corrupt(reader, err, tag, "bad head");
+    uint8_t found = dn_source_u8(in);
+    uint32_t count = dn_source_u32(in);
+    if (in->code != DN_OK || found != tag || count > max) {
+        return corrupt(in, err, tag, "bad head");
     }
     *ret_count = count;
     return DN_OK;
 }
 
-static enum dn_code read_meta(struct dn_core *core, struct dn_reader *reader, struct dn_error *err)
+static enum dn_code read_meta(struct dn_core *core, struct dn_source *in, struct dn_error *err)
 {
-    uint32_t count;
-    enum dn_code code = read_section(reader, DN_SECTION_META, 1, &count, err);
+    uint32_t count = 0;
+    enum dn_code code = read_section(in, DN_SECTION_META, 1, &count, err);
     if (code != DN_OK) {
         return code;
     }
     struct dn_meta *meta = &core->meta;
-    meta->time_ms = dn_reader_i64(reader);
-    meta->max_event_ms = dn_reader_i64(reader);
-    meta->forget_floor_ms = dn_reader_i64(reader);
-    meta->touch = dn_reader_u64(reader);
-    meta->unref = dn_reader_u64(reader);
-    meta->erase_order = dn_reader_u64(reader);
-    meta->trend_landmark_ms = dn_reader_i64(reader);
-    meta->trend_epoch = dn_reader_u32(reader);
-    meta->events_applied = dn_reader_u64(reader);
-    meta->duplicates = dn_reader_u64(reader);
-    meta->late = dn_reader_u64(reader);
-    meta->refused = dn_reader_u64(reader);
-    meta->erased = dn_reader_u64(reader);
-    meta->evicted = dn_reader_u64(reader);
-    meta->expired = dn_reader_u64(reader);
-    bool whole = dn_decode_settings(reader, &meta->settings);
+    meta->time_ms = dn_source_i64(in);
+    meta->max_event_ms = dn_source_i64(in);
+    meta->forget_floor_ms = dn_source_i64(in);
+    meta->touch = dn_source_u64(in);
+    meta->unref = dn_source_u64(in);
+    meta->erase_order = dn_source_u64(in);
+    meta->trend_landmark_ms = dn_source_i64(in);
+    meta->trend_epoch = dn_source_u32(in);
+    meta->events_applied = dn_source_u64(in);
+    meta->duplicates = dn_source_u64(in);
+    meta->late = dn_source_u64(in);
+    meta->refused = dn_source_u64(in);
+    meta->erased = dn_source_u64(in);
+    meta->evicted = dn_source_u64(in);
+    meta->expired = dn_source_u64(in);
+    const uint8_t *bytes = dn_source_bytes(in, DN_SETTINGS_BYTES);
+    struct dn_reader reader;
+    dn_reader_init(&reader, bytes, bytes == NULL ? 0 : DN_SETTINGS_BYTES);
+    bool whole = dn_decode_settings(&reader, &meta->settings);
     if (!whole || count != 1 || dn_shard_settings_check(&meta->settings, NULL) != DN_OK) {
-        return corrupt(reader, err, DN_SECTION_META, "bad settings");
+        return corrupt(in, err, DN_SECTION_META, "bad settings");
     }
     if (!time_ok(meta->time_ms) || !time_ok(meta->max_event_ms) || meta->forget_floor_ms < 0 ||
         meta->forget_floor_ms >= 2 * DN_TIME_MAX_MS || meta->trend_landmark_ms > meta->time_ms ||
         meta->trend_landmark_ms < -DN_TIME_MAX_MS ||
         meta->time_ms - meta->trend_landmark_ms >= DN_TREND_SHIFT * meta->settings.trend_half_life_ms) {
-        return corrupt(reader, err, DN_SECTION_META, "bad time");
+        return corrupt(in, err, DN_SECTION_META, "bad time");
     }
     return DN_OK;
 }
 
 /* Items are numbered anew, without holes: names[id in the bytes] is the id here plus one. Otherwise a few
  * bytes with a high id could ask for all memory that the most items need. */
-static enum dn_code read_items(struct dn_core *core, struct dn_reader *reader, uint32_t *names,
+static enum dn_code read_items(struct dn_core *core, struct dn_source *in, uint32_t *names,
                                struct dn_error *err)
 {
-    uint32_t count;
-    enum dn_code code = read_section(reader, DN_SECTION_ITEMS, DN_ITEMS_LIMIT, &count, err);
+    uint32_t count = 0;
+    enum dn_code code = read_section(in, DN_SECTION_ITEMS, DN_ITEMS_LIMIT, &count, err);
     if (code != DN_OK) {
         return code;
     }
     int64_t last = -1;
     for (uint32_t i = 0; i < count; i++) {
-        uint32_t id = dn_reader_u32(reader);
-        uint64_t trend = dn_reader_u64(reader);
-        uint32_t epoch = dn_reader_u32(reader);
-        uint64_t unref = dn_reader_u64(reader);
-        uint8_t in_heap = dn_reader_u8(reader);
-        uint16_t length = dn_reader_u16(reader);
-        const char *bytes = (const char *)dn_reader_bytes(reader, length);
-        if (reader->failed || id >= DN_ITEM_IDS || (int64_t)id <= last || in_heap > 1 ||
+        uint32_t id = dn_source_u32(in);
+        uint64_t trend = dn_source_u64(in);
+        uint32_t epoch = dn_source_u32(in);
+        uint64_t unref = dn_source_u64(in);
+        uint8_t in_heap = dn_source_u8(in);
+        uint16_t length = dn_source_u16(in);
+        const char *bytes = (const char *)dn_source_bytes(in, length);
+        if (in->code != DN_OK || id >= DN_ITEM_IDS || (int64_t)id <= last || in_heap > 1 ||
             epoch > core->meta.trend_epoch || unref > core->meta.unref || !dn_id_valid(bytes, length)) {
-            return corrupt(reader, err, DN_SECTION_ITEMS, "bad item");
+            return corrupt(in, err, DN_SECTION_ITEMS, "bad item");
         }
         last = id;
         if (!dn_item_restore(core, i, bytes, length, trend, epoch, unref)) {
-            return corrupt(reader, err, DN_SECTION_ITEMS, "item twice");
+            return corrupt(in, err, DN_SECTION_ITEMS, "item twice");
         }
         if (in_heap == 1 && !dn_trend_restore(core, i)) {
-            return corrupt(reader, err, DN_SECTION_ITEMS, "too many trending");
+            return corrupt(in, err, DN_SECTION_ITEMS, "too many trending");
         }
         names[id] = i + 1;
     }
@@ -111,24 +117,28 @@ static enum dn_code read_items(struct dn_core *core, struct dn_reader *reader, u
     return DN_OK;
 }
 
-static enum dn_code read_sources(struct dn_core *core, struct dn_reader *reader, struct dn_error *err)
+static enum dn_code read_sources(struct dn_core *core, struct dn_source *in, struct dn_error *err)
 {
-    uint32_t count;
-    enum dn_code code = read_section(reader, DN_SECTION_SOURCES, DN_SOURCES_MAX, &count, err);
+    uint32_t count = 0;
+    enum dn_code code = read_section(in, DN_SECTION_SOURCES, DN_SOURCES_MAX, &count, err);
     if (code != DN_OK) {
         return code;
     }
     for (uint32_t i = 0; i < count; i++) {
         size_t length = 0;
-        const char *name = (const char *)dn_reader_blob(reader, DN_SOURCE_MAX, &length);
-        uint32_t partition = dn_reader_u32(reader);
-        int64_t floor_ms = dn_reader_i64(reader);
-        int64_t next_offset = dn_reader_i64(reader);
-        if (reader->failed || !time_ok(floor_ms) || next_offset < 0 ||
-            dn_source_find(core, name, length, partition) != NULL) {
-            return corrupt(reader, err, DN_SECTION_SOURCES, "bad source");
+        char name[DN_SOURCE_MAX]; /* what the stream points at is gone with its next value */
+        const uint8_t *bytes = dn_source_blob(in, sizeof name, &length);
+        if (bytes != NULL) {
+            memcpy(name, bytes, length);
         }
-        struct dn_source *source = dn_source_add(core, name, length, partition);
+        uint32_t partition = dn_source_u32(in);
+        int64_t floor_ms = dn_source_i64(in);
+        int64_t next_offset = dn_source_i64(in);
+        if (in->code != DN_OK || !time_ok(floor_ms) || next_offset < 0 ||
+            dn_source_find(core, name, length, partition) != NULL) {
+            return corrupt(in, err, DN_SECTION_SOURCES, "bad source");
+        }
+        struct dn_stream_source *source = dn_source_add(core, name, length, partition);
         source->floor_ms = floor_ms;
         atomic_store_explicit(&source->next_offset, next_offset, memory_order_relaxed);
         core->sum += dn_source_hash(source);
@@ -136,33 +146,33 @@ static enum dn_code read_sources(struct dn_core *core, struct dn_reader *reader,
     return DN_OK;
 }
 
-static enum dn_code read_tombstones(struct dn_core *core, struct dn_reader *reader, struct dn_error *err)
+static enum dn_code read_tombstones(struct dn_core *core, struct dn_source *in, struct dn_error *err)
 {
-    uint32_t count;
-    enum dn_code code = read_section(reader, DN_SECTION_TOMBSTONES, DN_TOMBSTONES_MAX, &count, err);
+    uint32_t count = 0;
+    enum dn_code code = read_section(in, DN_SECTION_TOMBSTONES, DN_TOMBSTONES_MAX, &count, err);
     if (code != DN_OK) {
         return code;
     }
     uint64_t last = 0;
     for (uint32_t i = 0; i < count; i++) {
-        struct dn_tombstone tombstone = {.user = {.high = dn_reader_u64(reader)}};
-        tombstone.user.low = dn_reader_u64(reader);
-        tombstone.until_ms = dn_reader_i64(reader);
-        tombstone.request_id = dn_reader_u64(reader);
-        tombstone.order = dn_reader_u64(reader);
-        uint8_t existed = dn_reader_u8(reader);
-        if (reader->failed || existed > 1 || tombstone.until_ms < 0 ||
+        struct dn_tombstone tombstone = {.user = {.high = dn_source_u64(in)}};
+        tombstone.user.low = dn_source_u64(in);
+        tombstone.until_ms = dn_source_i64(in);
+        tombstone.request_id = dn_source_u64(in);
+        tombstone.order = dn_source_u64(in);
+        uint8_t existed = dn_source_u8(in);
+        if (in->code != DN_OK || existed > 1 || tombstone.until_ms < 0 ||
             tombstone.until_ms >= 2 * DN_TIME_MAX_MS || tombstone.order <= last ||
             tombstone.order > core->meta.erase_order ||
             tombstone.until_ms < dn_tombstone_until(core, tombstone.user)) {
-            return corrupt(reader, err, DN_SECTION_TOMBSTONES, "bad tombstone");
+            return corrupt(in, err, DN_SECTION_TOMBSTONES, "bad tombstone");
         }
         last = tombstone.order;
         tombstone.existed = existed == 1;
         dn_tombstone_add(core, &tombstone);
     }
     if (core->tombstones.count != count) {
-        return corrupt(reader, err, DN_SECTION_TOMBSTONES, "too many of one user");
+        return corrupt(in, err, DN_SECTION_TOMBSTONES, "too many of one user");
     }
     return DN_OK;
 }
@@ -180,6 +190,10 @@ static inline uint64_t take(const uint8_t **at, size_t bytes)
 #define BLOCK_HEAD_BYTES (7 * 8 + 4 + 2 * DN_EVENT_TYPE_MAX + 2 + 2)
 #define EVENT_BYTES 23
 #define WINDOW_ID_BYTES 16
+
+_Static_assert(DN_EVENTS_PER_USER_MAX *EVENT_BYTES + DN_IDS_PER_USER_MAX * WINDOW_ID_BYTES <=
+                   DN_STREAM_BUFFER_BYTES,
+               "a user must lie together in a stream's buffer");
 
 static bool read_event(const uint8_t **at, const uint32_t *names, struct dn_event *event)
 {
@@ -249,86 +263,87 @@ static bool read_body(struct dn_core *core, const uint8_t *at, const uint32_t *n
     return block->start_ms <= before_ms;
 }
 
-static enum dn_code read_users(struct dn_core *core, struct dn_reader *reader, const uint32_t *names,
+static enum dn_code read_users(struct dn_core *core, struct dn_source *in, const uint32_t *names,
                                struct dn_error *err)
 {
-    uint32_t count;
-    enum dn_code code = read_section(reader, DN_SECTION_USERS, DN_USERS_LIMIT, &count, err);
+    uint32_t count = 0;
+    enum dn_code code = read_section(in, DN_SECTION_USERS, DN_USERS_LIMIT, &count, err);
     if (code != DN_OK) {
         return code;
     }
     for (uint32_t i = 0; i < count; i++) {
         struct dn_block head;
-        const uint8_t *bytes = dn_reader_bytes(reader, BLOCK_HEAD_BYTES);
+        const uint8_t *bytes = dn_source_bytes(in, BLOCK_HEAD_BYTES);
         if (bytes == NULL) {
-            return corrupt(reader, err, DN_SECTION_USERS, "cut short");
+            return corrupt(in, err, DN_SECTION_USERS, "cut short");
         }
         read_head(bytes, &head);
         if (!head_ok(core, &head)) {
-            return corrupt(reader, err, DN_SECTION_USERS, "bad user");
+            return corrupt(in, err, DN_SECTION_USERS, "bad user");
         }
-        bytes = dn_reader_bytes(reader, head.event_count * (size_t)EVENT_BYTES +
-                                            head.id_count * (size_t)WINDOW_ID_BYTES);
+        bytes = dn_source_bytes(in, head.event_count * (size_t)EVENT_BYTES +
+                                        head.id_count * (size_t)WINDOW_ID_BYTES);
         if (bytes == NULL) {
-            return corrupt(reader, err, DN_SECTION_USERS, "cut short");
+            return corrupt(in, err, DN_SECTION_USERS, "cut short");
         }
         struct dn_block *block = dn_slab_alloc(core->slab, dn_block_bytes(head.event_count, head.id_count));
         *block = head;
         block->generation = core->generation;
         if (!read_body(core, bytes, names, block) || dn_user_find(core, block->user) != DN_ID_NONE) {
-            return corrupt(reader, err, DN_SECTION_USERS, "bad user");
+            return corrupt(in, err, DN_SECTION_USERS, "bad user");
         }
         dn_user_add(core, block);
     }
     return DN_OK;
 }
 
-static enum dn_code read_sections(struct dn_core *core, struct dn_reader *reader, struct dn_error *err)
+static enum dn_code read_sections(struct dn_core *core, struct dn_source *in, struct dn_error *err)
 {
     uint32_t *names = dn_slab_zalloc(core->slab, DN_ITEM_IDS * sizeof *names); /* pages touched: few */
-    enum dn_code code = read_meta(core, reader, err);
+    enum dn_code code = read_meta(core, in, err);
     if (code == DN_OK) {
-        code = read_items(core, reader, names, err);
+        code = read_items(core, in, names, err);
     }
     if (code == DN_OK) {
-        code = read_sources(core, reader, err);
+        code = read_sources(core, in, err);
     }
     if (code == DN_OK) {
-        code = read_tombstones(core, reader, err);
+        code = read_tombstones(core, in, err);
     }
     if (code == DN_OK) {
-        code = read_users(core, reader, names, err);
+        code = read_users(core, in, names, err);
     }
     dn_slab_free(core->slab, names, DN_ITEM_IDS * sizeof *names);
     return code;
 }
 
-enum dn_code dn_core_restore(struct dn_core *core, const uint8_t *bytes, size_t length, struct dn_error *err)
+enum dn_code dn_core_restore(struct dn_core *core, struct dn_source *in, struct dn_error *err)
 {
-    struct dn_reader reader;
-    dn_reader_init(&reader, bytes, length);
-    uint32_t magic = dn_reader_u32(&reader);
-    uint16_t version = dn_reader_u16(&reader);
-    if (reader.failed || magic != DN_SNAPSHOT_MAGIC) {
+    uint32_t magic = dn_source_u32(in);
+    uint16_t version = dn_source_u16(in);
+    if (in->code != DN_OK) {
+        return dn_fail(err, in->code, "snapshot of a shard: %s", in->error.message);
+    }
+    if (magic != DN_SNAPSHOT_MAGIC) {
         return dn_fail(err, DN_CORRUPT, "snapshot of a shard: does not begin as one");
     }
     if (version != DN_SNAPSHOT_VERSION) {
         return dn_fail(err, DN_CORRUPT, "snapshot of a shard: version %u, this program reads %u", version,
                        DN_SNAPSHOT_VERSION);
     }
-    enum dn_code code = read_sections(core, &reader, err);
+    enum dn_code code = read_sections(core, in, err);
     if (code != DN_OK) {
         return code;
     }
-    uint64_t hash = dn_reader_u64(&reader);
-    if (reader.failed || dn_reader_left(&reader) > 0) {
-        return corrupt(&reader, err, DN_SECTION_USERS, "bytes missing or left over");
+    uint64_t hash = dn_source_u64(in);
+    if (dn_source_end(in) != DN_OK) {
+        return corrupt(in, err, DN_SECTION_USERS, "bytes missing or left over");
     }
     if (!dn_users_order(core)) {
-        return corrupt(&reader, err, DN_SECTION_USERS, "two users changed at once");
+        return corrupt(in, err, DN_SECTION_USERS, "two users changed at once");
     }
     if (!dn_items_order(core)) {
-        return corrupt(&reader, err, DN_SECTION_ITEMS, "wrong order of unused items");
+        return corrupt(in, err, DN_SECTION_ITEMS, "wrong order of unused items");
     }
     if (hash != dn_core_hash(core)) {
         return dn_fail(err, DN_CORRUPT,

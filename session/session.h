@@ -16,6 +16,7 @@
 #include "base/epoch.h"
 #include "base/error.h"
 #include "base/hash.h"
+#include "base/stream.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -65,9 +66,9 @@ uint64_t dn_shard_hash(void *shard);
 /* From-scratch hash over the whole state, for tests: equals dn_shard_hash always. */
 uint64_t dn_shard_hash_recompute(void *shard);
 void *dn_shard_snapshot_begin(void *shard);
-enum dn_code dn_shard_snapshot_write(void *shard, void *capture, struct dn_buffer *out, struct dn_error *err);
+enum dn_code dn_shard_snapshot_write(void *shard, void *capture, struct dn_sink *out, struct dn_error *err);
 void dn_shard_snapshot_end(void *shard, void *capture);
-enum dn_code dn_shard_restore_build(void *shard, const uint8_t *bytes, size_t length, void **ret_built,
+enum dn_code dn_shard_restore_build(void *shard, struct dn_source *in, void **ret_built,
                                     struct dn_error *err);
 void dn_shard_restore_install(void *shard, void *built);
 void dn_shard_restore_discard(void *shard, void *built);

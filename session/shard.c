@@ -263,14 +263,13 @@ uint64_t dn_shard_hash_recompute(void *shard)
     return dn_core_hash_recompute(dn_shard_core(shard));
 }
 
-enum dn_code dn_shard_restore_build(void *shard, const uint8_t *bytes, size_t length, void **ret_built,
-                                    struct dn_error *err)
+enum dn_code dn_shard_restore_build(void *shard, struct dn_source *in, void **ret_built, struct dn_error *err)
 {
     struct dn_core *core = dn_core_create(shard);
     if (core == NULL) {
         return dn_fail(err, DN_NO_MEMORY, "restore of a shard: no memory");
     }
-    enum dn_code code = dn_core_restore(core, bytes, length, err);
+    enum dn_code code = dn_core_restore(core, in, err);
     if (code != DN_OK) {
         dn_core_destroy(core);
         return code;

@@ -51,8 +51,8 @@ void *dn_shard_snapshot_begin(void *shard)
     capture->source_count = sources->count;
     capture->sources = must(calloc(sources->count + 1u, sizeof capture->sources[0]));
     for (uint32_t i = 0; i < sources->count; i++) {
-        const struct dn_source *from = sources->sources[i];
-        struct dn_source *to = &capture->sources[i];
+        const struct dn_stream_source *from = sources->sources[i];
+        struct dn_stream_source *to = &capture->sources[i];
         to->partition = from->partition;
         to->name_length = from->name_length;
         memcpy(to->name, from->name, sizeof to->name);
@@ -76,6 +76,15 @@ void dn_shard_snapshot_end(void *shard, void *capture)
 }
 
 /* ---- writing (pool thread) ------------------------------------------------------------------------- */
+
+#define SPILL_BYTES 65536u /* so much is gathered before it goes to the sink */
+
+static inline void spill_if_full(struct dn_sink *sink, struct dn_buffer *out)
+{
+    if (out->length >= SPILL_BYTES || out->failed) {
+        (void)dn_sink_spill(sink, out);
+    }
+}
 
 static void section(struct dn_buffer *out, uint8_t tag, uint32_t count)
 {
@@ -104,7 +113,7 @@ static void write_meta(const struct dn_meta *meta, struct dn_buffer *out)
     dn_encode_settings(out, &meta->settings);
 }
 
-static void write_items(const struct dn_capture *capture, struct dn_buffer *out)
+static void write_items(const struct dn_capture *capture, struct dn_sink *sink, struct dn_buffer *out)
 {
     section(out, DN_SECTION_ITEMS, capture->item_count);
     uint32_t written = 0;
@@ -122,23 +131,25 @@ static void write_items(const struct dn_capture *capture, struct dn_buffer *out)
         dn_buffer_u16(out, item->length);
         dn_buffer_append(out, item->bytes, item->length);
         written++;
+        spill_if_full(sink, out);
     }
     DN_ASSERT(written == capture->item_count);
 }
 
-static void write_sources(const struct dn_capture *capture, struct dn_buffer *out)
+static void write_sources(const struct dn_capture *capture, struct dn_sink *sink, struct dn_buffer *out)
 {
     section(out, DN_SECTION_SOURCES, capture->source_count);
     for (uint32_t i = 0; i < capture->source_count; i++) {
-        const struct dn_source *source = &capture->sources[i];
+        const struct dn_stream_source *source = &capture->sources[i];
         dn_buffer_blob(out, source->name, source->name_length);
         dn_buffer_u32(out, source->partition);
         dn_buffer_i64(out, source->floor_ms);
         dn_buffer_i64(out, atomic_load_explicit(&source->next_offset, memory_order_relaxed));
+        spill_if_full(sink, out);
     }
 }
 
-static void write_tombstones(const struct dn_capture *capture, struct dn_buffer *out)
+static void write_tombstones(const struct dn_capture *capture, struct dn_sink *sink, struct dn_buffer *out)
 {
     section(out, DN_SECTION_TOMBSTONES, capture->tombstone_count);
     for (uint32_t i = 0; i < capture->tombstone_count; i++) {
@@ -149,6 +160,7 @@ static void write_tombstones(const struct dn_capture *capture, struct dn_buffer 
         dn_buffer_u64(out, tombstone->request_id);
         dn_buffer_u64(out, tombstone->order);
         dn_buffer_u8(out, tombstone->existed);
+        spill_if_full(sink, out);
     }
 }
 
@@ -197,35 +209,41 @@ static void write_block(const struct dn_block *block, struct dn_buffer *out)
     DN_ASSERT((size_t)(to - start) <= most);
 }
 
-static void write_users(const struct dn_capture *capture, struct dn_buffer *out)
+static void write_users(const struct dn_capture *capture, struct dn_sink *sink, struct dn_buffer *out)
 {
     section(out, DN_SECTION_USERS, capture->user_count);
     uint32_t written = 0;
-    for (uint32_t id = 0; id < capture->user_bound && !out->failed; id++) {
+    for (uint32_t id = 0; id < capture->user_bound && sink->code == DN_OK; id++) {
         const struct dn_block *block = atomic_load_explicit(
             &capture->users[id / DN_USER_CHUNK]->slots[id % DN_USER_CHUNK], memory_order_acquire);
         if (block != NULL) {
             write_block(block, out);
             written++;
+            spill_if_full(sink, out);
         }
     }
-    DN_ASSERT(out->failed || written == capture->user_count);
+    DN_ASSERT(sink->code != DN_OK || written == capture->user_count);
 }
 
-enum dn_code dn_shard_snapshot_write(void *shard, void *capture, struct dn_buffer *out, struct dn_error *err)
+enum dn_code dn_shard_snapshot_write(void *shard, void *capture, struct dn_sink *out, struct dn_error *err)
 {
     (void)shard;
     const struct dn_capture *captured = capture;
-    dn_buffer_u32(out, DN_SNAPSHOT_MAGIC);
-    dn_buffer_u16(out, DN_SNAPSHOT_VERSION);
-    write_meta(&captured->meta, out);
-    write_items(captured, out);
-    write_sources(captured, out);
-    write_tombstones(captured, out);
-    write_users(captured, out);
-    dn_buffer_u64(out, captured->hash);
-    if (out->failed) {
-        return dn_fail(err, DN_NO_MEMORY, "snapshot of a shard: no memory beyond %zu bytes", out->length);
+    struct dn_buffer scratch;
+    dn_buffer_init(&scratch, SPILL_BYTES + DN_STREAM_BUFFER_BYTES);
+    dn_buffer_u32(&scratch, DN_SNAPSHOT_MAGIC);
+    dn_buffer_u16(&scratch, DN_SNAPSHOT_VERSION);
+    write_meta(&captured->meta, &scratch);
+    write_items(captured, out, &scratch);
+    write_sources(captured, out, &scratch);
+    write_tombstones(captured, out, &scratch);
+    write_users(captured, out, &scratch);
+    dn_buffer_u64(&scratch, captured->hash);
+    enum dn_code code = dn_sink_spill(out, &scratch);
+    dn_buffer_free(&scratch);
+    if (code != DN_OK) {
+        return dn_fail(err, code, "snapshot of a shard: after %llu bytes: %s", (unsigned long long)out->total,
+                       out->error.message);
     }
     return DN_OK;
 }

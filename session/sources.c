@@ -8,13 +8,13 @@ uint64_t dn_source_key(const char *name, size_t length, uint32_t partition)
     return dn_hash64(name, length, partition);
 }
 
-struct dn_source *dn_source_find(const struct dn_core *core, const char *name, size_t length,
-                                 uint32_t partition)
+struct dn_stream_source *dn_source_find(const struct dn_core *core, const char *name, size_t length,
+                                        uint32_t partition)
 {
     const struct dn_source_list *list = atomic_load_explicit(&core->sources, memory_order_acquire);
     uint64_t hash = dn_source_key(name, length, partition);
     for (uint32_t i = 0; i < list->count; i++) {
-        struct dn_source *source = list->sources[i];
+        struct dn_stream_source *source = list->sources[i];
         if (source->hash == hash && source->partition == partition && source->name_length == length &&
             memcmp(source->name, name, length) == 0) {
             return source;
@@ -25,16 +25,17 @@ struct dn_source *dn_source_find(const struct dn_core *core, const char *name, s
 
 static size_t list_bytes(uint32_t count)
 {
-    return sizeof(struct dn_source_list) + count * sizeof(struct dn_source *);
+    return sizeof(struct dn_source_list) + count * sizeof(struct dn_stream_source *);
 }
 
-struct dn_source *dn_source_add(struct dn_core *core, const char *name, size_t length, uint32_t partition)
+struct dn_stream_source *dn_source_add(struct dn_core *core, const char *name, size_t length,
+                                       uint32_t partition)
 {
     struct dn_source_list *old = atomic_load_explicit(&core->sources, memory_order_relaxed);
     if (old->count == DN_SOURCES_MAX) {
         return NULL;
     }
-    struct dn_source *source = dn_slab_zalloc(core->slab, sizeof *source);
+    struct dn_stream_source *source = dn_slab_zalloc(core->slab, sizeof *source);
     source->hash = dn_source_key(name, length, partition);
     source->partition = partition;
     source->name_length = (uint16_t)length;

@@ -68,7 +68,7 @@ uint64_t dn_item_slot_hash(const struct dn_item_slot *slot)
     return finish(h);
 }
 
-uint64_t dn_source_hash(const struct dn_source *source)
+uint64_t dn_source_hash(const struct dn_stream_source *source)
 {
     uint64_t h = mix(mix(SEED_SOURCE, source->hash), source->partition);
     h = mix(h, (uint64_t)source->floor_ms);

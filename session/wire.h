@@ -19,6 +19,7 @@ struct dn_record_head {
 bool dn_decode_head(struct dn_reader *reader, struct dn_record_head *ret);
 /* The next event, its item in place; false if the bytes end. Values are not judged. */
 bool dn_decode_event(struct dn_reader *reader, uint8_t kind, struct dn_event_in *ret);
+#define DN_SETTINGS_BYTES 56u /* as encoded */
 void dn_encode_settings(struct dn_buffer *out, const struct dn_shard_settings *settings);
 /* False if the bytes end. Values are not judged. */
 bool dn_decode_settings(struct dn_reader *reader, struct dn_shard_settings *ret);

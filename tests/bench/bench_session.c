@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "session/record.h"
 #include "session/session.h"
+#include "tests/whole_stream.h"
 
 #include <inttypes.h>
 #include <pthread.h>
@@ -132,7 +133,8 @@ static void *write_thread(void *argument)
 {
     struct writing *writing = argument;
     uint64_t start_ns = dn_monotonic_ns();
-    if (dn_shard_snapshot_write(writing->bench->shard, writing->capture, &writing->bytes, NULL) != DN_OK) {
+    if (whole_write(dn_shard_snapshot_write, writing->bench->shard, writing->capture, &writing->bytes,
+                    NULL) != DN_OK) {
         abort();
     }
     writing->took_ns = dn_monotonic_ns() - start_ns;
@@ -232,8 +234,8 @@ int main(int argc, char **argv)
     void *built = NULL;
     struct dn_error err;
     start_ns = dn_monotonic_ns();
-    if (dn_shard_restore_build(bench.shard, writing.bytes.bytes, writing.bytes.length, &built, &err) !=
-        DN_OK) {
+    if (whole_build(dn_shard_restore_build, bench.shard, writing.bytes.bytes, writing.bytes.length, &built,
+                    &err) != DN_OK) {
         fprintf(stderr, "bench_session: %s\n", err.message);
         return 1;
     }

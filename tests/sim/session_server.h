@@ -18,6 +18,7 @@
 
 #include "session/record.h"
 #include "session/session.h"
+#include "tests/whole_stream.h"
 
 #define SERVERS_MAX 5
 #define CLIENTS 4
@@ -189,7 +190,8 @@ static int fsm_snapshot(struct raft_fsm *fsm, struct raft_buffer *bufs[], unsign
     dn_buffer_u64(&bytes, server->entry);
     dn_buffer_i64(&bytes, server->time_ms);
     void *capture = dn_shard_snapshot_begin(server->shard);
-    CHECK(dn_shard_snapshot_write(server->shard, capture, &bytes, &err) == DN_OK, "%s", err.message);
+    CHECK(whole_write(dn_shard_snapshot_write, server->shard, capture, &bytes, &err) == DN_OK, "%s",
+          err.message);
     dn_shard_snapshot_end(server->shard, capture);
     *bufs = raft_malloc(sizeof **bufs);
     (*bufs)->len = bytes.length;
@@ -210,8 +212,8 @@ static int fsm_restore(struct raft_fsm *fsm, struct raft_buffer *buf)
     dn_reader_init(&reader, buf->base, buf->len);
     server->entry = dn_reader_u64(&reader);
     server->time_ms = dn_reader_i64(&reader);
-    CHECK(dn_shard_restore_build(server->shard, reader.bytes + reader.offset, dn_reader_left(&reader), &built,
-                                 &err) == DN_OK,
+    CHECK(whole_build(dn_shard_restore_build, server->shard, reader.bytes + reader.offset,
+                      dn_reader_left(&reader), &built, &err) == DN_OK,
           "%s", err.message);
     dn_shard_restore_install(server->shard, built);
     CHECK(dn_shard_hash(server->shard) == sim->hashes[server->entry], "installed state of server %u",

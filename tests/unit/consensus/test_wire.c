@@ -18,11 +18,11 @@ static uint64_t rng(void)
 static void make_frame(struct wire_frame *frame, uint8_t *bytes, size_t max)
 {
     memset(frame, 0, sizeof *frame);
-    frame->type = (enum wire_type)(1 + rng() % 5);
+    frame->type = (enum wire_type)(1 + rng() % 8);
     if (frame->type != WIRE_STAMPS) {
         frame->request = rng();
     }
-    if (frame->type == WIRE_PROPOSE || frame->type == WIRE_PROPOSE_ANSWER) {
+    if (frame->type == WIRE_PROPOSE || frame->type == WIRE_PROPOSE_ANSWER || frame->type == WIRE_CHUNK) {
         frame->length = 1 + rng() % max;
         for (size_t i = 0; i < frame->length; i++) {
             bytes[i] = (uint8_t)rng();
@@ -37,6 +37,22 @@ static void make_frame(struct wire_frame *frame, uint8_t *bytes, size_t max)
         frame->message_length = 7;
     } else if (frame->type != WIRE_STAMPS) {
         frame->group = (uint32_t)rng();
+    }
+    if (frame->type >= WIRE_CHUNK_ASK) {
+        frame->chunk = (uint32_t)rng();
+    }
+    if (frame->type == WIRE_CHUNK_ASK) {
+        frame->index = rng();
+        frame->term = rng();
+        frame->id = rng();
+    }
+    if (frame->type == WIRE_CHUNK) {
+        frame->offset = (uint32_t)rng();
+    }
+    if (frame->type == WIRE_CHUNK_GONE) {
+        frame->code = (enum dn_code)(1 + rng() % (DN_CODE_COUNT - 1));
+        frame->message = "gone";
+        frame->message_length = 4;
     }
     if (frame->type == WIRE_PROPOSE_ANSWER || frame->type == WIRE_BARRIER_ANSWER) {
         frame->code = (enum dn_code)(rng() % DN_CODE_COUNT);
@@ -71,8 +87,10 @@ static void frames_round_trip_and_damage(void **unused)
         assert_int_equal(used, out.length);
         assert_true(in.type == back.type && in.request == back.request && in.group == back.group &&
                     in.code == back.code && in.index == back.index && in.length == back.length &&
-                    in.left_ms == back.left_ms && in.nonce == back.nonce && in.stamp_us == back.stamp_us &&
-                    in.stamp_count == back.stamp_count && in.message_length == back.message_length);
+                    in.left_ms == back.left_ms && in.term == back.term && in.id == back.id &&
+                    in.chunk == back.chunk && in.offset == back.offset && in.nonce == back.nonce &&
+                    in.stamp_us == back.stamp_us && in.stamp_count == back.stamp_count &&
+                    in.message_length == back.message_length);
         if (in.length > 0) {
             assert_memory_equal(in.bytes, back.bytes, in.length);
         }

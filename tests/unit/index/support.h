@@ -7,6 +7,7 @@
 #include "base/epoch.h"
 #include "base/text.h"
 #include "index/index.h"
+#include "tests/whole_stream.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -156,7 +157,8 @@ static inline void restore_into(struct world *w, const struct dn_buffer *bytes)
 {
     void *built;
     struct dn_error err = {0};
-    if (dn_catalog_restore_build(w->catalog, bytes->bytes, bytes->length, &built, &err) != DN_OK) {
+    if (whole_build(dn_catalog_restore_build, w->catalog, bytes->bytes, bytes->length, &built, &err) !=
+        DN_OK) {
         fail_msg("restore: %s", err.message);
     }
     dn_catalog_restore_install(w->catalog, built);

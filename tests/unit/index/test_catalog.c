@@ -219,7 +219,8 @@ static void test_model(void **unused)
             struct dn_buffer bytes;
             dn_buffer_init(&bytes, 64u << 20);
             struct dn_error err = {0};
-            assert_int_equal(dn_catalog_snapshot_write(w->catalog, capture, &bytes, &err), DN_OK);
+            assert_int_equal(whole_write(dn_catalog_snapshot_write, w->catalog, capture, &bytes, &err),
+                             DN_OK);
             for (int i = 0; i < 5; i++) {
                 step(w, m, &rng);
             }
@@ -234,7 +235,8 @@ static void test_model(void **unused)
             *here = *m;
             dn_buffer_clear(&bytes);
             capture = dn_catalog_snapshot_begin(w->catalog);
-            assert_int_equal(dn_catalog_snapshot_write(w->catalog, capture, &bytes, &err), DN_OK);
+            assert_int_equal(whole_write(dn_catalog_snapshot_write, w->catalog, capture, &bytes, &err),
+                             DN_OK);
             dn_catalog_snapshot_end(w->catalog, capture);
             restore_into(other, &bytes);
             other->index = w->index;
@@ -271,7 +273,7 @@ static void *pool_write(void *data)
 {
     struct pool_job *job = data;
     struct dn_error err = {0};
-    job->code = dn_catalog_snapshot_write(job->world->catalog, job->capture, &job->bytes, &err);
+    job->code = whole_write(dn_catalog_snapshot_write, job->world->catalog, job->capture, &job->bytes, &err);
     atomic_store(&job->done, true);
     return NULL;
 }
@@ -448,7 +450,7 @@ static void test_damaged_snapshots(void **unused)
     void *capture = dn_catalog_snapshot_begin(w->catalog);
     struct dn_buffer bytes;
     dn_buffer_init(&bytes, 64u << 20);
-    assert_int_equal(dn_catalog_snapshot_write(w->catalog, capture, &bytes, NULL), DN_OK);
+    assert_int_equal(whole_write(dn_catalog_snapshot_write, w->catalog, capture, &bytes, NULL), DN_OK);
     dn_catalog_snapshot_end(w->catalog, capture);
     uint64_t hash = dn_catalog_hash(w->catalog);
     unsigned accepted = 0;
@@ -461,7 +463,7 @@ static void test_damaged_snapshots(void **unused)
         memcpy(exact, copy, length);
         void *built;
         struct dn_error err = {0};
-        enum dn_code code = dn_catalog_restore_build(w->catalog, exact, length, &built, &err);
+        enum dn_code code = whole_build(dn_catalog_restore_build, w->catalog, exact, length, &built, &err);
         if (code == DN_OK) {
             accepted += length != bytes.length || memcmp(exact, bytes.bytes, length) != 0;
             dn_catalog_restore_discard(w->catalog, built);

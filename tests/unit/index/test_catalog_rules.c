@@ -338,7 +338,7 @@ static void test_facts(void **unused)
     void *capture = dn_catalog_snapshot_begin(w.catalog);
     struct dn_buffer bytes;
     dn_buffer_init(&bytes, 1u << 20);
-    assert_int_equal(dn_catalog_snapshot_write(w.catalog, capture, &bytes, NULL), DN_OK);
+    assert_int_equal(whole_write(dn_catalog_snapshot_write, w.catalog, capture, &bytes, NULL), DN_OK);
     dn_catalog_snapshot_end(w.catalog, capture);
     hash = dn_catalog_hash(w.catalog);
     restore_into(&w, &bytes);

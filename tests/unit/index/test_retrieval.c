@@ -505,11 +505,12 @@ static void test_restore(void **unused)
     struct dn_buffer bytes;
     dn_buffer_init(&bytes, 64u << 20);
     void *capture = dn_catalog_snapshot_begin(w.catalog);
-    assert_int_equal(dn_catalog_snapshot_write(w.catalog, capture, &bytes, NULL), DN_OK);
+    assert_int_equal(whole_write(dn_catalog_snapshot_write, w.catalog, capture, &bytes, NULL), DN_OK);
     dn_catalog_snapshot_end(w.catalog, capture);
     put(&w, 5000, 5400, 1);
     void *built;
-    assert_int_equal(dn_catalog_restore_build(w.catalog, bytes.bytes, bytes.length, &built, NULL), DN_OK);
+    assert_int_equal(
+        whole_build(dn_catalog_restore_build, w.catalog, bytes.bytes, bytes.length, &built, NULL), DN_OK);
     /* Who holds a pin keeps the state that its slots belong to. */
     const struct dn_catalog *pin = dn_catalog_pin(w.catalog);
     struct dn_item item, before;
@@ -545,9 +546,10 @@ static void test_restore(void **unused)
     put(&larger, 0, 9000, 1);
     dn_buffer_clear(&bytes);
     capture = dn_catalog_snapshot_begin(larger.catalog);
-    assert_int_equal(dn_catalog_snapshot_write(larger.catalog, capture, &bytes, NULL), DN_OK);
+    assert_int_equal(whole_write(dn_catalog_snapshot_write, larger.catalog, capture, &bytes, NULL), DN_OK);
     dn_catalog_snapshot_end(larger.catalog, capture);
-    assert_int_equal(dn_catalog_restore_build(w.catalog, bytes.bytes, bytes.length, &built, NULL), DN_OK);
+    assert_int_equal(
+        whole_build(dn_catalog_restore_build, w.catalog, bytes.bytes, bytes.length, &built, NULL), DN_OK);
     dn_catalog_restore_install(w.catalog, built);
     for (uint32_t id = 7; id < 9000; id += 450) {
         assert_true(finds(&w, retrieval, id, 1));

@@ -3,6 +3,7 @@
 #include "base/hash.h"
 #include "recommend/recommend.h"
 #include "session/record.h"
+#include "tests/whole_stream.h"
 
 #include <math.h>
 #include <pthread.h>
@@ -619,7 +620,7 @@ static void layout_make(struct dn_buffer *out, bool descending)
     }
     void *capture = dn_catalog_snapshot_begin(other.catalog);
     dn_buffer_init(out, 1 << 24);
-    assert_int_equal(dn_catalog_snapshot_write(other.catalog, capture, out, &other.err), DN_OK);
+    assert_int_equal(whole_write(dn_catalog_snapshot_write, other.catalog, capture, out, &other.err), DN_OK);
     dn_catalog_snapshot_end(other.catalog, capture);
     dn_catalog_destroy(other.catalog);
     dn_epoch_unregister(reader);
@@ -636,7 +637,8 @@ static void *restorer_main(void *data)
         struct dn_error err;
         void *built = NULL;
 
-        if (dn_catalog_restore_build(r->w->catalog, layout->bytes, layout->length, &built, &err) != DN_OK)
+        if (whole_build(dn_catalog_restore_build, r->w->catalog, layout->bytes, layout->length, &built,
+                        &err) != DN_OK)
             abort();
         dn_catalog_restore_install(r->w->catalog, built);
         r->installed++;

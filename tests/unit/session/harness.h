@@ -15,6 +15,7 @@
 #include "base/text.h"
 #include "session/record.h"
 #include "session/session.h"
+#include "tests/whole_stream.h"
 
 #define CHECK(condition, ...)                                                                                \
     do {                                                                                                     \
@@ -170,7 +171,7 @@ static inline void rig_snapshot(struct rig *rig, struct dn_buffer *ret)
 {
     struct dn_error err;
     void *capture = dn_shard_snapshot_begin(rig->shard);
-    if (dn_shard_snapshot_write(rig->shard, capture, ret, &err) != DN_OK) {
+    if (whole_write(dn_shard_snapshot_write, rig->shard, capture, ret, &err) != DN_OK) {
         fail_msg("%s", err.message);
     }
     dn_shard_snapshot_end(rig->shard, capture);
@@ -180,7 +181,7 @@ static inline void rig_restore(struct rig *rig, const struct dn_buffer *bytes)
 {
     struct dn_error err;
     void *built = NULL;
-    if (dn_shard_restore_build(rig->shard, bytes->bytes, bytes->length, &built, &err) != DN_OK) {
+    if (whole_build(dn_shard_restore_build, rig->shard, bytes->bytes, bytes->length, &built, &err) != DN_OK) {
         fail_msg("%s", err.message);
     }
     dn_shard_restore_install(rig->shard, built);

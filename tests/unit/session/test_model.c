@@ -536,7 +536,8 @@ static void snapshot_close(struct run *run)
     struct dn_buffer bytes;
     struct dn_error err = {0};
     dn_buffer_init(&bytes, 16u << 20);
-    EXPECT(dn_shard_snapshot_write(a->shard, run->capture, &bytes, &err) == DN_OK, "%s", err.message);
+    EXPECT(whole_write(dn_shard_snapshot_write, a->shard, run->capture, &bytes, &err) == DN_OK, "%s",
+           err.message);
     dn_shard_snapshot_end(a->shard, run->capture);
     run->capture = NULL;
     rig_restore(b, &bytes);

@@ -115,9 +115,9 @@ static void *snapshot_thread(void *argument)
 {
     struct snapshot_work *work = argument;
     struct dn_error err;
-    if (dn_shard_snapshot_write(work->rig->shard, work->capture, &work->bytes, &err) != DN_OK ||
-        dn_shard_restore_build(work->rig->shard, work->bytes.bytes, work->bytes.length, &work->built, &err) !=
-            DN_OK) {
+    if (whole_write(dn_shard_snapshot_write, work->rig->shard, work->capture, &work->bytes, &err) != DN_OK ||
+        whole_build(dn_shard_restore_build, work->rig->shard, work->bytes.bytes, work->bytes.length,
+                    &work->built, &err) != DN_OK) {
         fprintf(stderr, "%s\n", err.message);
         work->built = NULL;
     }
@@ -248,7 +248,7 @@ static void test_restore_under_capture(void **state)
     for (int i = 0; i < 50; i++) {
         write_record(&rig, &rng);
     }
-    assert_int_equal(dn_shard_snapshot_write(rig.shard, capture, &second, NULL), DN_OK);
+    assert_int_equal(whole_write(dn_shard_snapshot_write, rig.shard, capture, &second, NULL), DN_OK);
     dn_shard_snapshot_end(rig.shard, capture);
     rig_restore(&rig, &second);
     assert_true(dn_shard_hash(rig.shard) == hash);

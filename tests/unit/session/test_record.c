@@ -246,7 +246,7 @@ static void expect_corrupt(struct rig *rig, const uint8_t *bytes, size_t length)
 {
     struct dn_error err = {0};
     void *built = NULL;
-    enum dn_code code = dn_shard_restore_build(rig->shard, bytes, length, &built, &err);
+    enum dn_code code = whole_build(dn_shard_restore_build, rig->shard, bytes, length, &built, &err);
     CHECK(code == DN_CORRUPT, "code %d", code);
     assert_non_null(strstr(err.message, "snapshot of a shard"));
     assert_null(built);
@@ -318,7 +318,8 @@ static void test_snapshot_forged(void **state)
                 rng_chance(&rng, 40) ? ITEMS_SECTION_AT : bytes.length; /* often the meta part */
             bytes.bytes[rng_below(&rng, within)] = (uint8_t)rng_next(&rng);
         }
-        if (dn_shard_restore_build(source.shard, bytes.bytes, bytes.length, &built, &err) == DN_OK) {
+        if (whole_build(dn_shard_restore_build, source.shard, bytes.bytes, bytes.length, &built, &err) ==
+            DN_OK) {
             dn_shard_restore_discard(source.shard, built);
             continue;
         }
@@ -363,8 +364,9 @@ static void test_snapshot_of_a_far_landmark(void **state)
     dn_buffer_append(&forged, bytes.bytes, LANDMARK_AT);
     dn_buffer_i64(&forged, rig.now_ms - 8 * 6 * (int64_t)3600000);
     dn_buffer_append(&forged, bytes.bytes + LANDMARK_AT + 8, bytes.length - LANDMARK_AT - 8);
-    assert_int_equal(dn_shard_restore_build(rig.shard, forged.bytes, forged.length, &built, &err),
-                     DN_CORRUPT);
+    assert_int_equal(
+        whole_build(dn_shard_restore_build, rig.shard, forged.bytes, forged.length, &built, &err),
+        DN_CORRUPT);
     assert_non_null(strstr(err.message, "bad time"));
     dn_buffer_free(&bytes);
     dn_buffer_free(&forged);
@@ -406,7 +408,7 @@ static void test_snapshot_out_of_room(void **state)
     fill(&rig, &rng, 100);
     dn_buffer_init(&small, 500);
     void *capture = dn_shard_snapshot_begin(rig.shard);
-    assert_int_equal(dn_shard_snapshot_write(rig.shard, capture, &small, &err), DN_NO_MEMORY);
+    assert_int_equal(whole_write(dn_shard_snapshot_write, rig.shard, capture, &small, &err), DN_NO_MEMORY);
     dn_shard_snapshot_end(rig.shard, capture);
     dn_buffer_free(&small);
     fill(&rig, &rng, 10);

@@ -18,7 +18,7 @@
 
 #define NET_MAX 4
 #define NET_ID_MAX 16
-#define NET_PATIENCE_MS 60000 /* a loaded machine, under a sanitizer */
+#define NET_PATIENCE_MS 20000 /* a loaded machine, under a sanitizer */
 #define NET_KEY_A "0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f20"
 #define NET_KEY_B "f102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1fff"
 

@@ -3,6 +3,7 @@
 #include "tests/unit/transport/net.h"
 
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 
 /* ---- contents ----------------------------------------------------------------------------------------- */
@@ -238,7 +239,7 @@ static void test_clean_close(void **state)
 }
 
 /* A node in a process of its own, that can be killed; it dials us, and takes what comes. */
-static pid_t spawn(struct net *net, uint16_t our_port, uint16_t *ret_port)
+static pid_t spawn(uint16_t our_port, uint16_t *ret_port)
 {
     int pipes[2];
     assert_int_equal(pipe(pipes), 0);
@@ -246,13 +247,12 @@ static pid_t spawn(struct net *net, uint16_t our_port, uint16_t *ret_port)
     assert_true(pid >= 0);
     if (pid == 0) {
         struct net other;
-        (void)net;
+        prctl(PR_SET_PDEATHSIG, SIGKILL); /* should the test fail */
         close(pipes[0]);
         net_start(&other);
-        rmdir(other.folder);
-        assert_int_equal(mkdir(other.folder, 0700), 0);
         struct net_node *b = net_node(&other, 1, NULL, NULL);
         uint16_t port = dn_transport_port(b->transport);
+        b->welcome = true;
         rmdir(other.folder);
         if (our_port != 0) {
             net_dial_port(b, 1, our_port);
@@ -285,7 +285,7 @@ static void test_killed(void **state)
         net_start(&net);
         struct net_node *a = net_node(&net, 0, NULL, NULL);
         bool dialled = round % 2 == 1; /* without its own connection to us there is no gap */
-        pid_t pid = spawn(&net, dialled ? dn_transport_port(a->transport) : 0, &port);
+        pid_t pid = spawn(dialled ? dn_transport_port(a->transport) : 0, &port);
         net_dial_port(a, 2, port);
         NET_UNTIL(&net, a->ups == 1);
         if (dialled) {
