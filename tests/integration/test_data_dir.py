@@ -69,13 +69,14 @@ def damaged_log(cluster):
 def damaged_snapshot(cluster):
     node = cluster.nodes[2]
     node.kill()
-    snapshots = [p for p in glob.glob(os.path.join(node.folder, "raft", "*", "snapshot-*")) if not p.endswith(".meta")]
+    snapshots = glob.glob(os.path.join(node.folder, "snapshots", "*", "*.state"))
     check(snapshots, "no snapshot was taken")
-    path = max(snapshots, key=lambda p: os.path.getmtime(p))
-    shutil.copy(path, path[:-1] + "~kept")
+    path = max(snapshots, key=os.path.getmtime)
+    kept = os.path.join(node.folder, "kept")
+    shutil.copy(path, kept)
     flip(path, os.path.getsize(path) // 2)
     fails(node, 3, "snapshot")
-    os.replace(path[:-1] + "~kept", path)
+    os.replace(kept, path)
     node.start()
     cluster.wait_ready()
 
