@@ -7,6 +7,7 @@
 #include <string.h>
 
 #define FIELDS_MAX 32 /* in one message of ours: elements are counted, for the error's sake */
+#define TAG_BYTES_MAX 5 /* protobuf-c refuses one that is spelled out with more */
 
 enum wire_type { WIRE_VARINT = 0, WIRE_FIXED64 = 1, WIRE_BYTES = 2, WIRE_FIXED32 = 5 };
 
@@ -126,7 +127,9 @@ static enum dn_code check(const ProtobufCMessageDescriptor *type, const uint8_t 
     struct cursor cursor = {bytes, bytes + length};
     while (cursor.at < cursor.end) {
         uint64_t tag, value;
-        if (!varint(&cursor, &tag) || tag >> 3 == 0 || tag >> 3 > 0x1fffffff)
+        const uint8_t *start = cursor.at;
+        if (!varint(&cursor, &tag) || cursor.at - start > TAG_BYTES_MAX || tag >> 3 == 0 ||
+            tag >> 3 > 0x1fffffff)
             return not_a_message(type, err);
         const uint8_t *payload = cursor.at;
         size_t size;

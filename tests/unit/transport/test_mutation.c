@@ -183,6 +183,36 @@ static void test_small_order_points(void **state)
     }
 }
 
+/* The keys hang on every byte of both hellos, also on those that nothing else is made of. */
+static void test_transcript(void **state)
+{
+    static struct side a, b;
+    uint8_t hello[HANDSHAKE_STEP_MAX], answer[HANDSHAKE_STEP_MAX];
+    size_t length;
+    (void)state;
+    for (unsigned which = 0; which < 3; which++) {
+        setup_side(&a, 1, "c");
+        setup_side(&b, 2, "c");
+        assert_true(handshake_dial(&a.handshake, &a.party, 2, hello, &length));
+        handshake_accept(&b.handshake, &b.party, NULL);
+        uint8_t own[HANDSHAKE_HELLO_BYTES];
+        memcpy(own, hello, sizeof own);
+        if (which == 1) {
+            hello[50] ^= 1; /* its random part */
+            prove_hello(NULL, hello);
+        }
+        handshake_input(&b.handshake, hello, HANDSHAKE_HELLO_BYTES, answer, &length);
+        assert_int_equal(length, HANDSHAKE_STEP_MAX);
+        if (which == 2) {
+            answer[50] ^= 1;
+        }
+        prove_hello(own, answer);
+        handshake_input(&a.handshake, answer, length, hello, &length);
+        assert_int_equal(a.handshake.refusal, which == 0 ? REFUSED_NONE : REFUSED_TAMPERED);
+        assert_int_equal(length, which == 0 ? HANDSHAKE_CONFIRM_BYTES : 0);
+    }
+}
+
 /* ---- frames ------------------------------------------------------------------------------------------- */
 
 struct pipe {
@@ -424,9 +454,13 @@ static int teardown(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_handshake),          cmocka_unit_test(test_secrets_are_wiped),
-        cmocka_unit_test(test_small_order_points), cmocka_unit_test(test_frames),
-        cmocka_unit_test(test_plaintexts),         cmocka_unit_test(test_random_plaintexts),
+        cmocka_unit_test(test_handshake),
+        cmocka_unit_test(test_secrets_are_wiped),
+        cmocka_unit_test(test_small_order_points),
+        cmocka_unit_test(test_transcript),
+        cmocka_unit_test(test_frames),
+        cmocka_unit_test(test_plaintexts),
+        cmocka_unit_test(test_random_plaintexts),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
