@@ -99,6 +99,7 @@ if [ "$quick" = 0 ]; then
 
     export DUNLIN_SIM_RUNS="${DUNLIN_SIM_RUNS_SANITIZED:-60}"
     say "address and undefined-behaviour sanitizers"
+    export DUNLIN_FUZZ_RUNS="${DUNLIN_FUZZ_RUNS_SANITIZED:-20000}"
     build asan && run_ctest build/asan 'unit|sim|fuzz|sanitize' 2 "asan:"
     say "thread sanitizer"
     if build tsan; then

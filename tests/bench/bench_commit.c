@@ -2,10 +2,10 @@
  *
  *   bench_commit [--dir DIR] [--writers N] [--groups N] [--bytes N] [--seconds S]
  *
- * Writers are spread over the groups and propose at the group's leader. Prints one line of JSON: commits a second,
- * latency from proposal to applied, writes and flushes of the disk that holds DIR (from /proc/diskstats: of the whole
- * machine, so run it alone), processor time and peak memory of the process. `scripts/bench.sh --commit` runs it beside
- * the build of an older commit. */
+ * Writers are spread over the groups and propose at the group's leader. Prints one line of JSON: commits a
+ * second, latency from proposal to applied, writes and flushes of the disk that holds DIR (from
+ * /proc/diskstats: of the whole machine, so run it alone), processor time and peak memory of the process.
+ * `scripts/bench.sh --commit` runs it beside the build of an older commit. */
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/metrics.h"
@@ -78,14 +78,16 @@ static enum dn_code fsm_snapshot_write(void *state, void *capture, struct dn_sin
     return dn_sink_write(out, capture, 8);
 }
 
-static enum dn_code fsm_restore_build(void *state, struct dn_source *in, void **ret_built, struct dn_error *err)
+static enum dn_code fsm_restore_build(void *state, struct dn_source *in, void **ret_built,
+                                      struct dn_error *err)
 {
     (void)state, (void)err;
     *ret_built = calloc(1, 8);
     return dn_source_read(in, *ret_built, 8);
 }
 #else
-static enum dn_code fsm_snapshot_write(void *state, void *capture, struct dn_buffer *out, struct dn_error *err)
+static enum dn_code fsm_snapshot_write(void *state, void *capture, struct dn_buffer *out,
+                                       struct dn_error *err)
 {
     (void)state, (void)err;
     dn_buffer_append(out, capture, 8);
@@ -187,10 +189,11 @@ static struct disk_counts disk_counts(const char *dir)
     while (fgets(line, sizeof line, file)) {
         unsigned device_major, device_minor;
         unsigned long long f[17] = {0};
-        int n = sscanf(line,
-                       "%u %u %63s %llu %llu %llu %llu %llu %llu %llu %llu %llu %llu %llu %llu %llu %llu %llu %llu %llu",
-                       &device_major, &device_minor, name, &f[0], &f[1], &f[2], &f[3], &f[4], &f[5], &f[6], &f[7],
-                       &f[8], &f[9], &f[10], &f[11], &f[12], &f[13], &f[14], &f[15], &f[16]);
+        int n = sscanf(
+            line,
+            "%u %u %63s %llu %llu %llu %llu %llu %llu %llu %llu %llu %llu %llu %llu %llu %llu %llu %llu %llu",
+            &device_major, &device_minor, name, &f[0], &f[1], &f[2], &f[3], &f[4], &f[5], &f[6], &f[7], &f[8],
+            &f[9], &f[10], &f[11], &f[12], &f[13], &f[14], &f[15], &f[16]);
         if (n >= 8 && device_major == major(about.st_dev) && device_minor == minor(about.st_dev))
             counts = (struct disk_counts){f[4], f[15]};
     }
@@ -256,7 +259,8 @@ int main(int argc, char **argv)
         else if (strcmp(argv[i], "--seconds") == 0)
             seconds = number(value, 3600);
         else {
-            fprintf(stderr, "usage: bench_commit [--dir DIR] [--writers N] [--groups N] [--bytes N] [--seconds S]\n");
+            fprintf(stderr,
+                    "usage: bench_commit [--dir DIR] [--writers N] [--groups N] [--bytes N] [--seconds S]\n");
             return strcmp(argv[i], "--help") == 0 ? 0 : 2;
         }
     }
@@ -280,10 +284,10 @@ int main(int argc, char **argv)
         if (mkdir(data_dir, 0700) != 0)
             die("make a folder", NULL);
         for (unsigned g = 0; g < groups; g++)
-            fsms[i][g] = (struct dn_fsm){&states[i][g],       fsm_apply,           fsm_entry_done,
-                                         fsm_hash,            fsm_snapshot_begin,  fsm_snapshot_write,
-                                         fsm_snapshot_end,    fsm_restore_build,   fsm_restore_install,
-                                         fsm_restore_discard};
+            fsms[i][g] =
+                (struct dn_fsm){&states[i][g],       fsm_apply,          fsm_entry_done,   fsm_hash,
+                                fsm_snapshot_begin,  fsm_snapshot_write, fsm_snapshot_end, fsm_restore_build,
+                                fsm_restore_install, fsm_restore_discard};
         struct dn_consensus_options options = {.data_dir = data_dir,
                                                .cluster_id = "bench",
                                                .node_id = i + 1,
@@ -322,10 +326,12 @@ int main(int argc, char **argv)
     printf("{\"writers\": %u, \"groups\": %u, \"bytes\": %zu, \"commits_per_s\": %.0f, \"p50_ms\": %.3f, "
            "\"p99_ms\": %.3f, \"max_ms\": %.3f, \"failures\": %llu, \"disk_writes_per_s\": %.0f, "
            "\"disk_flushes_per_s\": %.0f, \"cpu_us_per_commit\": %.1f, \"peak_mib\": %.1f}\n",
-           writers, groups, record_bytes, (double)done / took, (double)dn_histogram_quantile_ns(latency, .5) / 1e6,
+           writers, groups, record_bytes, (double)done / took,
+           (double)dn_histogram_quantile_ns(latency, .5) / 1e6,
            (double)dn_histogram_quantile_ns(latency, .99) / 1e6, (double)dn_histogram_max_ns(latency) / 1e6,
            (unsigned long long)atomic_load(&failures), (double)(after.writes - before.writes) / took,
-           (double)(after.flushes - before.flushes) / took, done == 0 ? 0 : cpu * 1e6 / (double)done, peak_mib());
+           (double)(after.flushes - before.flushes) / took, done == 0 ? 0 : cpu * 1e6 / (double)done,
+           peak_mib());
     for (unsigned i = 0; i < NODES; i++) {
         dn_consensus_stop(nodes[i], 0);
         dn_consensus_destroy(nodes[i]);

@@ -1,8 +1,9 @@
 /* A simulated disk: files in memory, operations that end when the test says, faults, and power cuts.
  *
- * An operation takes effect on `now` (what the programs read back) when it ends. A power cut makes a new disk: what has
- * ended is there; each write that has not is lost, whole, or torn at sector grain; each other operation happened or did
- * not. That is all a disk promises: nothing is said of order among operations that were under way together. */
+ * An operation takes effect on `now` (what the programs read back) when it ends. A power cut makes a new
+ * disk: what has ended is there; each write that has not is lost, whole, or torn at sector grain; each other
+ * operation happened or did not. That is all a disk promises: nothing is said of order among operations that
+ * were under way together. */
 #ifndef DN_TEST_SIM_DISK_H
 #define DN_TEST_SIM_DISK_H
 
@@ -48,7 +49,7 @@ struct sim_disk {
     struct sim_op ops[SIM_OPS];
     unsigned op_count;
     uint64_t random;
-    unsigned done[SIM_KINDS];               /* operations begun of each kind */
+    unsigned done[SIM_KINDS];                             /* operations begun of each kind */
     unsigned fail_from[SIM_KINDS], fail_count[SIM_KINDS]; /* the n-th (from 1) and how many after fail */
     int fail_error;
     uint64_t writes, bytes;
@@ -85,8 +86,8 @@ static inline struct sim_inode *sim_inode_new(struct sim_disk *sim, const char *
     abort(); /* raise SIM_FILES */
 }
 
-static inline enum dn_code sim_list(struct dn_disk *disk, void (*each)(void *, const char *, uint64_t), void *data,
-                                    struct dn_error *err)
+static inline enum dn_code sim_list(struct dn_disk *disk, void (*each)(void *, const char *, uint64_t),
+                                    void *data, struct dn_error *err)
 {
     struct sim_disk *sim = (struct sim_disk *)disk;
     (void)err;
@@ -140,8 +141,8 @@ static inline struct sim_op *sim_begin(struct sim_disk *sim, enum sim_kind kind,
     return begun;
 }
 
-static inline void sim_create(struct dn_disk *disk, const char *name, uint64_t bytes, struct dn_disk_file **ret_file,
-                              struct dn_disk_op *op)
+static inline void sim_create(struct dn_disk *disk, const char *name, uint64_t bytes,
+                              struct dn_disk_file **ret_file, struct dn_disk_op *op)
 {
     struct sim_op *begun = sim_begin((struct sim_disk *)disk, SIM_CREATE, op);
     snprintf(begun->to, sizeof begun->to, "%s", name);
@@ -195,8 +196,8 @@ static inline void sim_destroy(struct dn_disk *disk)
 
 static inline struct sim_disk *sim_new(uint64_t seed)
 {
-    static const struct dn_disk_ops ops = {sim_list,   sim_open,   sim_read,   sim_close,  sim_create,
-                                           sim_write,  sim_rename, sim_remove, sim_submit, sim_destroy};
+    static const struct dn_disk_ops ops = {sim_list,  sim_open,   sim_read,   sim_close,  sim_create,
+                                           sim_write, sim_rename, sim_remove, sim_submit, sim_destroy};
     struct sim_disk *sim = calloc(1, sizeof *sim);
     sim->disk = (struct dn_disk){&ops, "simulated"};
     sim->random = seed;
@@ -236,7 +237,10 @@ static inline void sim_tear(struct sim_disk *sim, struct sim_inode *inode, const
 {
     unsigned how = (unsigned)(sim_random(sim) % 4);
     for (uint64_t at = 0; at < op->length; at += SIM_SECTOR) {
-        bool written = how == 0 ? false : how == 1 ? true : how == 2 ? sim_random(sim) % 2 : sim_random(sim) % 8 != 0;
+        bool written = how == 0   ? false
+                       : how == 1 ? true
+                       : how == 2 ? sim_random(sim) % 2
+                                  : sim_random(sim) % 8 != 0;
         if (written)
             memcpy(inode->bytes + op->offset + at, op->bytes + at, SIM_SECTOR);
     }

@@ -118,7 +118,8 @@ static void wrong_types_are_refused(void **state)
     refused(MINIMAL "raft:\n  tick_ms: [200]\n", "a.yaml:4: raft.tick_ms: ", "not a list");
     refused(MINIMAL "raft: 5\n", "a.yaml:3: raft: ", "keys and values");
     refused(MINIMAL "raft:\n", "a.yaml:3: raft: ", "keys and values");
-    refused(MINIMAL "peers: {allow_without_key: yes}\n", "a.yaml:3: peers.allow_without_key: ", "true or false");
+    refused(MINIMAL "peers: {allow_without_key: yes}\n",
+            "a.yaml:3: peers.allow_without_key: ", "true or false");
     refused(MINIMAL "recommend: {recency_decay: nan}\n", "a.yaml:3: recommend.recency_decay: ", "a number");
     refused(MINIMAL "raft: {segment_bytes: 4 megs}\n", "a.yaml:3: raft.segment_bytes: ", "64MiB");
     refused(MINIMAL "api: {address: nowhere}\n", "a.yaml:3: api.address: ", "127.0.0.1:7070");
@@ -227,7 +228,8 @@ static void beyond_loopback_must_be_allowed(void **state)
         snprintf(text, sizeof(text), MINIMAL "peers: {bind: '%s', allow_without_key: true}\n", OPEN[i]);
         assert_int_equal(parse(text), DN_OK);
     }
-    refused(MINIMAL "peers: {previous_key_file: k}\n", "a.yaml:3: peers.previous_key_file: ", "peers.key_file");
+    refused(MINIMAL "peers: {previous_key_file: k}\n",
+            "a.yaml:3: peers.previous_key_file: ", "peers.key_file");
     refused(MINIMAL "raft: {journal_io: fast}\n", "a.yaml:3: raft.journal_io: ", "io_uring");
     assert_true(dn_address_is_loopback("127.8.9.1:1"));
     assert_true(dn_address_is_loopback("localhost:1"));
