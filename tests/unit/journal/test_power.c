@@ -33,15 +33,18 @@ struct world {
 
 /* Every state the journal went through in this life: what is found after a cut must be one of them, and not
  * older than the newest that was promised. */
+struct promise;
 struct history {
     struct world *states;
-    size_t count, promised;
+    size_t count, room, promised;
+    struct promise *promises; /* all of this life: those that never came true are freed with the rest */
 };
 
 struct promise {
     struct dn_journal_wait wait;
     struct history *history;
     size_t state;
+    struct promise *next;
 };
 
 static uint64_t seed_now;
@@ -51,7 +54,6 @@ static void promised(struct dn_journal_wait *wait)
     struct promise *promise = wait->data;
     assert_true(promise->state >= promise->history->promised); /* in the order of asking */
     promise->history->promised = promise->state;
-    free(promise);
 }
 
 static uint64_t rng(uint64_t *state)
@@ -70,7 +72,10 @@ static void fill(uint8_t *bytes, size_t length, uint64_t seed)
 
 static void remember(struct history *history, const struct world *world)
 {
-    history->states = realloc(history->states, (history->count + 1) * sizeof *world);
+    if (history->count == history->room) {
+        history->room = history->room == 0 ? 64 : 2 * history->room;
+        history->states = realloc(history->states, history->room * sizeof *world);
+    }
     history->states[history->count++] = *world;
 }
 
@@ -177,7 +182,9 @@ static void step(struct dn_journal *journal, struct history *history, struct wor
     }
     if (rng(random) % 3 == 0) {
         struct promise *promise = calloc(1, sizeof *promise);
-        *promise = (struct promise){{promised, promise, {0}}, history, history->count - 1};
+        *promise = (struct promise){{promised, promise, {0}}, history, history->count - 1, NULL};
+        promise->next = history->promises;
+        history->promises = promise;
         dn_journal_when_durable(journal, &promise->wait);
     }
 }
@@ -305,6 +312,10 @@ static struct sim_disk *live(struct sim_disk *sim, struct world *world, uint64_t
     judge(found, &history, world);
     dn_journal_destroy(found);
     after->op_count = 0; /* what that look into it had begun */
+    for (struct promise *promise = history.promises, *next; promise; promise = next) {
+        next = promise->next;
+        free(promise);
+    }
     free(history.states);
     return after;
 }
