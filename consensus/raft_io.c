@@ -26,7 +26,8 @@
 
 #define COMPONENT "consensus"
 #define MARKER_VERSION 1
-#define APPEND_SEND_MAX (4u << 20) /* bytes of entries in one message */
+#define APPEND_SEND_MAX (4u << 20)    /* bytes of entries in one message */
+#define APPEND_BACKLOG_MAX (1u << 20) /* bytes queued for a peer, beyond which no entries are added */
 #define PARTS_STACK 64
 #define HELD_MAX 4096 /* messages of one group that wait for a term or vote */
 
@@ -517,7 +518,12 @@ static int io_send(struct raft_io *io, struct raft_io_send *req, const struct ra
     size_t count = 1;
     bool sent = false;
     if (message->type == RAFT_APPEND_ENTRIES) {
-        entries = rpc_entries_fit(&message->append_entries, APPEND_SEND_MAX);
+        /* libraft repeats what was not answered with every heartbeat. Behind a long queue that would only
+         * make it longer, and the followers would hear of the leader too late: then the message goes without
+         * its entries. */
+        bool behind = dn_transport_queued(g->c->transport, message->server_id, DN_TRANSPORT_NORMAL) >
+                      APPEND_BACKLOG_MAX;
+        entries = behind ? 0 : rpc_entries_fit(&message->append_entries, APPEND_SEND_MAX);
     }
     if (entries > PARTS_STACK) {
         parts = calloc((size_t)entries + 1, sizeof *parts);

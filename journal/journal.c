@@ -626,6 +626,7 @@ void dn_journal_destroy(struct dn_journal *journal)
         segment_free(journal, journal->segments[i]);
     segment_free(journal, journal->next);
     segment_free(journal, journal->recycled);
+    segment_free(journal, journal->removing); /* only where a test abandons a disk that is at work */
     state_free(journal);
     dn_buffer_free(&journal->pending);
     free(journal->segments);
