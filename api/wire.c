@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define FIELDS_MAX 32 /* in one message of ours: elements are counted, for the error's sake */
+#define FIELDS_MAX 32   /* in one message of ours: elements are counted, for the error's sake */
 #define TAG_BYTES_MAX 5 /* protobuf-c refuses one that is spelled out with more */
 
 enum wire_type { WIRE_VARINT = 0, WIRE_FIXED64 = 1, WIRE_BYTES = 2, WIRE_FIXED32 = 5 };
