@@ -48,7 +48,7 @@ build_packages="build-essential cmake ninja-build pkg-config ccache git ca-certi
     autoconf automake libtool libuv1-dev liblz4-dev libsodium-dev libprotobuf-c-dev
     protobuf-c-compiler protobuf-compiler libnghttp2-dev libjansson-dev libyaml-dev
     liburing-dev libmicrohttpd-dev libssl-dev zlib1g-dev libopenblas-dev"
-test_packages="libcmocka-dev clang-format clang-tidy nghttp2-client python3 python3-grpcio
+test_packages="libcmocka-dev clang clang-format clang-tidy libclang-rt-14-dev nghttp2-client python3 python3-grpcio
     python3-grpc-tools python3-numpy curl procps"
 
 install_packages() {

@@ -97,6 +97,16 @@ if [ "$quick" = 0 ]; then
     say "clang-tidy"
     step "clang-tidy" scripts/check.sh --tidy build
 
+    say "libFuzzer: 20,000 inputs for each target"
+    fuzz_log=$(mktemp)
+    scripts/fuzz.sh --runs "${DUNLIN_FUZZ_RUNS:-20000}" >"$fuzz_log" 2>&1
+    case $? in
+        0) passed=$((passed + 1)) ;;
+        77) skipped=$((skipped + 1)) ;;
+        *) fail "libFuzzer" ;;
+    esac
+    cat "$fuzz_log"; rm -f "$fuzz_log"
+
     export DUNLIN_SIM_RUNS="${DUNLIN_SIM_RUNS_SANITIZED:-60}"
     say "address and undefined-behaviour sanitizers"
     export DUNLIN_FUZZ_RUNS="${DUNLIN_FUZZ_RUNS_SANITIZED:-20000}"
