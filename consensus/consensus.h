@@ -97,6 +97,8 @@ struct dn_consensus_options {
     unsigned heartbeat_ms;        /* 0: 50 */
     unsigned tick_ms;             /* idle leader commits a tick this often; 0: 200 */
     uint64_t snapshot_log_bytes;  /* snapshot a group after this many bytes of log; 0: 64 MiB */
+    uint64_t
+        journal_held_bytes; /* a group whose log holds back more of the journal is snapshotted; 0: 256 MiB */
     uint64_t snapshot_rate_bytes; /* a leader's snapshot is fetched at most so fast, a second; 0: 256 MiB */
     uint64_t min_free_bytes;      /* refuse proposals below this much free disk; 0: 64 MiB */
     size_t segment_bytes;         /* of the journal; 0: 16 MiB; a multiple of 4096, at least 64 KiB */

@@ -63,6 +63,7 @@
 #define SNAP_PIN_US 60000000        /* kept so long after the last ask */
 #define TRAILING_MIN 64
 #define TRAILING_MAX 4096
+#define TRAILING_HELD 8      /* kept by a group that holds the journal back */
 #define CHECK_EVERY 16       /* hashes are compared at indexes that are multiples of this */
 #define CHECK_RING 1024      /* such hashes kept */
 #define REPORTS_KEPT 4       /* reported hashes kept for each node */
@@ -224,7 +225,7 @@ struct snap {
     uv_work_t work;
     struct dn_error error;
     enum dn_code code;
-    struct raft_io_snapshot_put put;   /* ours, given to raft_uv */
+    struct raft_io_snapshot_put put;   /* ours, given to raft_io.c */
     struct raft_io_snapshot_put *orig; /* libraft's */
     raft_io_snapshot_put_cb orig_cb;
     unsigned trailing;

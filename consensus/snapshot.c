@@ -109,6 +109,14 @@ static void prune_start(struct group *g, uint64_t now_us)
 
 /* ---- our own ---------------------------------------------------------------------------------------- */
 
+/* The group's log is short, but it lies so far back in the journal that it keeps the others' from being given
+ * up. */
+static bool held_back(const struct group *g)
+{
+    return g->log_entries > 2 * TRAILING_HELD &&
+           dn_journal_held(g->c->journal, g->id) > g->c->o.journal_held_bytes;
+}
+
 int snapshot_fsm(struct raft_fsm *fsm, struct raft_buffer *bufs[], unsigned *n_bufs)
 {
     struct group *g = container_of(fsm, struct group, raft_fsm);
@@ -140,7 +148,11 @@ int snapshot_fsm(struct raft_fsm *fsm, struct raft_buffer *bufs[], unsigned *n_b
     c->snapshot_jobs++;
     average = g->log_entries == 0 ? 64 : g->log_bytes / g->log_entries + 1;
     trailing = c->o.snapshot_log_bytes / 2 / average;
-    trailing = trailing < TRAILING_MIN ? TRAILING_MIN : trailing > TRAILING_MAX ? TRAILING_MAX : trailing;
+    if (held_back(g)) {
+        trailing = TRAILING_HELD;
+    } else {
+        trailing = trailing < TRAILING_MIN ? TRAILING_MIN : trailing > TRAILING_MAX ? TRAILING_MAX : trailing;
+    }
     raft_set_snapshot_trailing(&g->raft, (unsigned)trailing);
     raft_set_snapshot_threshold(&g->raft, UINT_MAX);
     return 0;
@@ -258,7 +270,7 @@ static void write_start(struct group *g)
     DN_ASSERT(rv == 0); /* fails only without a callback */
 }
 
-/* Installing (trailing 0) goes straight to raft_uv, under a wrapper of its own. */
+/* Installing (trailing 0) goes straight to raft_io.c, under a wrapper of its own. */
 struct install_put {
     struct raft_io_snapshot_put req;
     struct group *group;
@@ -599,7 +611,8 @@ void snapshot_turn(struct group *g, uint64_t now_us)
         g->fetch_jobs == 0 && g->c->phase == PHASE_RUN) {
         prune_start(g, now_us);
     }
-    if (g->snap.state == SNAP_NONE && (g->damaged || g->log_bytes >= g->c->o.snapshot_log_bytes)) {
+    if (g->snap.state == SNAP_NONE &&
+        (g->damaged || g->log_bytes >= g->c->o.snapshot_log_bytes || held_back(g))) {
         raft_set_snapshot_threshold(&g->raft, 1); /* libraft looks at it at its next event */
     }
 }

@@ -14,6 +14,7 @@ static const struct {
     {"status", dn_cli_status},       {"health", dn_cli_health},   {"publish", dn_cli_publish},
     {"recommend", dn_cli_recommend}, {"similar", dn_cli_similar}, {"trending", dn_cli_trending},
     {"session", dn_cli_session},     {"catalog", dn_cli_catalog}, {"key", dn_cli_key},
+    {"journal", dn_cli_journal},
 };
 
 struct arguments {
@@ -61,7 +62,8 @@ int main(int argc, char **argv)
             "  trending               items with the most events of late\n"
             "  session get|delete     what is remembered of a user\n"
             "  catalog load|get|delete  the items\n"
-            "  key create FILE          a key for the links between nodes\v"
+            "  key create FILE        a key for the links between nodes\n"
+            "  journal verify|dump DIR  of a stopped node\v"
             "`dunlin COMMAND --help` tells a command's options. Exit codes: 0 done, 1 the request failed, 2 "
             "usage, 3 cannot connect."};
     const char *server = getenv("DUNLIN_SERVER");

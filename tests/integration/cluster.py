@@ -157,12 +157,16 @@ class Cluster:
         atexit.register(self.close)
 
     def write_configs(self, extra=""):
+        key = os.path.join(self.folder, "key")
+        if not os.path.exists(key):
+            subprocess.run([os.path.join(BIN, "dunlin"), "key", "create", key], check=True, stdout=subprocess.DEVNULL)
         for node in self.nodes:
             with open(node.config, "w") as out:
                 out.write(f"node:\n  id: {node.number}\n  name: node-{node.number}\n  data_dir: {node.folder}\n"
                           f"cluster:\n  id: test\n  shards: {self.shards}\n  members:\n")
                 for i, peer in enumerate(self.peers):
                     out.write(f"    - {{id: {i + 1}, name: node-{i + 1}, address: \"{peer}\"}}\n")
+                out.write(f"peers:\n  key_file: {key}\n")
                 out.write(f"api:\n  address: \"{node.api}\"\n  threads: 1\nadmin:\n  address: \"{node.admin}\"\n{extra}")
 
     def start(self):

@@ -51,15 +51,25 @@ def stored(node, prefix):
                for i in range(40))
 
 
+def journal(action, folder):
+    return subprocess.run([os.path.join(BIN, "dunlin"), "journal", action, folder], capture_output=True, timeout=60)
+
+
 def damaged_log(cluster):
     """A bit flipped in the middle of a log that has good records behind it."""
     node = cluster.nodes[2]
     node.kill()
     path = min(glob.glob(os.path.join(node.folder, "journal", "*.seg")))  # the oldest
     check(path, "no segment")
+    check(journal("verify", node.folder).returncode == 0, "a sound journal")
+    check(b"entries" in journal("dump", node.folder).stdout, "its records")
+    running = journal("verify", cluster.nodes[0].folder)
+    check(running.returncode == 1 and b"running" in running.stderr, f"a running node's: {running}")
     kept = os.path.join(node.folder, "kept")
     shutil.copy(path, kept)
     flip(path, 4096 + 40)  # behind the header block
+    damaged = journal("verify", node.folder)
+    check(damaged.returncode == 1 and os.path.basename(path).encode() in damaged.stderr, f"a damaged journal: {damaged}")
     fails(node, 3, os.path.basename(path))
     os.replace(kept, path)
     node.start()

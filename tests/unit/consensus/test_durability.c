@@ -370,6 +370,47 @@ static void lost_journal_keeps_the_node_down(void **unused)
     cluster_free(&c);
 }
 
+/* A busy group and one that only ticks: the quiet one's few entries must not keep the whole journal on the
+ * disk. */
+static void a_quiet_group_does_not_hold_the_journal(void **unused)
+{
+    struct cluster c;
+    char dir[128], path[256];
+    uint64_t until = dn_monotonic_us() + 3 * PATIENCE_US, bytes = 0;
+    (void)unused;
+    cluster_init(&c, 1, 2);
+    c.options.snapshot_log_bytes = 1 << 20;
+    c.options.journal_held_bytes = 1 << 20;
+    c.options.tick_ms = 10;
+    cluster_start_all(&c);
+    leader_of(&c, 0);
+    leader_of(&c, 1);
+    snprintf(dir, sizeof dir, "%s/0/journal", c.dir);
+    for (unsigned i = 0; i < 30; i++) {
+        fill(&c, 0, 100, 8000); /* 24 MB in all */
+    }
+    do {
+        DIR *d = opendir(dir);
+        struct dirent *entry;
+        struct stat about;
+        bytes = 0;
+        assert_non_null(d);
+        while ((entry = readdir(d)) != NULL) {
+            snprintf(path, sizeof path, "%.100s/%.100s", dir, entry->d_name);
+            if (strstr(entry->d_name, ".seg") != NULL && stat(path, &about) == 0) {
+                bytes += (uint64_t)about.st_size;
+            }
+        }
+        closedir(d);
+        fill(&c, 0, 1, 8000);
+    } while (bytes > (8u << 20) && dn_monotonic_us() < until);
+    printf("# the journal has %llu bytes\n", (unsigned long long)bytes);
+    assert_true(bytes <= (8u << 20));
+    cluster_stop(&c, 0, 0);
+    cluster_start(&c, 0);
+    cluster_free(&c);
+}
+
 static void bad_options_are_refused(void **unused)
 {
     struct cluster c;
@@ -410,6 +451,7 @@ int main(void)
         cmocka_unit_test(damaged_snapshot_keeps_the_node_down),
         cmocka_unit_test(someone_elses_data_is_refused),
         cmocka_unit_test(lost_journal_keeps_the_node_down),
+        cmocka_unit_test(a_quiet_group_does_not_hold_the_journal),
         cmocka_unit_test(bad_options_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
