@@ -1,0 +1,193 @@
+/* Disks that fail and come back: whatever operation fails, however often, nothing is reported done that is
+ * not, and when the disk works again everything is written and found. */
+#include "base/log.h"
+#include "journal/journal.h"
+#include "sim_disk.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+
+#include <cmocka.h>
+
+#define SEGMENT_BYTES (64u << 10)
+#define APPENDS 120
+#define ENTRY_BYTES_MAX 3000
+#define TURNS_MAX 100000
+
+struct seen {
+    unsigned faults, ends, durable;
+    bool fault;
+};
+
+static void on_fault(void *data, bool fault, const struct dn_error *why)
+{
+    struct seen *seen = data;
+    assert_true(fault != seen->fault); /* said once, not with every try */
+    seen->fault = fault;
+    if (fault) {
+        assert_non_null(strstr(why->message, "sim"));
+        seen->faults++;
+    } else {
+        seen->ends++;
+    }
+}
+
+static void durable(struct dn_journal_wait *wait)
+{
+    struct seen *seen = wait->data;
+    seen->durable++;
+}
+
+static enum dn_code count_entry(void *data, uint64_t index, const struct dn_journal_entry *entry,
+                                struct dn_error *err)
+{
+    uint64_t *next = data;
+    (void)err;
+    assert_int_equal(index, (*next)++);
+    assert_int_equal(entry->length, index * 37 % ENTRY_BYTES_MAX);
+    for (size_t i = 0; i < entry->length; i++)
+        assert_int_equal(((const uint8_t *)entry->bytes)[i], (uint8_t)index);
+    return DN_OK;
+}
+
+static struct dn_journal *open_journal(struct sim_disk *sim, struct seen *seen)
+{
+    struct dn_journal_options options = {.disk = &sim->disk,
+                                         .name = "sim",
+                                         .segment_bytes = SEGMENT_BYTES,
+                                         .on_fault = on_fault,
+                                         .data = seen};
+    struct dn_journal *journal;
+    struct dn_error err = {0};
+    if (dn_journal_open(&options, &journal, &err) != DN_OK)
+        fail_msg("%s", err.message);
+    return journal;
+}
+
+static void flag(void *data)
+{
+    *(bool *)data = true;
+}
+
+static void drop(struct dn_journal *journal, struct sim_disk *sim)
+{
+    bool closed = false;
+    dn_journal_close(journal, flag, &closed);
+    while (!closed) {
+        assert_true(sim->op_count > 0);
+        sim_end(sim, 0);
+    }
+    dn_journal_destroy(journal);
+}
+
+/* The n-th operation of a kind fails, and some after it; then all is well. */
+static void run(enum sim_kind kind, unsigned nth, unsigned count, int error, unsigned *ret_faults)
+{
+    struct sim_disk *sim = sim_new(nth * 7919u + count * 31u + (unsigned)kind);
+    struct seen seen = {0};
+    static struct dn_journal_wait waits[APPENDS];
+    uint8_t bytes[ENTRY_BYTES_MAX];
+    sim->fail_from[kind] = nth;
+    sim->fail_count[kind] = count;
+    sim->fail_error = error;
+    struct dn_journal *journal = open_journal(sim, &seen);
+    dn_journal_forget(journal);
+    for (unsigned i = 1; i <= APPENDS; i++) {
+        struct dn_journal_entry entry = {1 + i / 40, 1, bytes, i * 37 % ENTRY_BYTES_MAX};
+        memset(bytes, (int)i, sizeof bytes);
+        assert_true(dn_journal_set_term(journal, 0, entry.term, i % 3));
+        assert_true(dn_journal_append(journal, 0, i, &entry, 1));
+        if (i % 10 == 0) /* the other group's segments are given up on the way */
+            assert_true(dn_journal_snapshot(journal, 1, i, 1, i + 1, "m", 1));
+        waits[i - 1] = (struct dn_journal_wait){.done = durable, .data = &seen};
+        dn_journal_when_durable(journal, &waits[i - 1]);
+        dn_journal_turn(journal);
+        if (i % 3 == 0 && sim->op_count > 0)
+            sim_end(sim, 0);
+        if (seen.fault)
+            assert_non_null(dn_journal_fault(journal));
+    }
+    unsigned turns = 0;
+    while (seen.durable < APPENDS) {
+        dn_journal_turn(journal);
+        if (sim->op_count > 0)
+            sim_end(sim, 0);
+        assert_true(++turns < TURNS_MAX);
+    }
+    assert_false(seen.fault);
+    assert_int_equal(seen.faults, seen.ends);
+    *ret_faults += seen.faults;
+    drop(journal, sim);
+    journal = open_journal(sim, &seen);
+    struct dn_journal_group group;
+    struct dn_error err;
+    uint64_t next = 1;
+    dn_journal_recovered(journal, 0, &group);
+    assert_int_equal(group.term, 1 + APPENDS / 40);
+    assert_int_equal(group.voted_for, APPENDS % 3);
+    assert_int_equal(group.entry_count, APPENDS);
+    assert_int_equal(dn_journal_read(journal, 0, count_entry, &next, &err), DN_OK);
+    dn_journal_recovered(journal, 1, &group);
+    assert_int_equal(group.snapshot_index, APPENDS);
+    drop(journal, sim);
+    sim->disk.ops->destroy(&sim->disk);
+}
+
+static void every_operation_fails(void **state)
+{
+    unsigned faults = 0, runs = 0;
+    (void)state;
+    dn_log_set_level(DN_LOG_ERROR);
+    for (unsigned kind = 0; kind < SIM_KINDS; kind++)
+        for (unsigned nth = 1; nth <= 30; nth++)
+            for (unsigned count = 1; count <= 9; count += 4) {
+                run((enum sim_kind)kind, nth, count, kind == SIM_CREATE ? ENOSPC : EIO, &faults);
+                runs++;
+            }
+    print_message("# %u runs, %u faults outlasted\n", runs, faults);
+    assert_true(faults > 60);
+}
+
+/* A stop while the disk fails: what was promised is there, the rest may be lost, and the journal closes. */
+static void stops_while_the_disk_fails(void **state)
+{
+    struct sim_disk *sim = sim_new(1);
+    struct seen seen = {0};
+    struct dn_journal *journal = open_journal(sim, &seen);
+    struct dn_journal_wait promised = {.done = durable, .data = &seen}, never = promised;
+    (void)state;
+    dn_journal_forget(journal);
+    assert_true(dn_journal_set_term(journal, 0, 5, 1));
+    dn_journal_when_durable(journal, &promised);
+    while (seen.durable == 0) {
+        dn_journal_turn(journal);
+        sim_end(sim, 0);
+    }
+    sim->fail_from[SIM_WRITE] = sim->done[SIM_WRITE] + 1;
+    sim->fail_count[SIM_WRITE] = 1000000;
+    sim->fail_error = EIO;
+    assert_true(dn_journal_set_term(journal, 0, 6, 2));
+    dn_journal_when_durable(journal, &never);
+    while (!seen.fault) {
+        dn_journal_turn(journal);
+        assert_true(sim->op_count > 0);
+        sim_end(sim, 0);
+    }
+    drop(journal, sim);
+    assert_int_equal(seen.durable, 1);
+    sim->fail_count[SIM_WRITE] = 0;
+    struct seen later = {0};
+    journal = open_journal(sim, &later);
+    struct dn_journal_group group;
+    dn_journal_recovered(journal, 0, &group);
+    assert_true(group.known && (group.term == 5 || group.term == 6));
+    drop(journal, sim);
+    sim->disk.ops->destroy(&sim->disk);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(every_operation_fails),
+                                       cmocka_unit_test(stops_while_the_disk_fails)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
