@@ -195,11 +195,11 @@ static void serve_one(struct dn_consensus *c, struct serve *s)
 
 void serve_turn(struct dn_consensus *c)
 {
-    if (c->phase > PHASE_TRANSFER) {
+    if (c->phase > PHASE_TRANSFER || c->member_count == 0) {
         return;
     }
-    for (unsigned i = 0; i < c->member_count;
-         i++) { /* each in turn first, or two would keep the others waiting */
+    /* Each in turn first, or two would keep the others waiting. */
+    for (unsigned i = 0; i < c->member_count; i++) {
         serve_one(c, &c->serve[(c->serve_from + i) % c->member_count]);
     }
     c->serve_from = (c->serve_from + 1) % c->member_count;

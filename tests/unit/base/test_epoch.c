@@ -271,8 +271,10 @@ static void readers_never_see_freed_memory(void **state)
     for (size_t i = 0; i < READERS; i++) {
         assert_int_equal(pthread_create(&threads[i], NULL, read_cells, (void *)(uintptr_t)i), 0);
     }
-    /* Goes on until every reader has really taken part, however the threads are scheduled. */
-    for (; swaps < SWAPS || !every_reader_read(200); swaps++) {
+    /* Goes on until every reader has really taken part and something was freed beside them, however the
+     * threads are scheduled: with fewer cores than readers, one of them may be held up inside for all of the
+     * swaps. */
+    for (; swaps < SWAPS || !every_reader_read(200) || freed_count == 0; swaps++) {
         struct node *old = atomic_exchange(&race.cells[swaps % CELLS], node_create((uint32_t)swaps));
         size_t waiting;
 
@@ -280,7 +282,6 @@ static void readers_never_see_freed_memory(void **state)
         waiting = dn_epoch_reclaim(race.epoch, 64);
         most_waiting = waiting > most_waiting ? waiting : most_waiting;
     }
-    assert_true(freed_count > 0); /* something was freed while readers were there */
     atomic_store(&race.stop, true);
     for (int i = 0; i < READERS; i++) {
         pthread_join(threads[i], NULL);
