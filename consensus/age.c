@@ -126,7 +126,7 @@ static void compare(struct group *g, uint64_t index)
 
 /* ---- ticks ------------------------------------------------------------------------------------------ */
 
-uint32_t age_marks(struct group *g, struct entry_mark marks[DN_NODES_MAX])
+uint32_t age_marks(struct group *g, struct entry_mark marks[DN_MEMBERS_MAX])
 {
     struct dn_consensus *c = g->c;
     struct report own = own_report(g);
@@ -134,10 +134,10 @@ uint32_t age_marks(struct group *g, struct entry_mark marks[DN_NODES_MAX])
     for (unsigned i = 0; i < c->member_count; i++) {
         if (i == c->self) {
             marks[count++] =
-                (struct entry_mark){c->o.node_id, c->nonce, dn_boottime_us(), own.index, own.hash};
+                (struct entry_mark){c->raft_id, c->nonce, dn_boottime_us(), own.index, own.hash};
         } else if (g->stamps[i].nonce != 0) {
             marks[count++] =
-                (struct entry_mark){c->members[i].node_id, g->stamps[i].nonce, g->stamps[i].stamp_us,
+                (struct entry_mark){c->members[i].raft_id, g->stamps[i].nonce, g->stamps[i].stamp_us,
                                     g->stamps[i].hash_index, g->stamps[i].hash};
         }
     }
@@ -149,7 +149,7 @@ void age_applied(struct group *g, const struct entry_view *view)
     struct dn_consensus *c = g->c;
     for (uint32_t i = 0; i < view->head.mark_count; i++) {
         struct entry_mark mark = entry_mark_at(view, i);
-        int member = member_find(c, mark.node_id);
+        int member = member_find(c, mark.raft_id);
         if (member < 0) {
             continue;
         }
@@ -170,9 +170,9 @@ void age_applied(struct group *g, const struct entry_view *view)
     }
 }
 
-void age_stamps_in(struct dn_consensus *c, uint64_t node_id, const struct wire_frame *frame)
+void age_stamps_in(struct dn_consensus *c, uint64_t raft_id, const struct wire_frame *frame)
 {
-    int member = member_find(c, node_id);
+    int member = member_find(c, raft_id);
     for (uint32_t i = 0; member >= 0 && i < frame->stamp_count; i++) {
         const struct wire_stamp *s = &frame->stamps[i];
         if (s->group < c->o.group_count) {
@@ -190,17 +190,17 @@ void age_send_stamps(struct dn_consensus *c, uint64_t now_us)
 {
     (void)now_us;
     for (unsigned m = 0; m < c->member_count; m++) {
-        bool up = m != c->self && link_up(c, c->members[m].node_id);
+        bool up = m != c->self && link_up(c, c->members[m].raft_id);
         struct wire_frame frame = {.type = WIRE_STAMPS, .nonce = c->nonce, .stamp_us = dn_boottime_us()};
         for (uint32_t i = 0; up && i < c->o.group_count; i++) {
             struct group *g = &c->groups[i];
-            if (g->started && !g->fenced && g->leader_id == c->members[m].node_id) {
+            if (g->started && !g->fenced && g->leader_id == c->members[m].raft_id) {
                 struct report own = own_report(g);
                 frame.stamps[frame.stamp_count++] = (struct wire_stamp){i, own.index, own.hash};
             }
         }
         if (frame.stamp_count > 0) {
-            link_send(c, c->members[m].node_id, &frame);
+            link_send(c, c->members[m].raft_id, &frame);
         }
     }
 }

@@ -58,7 +58,7 @@ static enum dn_code bootstrap_group(struct group *g, struct dn_error *err)
     int rv = 0;
     raft_configuration_init(&configuration);
     for (unsigned i = 0; i < c->member_count && rv == 0; i++) {
-        rv = raft_configuration_add(&configuration, c->members[i].node_id, c->members[i].address, RAFT_VOTER);
+        rv = raft_configuration_add(&configuration, c->members[i].raft_id, c->members[i].address, RAFT_VOTER);
     }
     if (rv == 0) {
         rv = raft_bootstrap(&g->raft, &configuration);
@@ -90,7 +90,7 @@ enum dn_code group_open(struct group *g, bool bootstrap, struct dn_error *err)
                                     .restore = snapshot_fsm_restore};
     raft_io_install(g);
     io_shim_install(g);
-    rv = raft_init(r, &g->io, &g->raft_fsm, c->o.node_id, c->members[c->self].address);
+    rv = raft_init(r, &g->io, &g->raft_fsm, c->raft_id, c->members[c->self].address);
     if (rv != 0) {
         uv_close((uv_handle_t *)&g->ticker, NULL);
         return dn_fail(err, DN_INTERNAL, "group %u: %s: %s", g->id, raft_strerror(rv), r->errmsg);
@@ -214,13 +214,13 @@ void group_roles(struct group *g)
  * whole election timeout for what is known would be a choice. The leader is forgotten (so that pre-votes are
  * granted) and the timer brought forward, one tick apart on each node so that votes do not split. A false
  * alarm is harmless: Raft's safety knows no clocks, and the leader's next message sets all of it back. */
-void group_leader_gone(struct group *g, uint64_t node_id)
+void group_leader_gone(struct group *g, uint64_t raft_id)
 {
     struct dn_consensus *c = g->c;
     struct raft *r = &g->raft;
-    int leader = member_find(c, node_id);
+    int leader = member_find(c, raft_id);
     if (!g->started || g->fenced || g->closing || raft_state(r) != RAFT_FOLLOWER || leader < 0 ||
-        r->follower_state.current_leader.id != node_id || r->snapshot.installing) {
+        r->follower_state.current_leader.id != raft_id || r->snapshot.installing) {
         return;
     }
     unsigned after = (c->self + c->member_count - (unsigned)leader - 1) % c->member_count;
@@ -234,7 +234,7 @@ void group_leader_gone(struct group *g, uint64_t node_id)
         r->election_timer_start = now - timeout + left;
     }
     dn_info(COMPONENT, "group %u: the leader (node %llu) closed its link: election in %llu ms", g->id,
-            (unsigned long long)node_id, (unsigned long long)left);
+            (unsigned long long)raft_id, (unsigned long long)left);
     raft_free(r->follower_state.current_leader.address);
     r->follower_state.current_leader.address = NULL;
     r->follower_state.current_leader.id = 0;
@@ -261,7 +261,7 @@ static void send_notice(struct group *g, unsigned member, uint64_t commit)
     }
     memset(&message, 0, sizeof message);
     message.type = RAFT_APPEND_ENTRIES;
-    message.server_id = g->c->members[member].node_id;
+    message.server_id = g->c->members[member].raft_id;
     message.server_address = g->c->members[member].address;
     message.append_entries.version = 0;
     message.append_entries.term = raft_current_term(&g->raft);
@@ -283,7 +283,7 @@ void group_commit_notices(struct group *g)
     for (unsigned i = 0; i < c->member_count; i++) {
         raft_index match;
         if (i != c->self && g->commit_sent[i] < commit &&
-            raft_match_index(&g->raft, c->members[i].node_id, &match) == 0 && match >= commit) {
+            raft_match_index(&g->raft, c->members[i].raft_id, &match) == 0 && match >= commit) {
             send_notice(g, i, commit);
         }
     }

@@ -21,16 +21,16 @@
 #define COMPONENT "peer"
 #define BULK_QUEUE_BYTES (SNAP_CHUNK_MAX + (4u << 20)) /* the largest chunk, and its pieces' heads */
 
-bool link_up(const struct dn_consensus *c, uint64_t node_id)
+bool link_up(const struct dn_consensus *c, uint64_t raft_id)
 {
-    return c->transport != NULL && dn_transport_peer_up(c->transport, node_id);
+    return c->transport != NULL && dn_transport_peer_up(c->transport, raft_id);
 }
 
-bool link_send(struct dn_consensus *c, uint64_t node_id, const struct wire_frame *frame)
+bool link_send(struct dn_consensus *c, uint64_t raft_id, const struct wire_frame *frame)
 {
     struct dn_buffer *out = &c->message;
     enum dn_transport_queue queue = DN_TRANSPORT_NORMAL;
-    if (!link_up(c, node_id)) {
+    if (!link_up(c, raft_id)) {
         return false;
     }
     dn_buffer_clear(out);
@@ -46,18 +46,18 @@ bool link_send(struct dn_consensus *c, uint64_t node_id, const struct wire_frame
         queue = DN_TRANSPORT_URGENT;
     }
     struct dn_transport_part part = {out->bytes, out->length};
-    return dn_transport_send(c->transport, node_id, queue, &part, 1);
+    return dn_transport_send(c->transport, raft_id, queue, &part, 1);
 }
 
 bool link_is(const struct dn_consensus *c, const struct asker *asker)
 {
-    int member = member_find(c, asker->node_id);
-    return member >= 0 && c->members[member].incarnation == asker->incarnation && link_up(c, asker->node_id);
+    int member = member_find(c, asker->raft_id);
+    return member >= 0 && c->members[member].incarnation == asker->incarnation && link_up(c, asker->raft_id);
 }
 
-size_t link_bulk_queued(const struct dn_consensus *c, uint64_t node_id)
+size_t link_bulk_queued(const struct dn_consensus *c, uint64_t raft_id)
 {
-    return dn_transport_queued(c->transport, node_id, DN_TRANSPORT_BULK);
+    return dn_transport_queued(c->transport, raft_id, DN_TRANSPORT_BULK);
 }
 
 static void answer(struct dn_consensus *c, const struct asker *asker, const struct wire_frame *frame)
@@ -65,8 +65,8 @@ static void answer(struct dn_consensus *c, const struct asker *asker, const stru
     if (!link_is(c, asker)) {
         return; /* its on_gap, or its death, has told it */
     }
-    if (!link_send(c, asker->node_id, frame)) {
-        dn_transport_reset(c->transport, asker->node_id);
+    if (!link_send(c, asker->raft_id, frame)) {
+        dn_transport_reset(c->transport, asker->raft_id);
     }
 }
 
@@ -102,7 +102,7 @@ static void on_propose(struct dn_consensus *c, const struct asker *asker, const 
 {
     struct remote_proposal *r = calloc(1, sizeof *r + frame->length);
     if (r == NULL) {
-        dn_transport_reset(c->transport, asker->node_id); /* the other side tries again */
+        dn_transport_reset(c->transport, asker->raft_id); /* the other side tries again */
         return;
     }
     memcpy(r->record, frame->bytes, frame->length);
@@ -142,7 +142,7 @@ static void on_barrier(struct dn_consensus *c, const struct asker *asker, const 
 {
     struct remote_wait *r = calloc(1, sizeof *r);
     if (r == NULL) {
-        dn_transport_reset(c->transport, asker->node_id);
+        dn_transport_reset(c->transport, asker->raft_id);
         return;
     }
     r->c = c;
@@ -166,7 +166,7 @@ void link_malformed(struct dn_consensus *c, unsigned member, const struct dn_err
     if (now >= c->malformed_log_us) {
         c->malformed_log_us = now + LOG_PAUSE_US;
         dn_warn(COMPONENT, "node %llu (%s) sent what this version does not understand: %s",
-                (unsigned long long)c->members[member].node_id, c->members[member].address, err->message);
+                (unsigned long long)c->members[member].raft_id, c->members[member].address, err->message);
     }
 }
 
@@ -175,7 +175,7 @@ static void on_frame(struct dn_consensus *c, unsigned member, const uint8_t *byt
     struct wire_frame frame;
     struct dn_error err;
     size_t used = 0;
-    struct asker asker = {c->members[member].node_id, c->members[member].incarnation};
+    struct asker asker = {c->members[member].raft_id, c->members[member].incarnation};
     enum dn_code code = wire_frame_decode(bytes, length, &frame, &used, &err);
     if (code == DN_OK && (used != length || frame.group >= c->o.group_count)) {
         code =
@@ -199,14 +199,14 @@ static void on_frame(struct dn_consensus *c, unsigned member, const uint8_t *byt
         wait_answer(c, &frame);
         break;
     case WIRE_STAMPS:
-        age_stamps_in(c, asker.node_id, &frame);
+        age_stamps_in(c, asker.raft_id, &frame);
         break;
     case WIRE_CHUNK_ASK:
         serve_ask(c, &asker, &frame);
         break;
     case WIRE_CHUNK:
     case WIRE_CHUNK_GONE:
-        fetch_answer(c, asker.node_id, &frame);
+        fetch_answer(c, asker.raft_id, &frame);
         break;
     }
 }
@@ -234,14 +234,14 @@ static void on_message(void *data, const struct dn_transport_peer_id *from, cons
 
 /* ---- connections come and go ------------------------------------------------------------------------- */
 
-static void ask_again(struct dn_consensus *c, uint64_t node_id)
+static void ask_again(struct dn_consensus *c, uint64_t raft_id)
 {
-    int member = member_find(c, node_id);
+    int member = member_find(c, raft_id);
     if (member >= 0) {
         c->members[member].link++;
     }
     for (uint32_t i = 0; i < c->o.group_count; i++) {
-        if (c->groups[i].leader_id == node_id) {
+        if (c->groups[i].leader_id == raft_id) {
             propose_unforward(&c->groups[i]);
             wait_unfence(&c->groups[i]);
         }
@@ -287,7 +287,7 @@ enum dn_code link_open(struct dn_consensus *c, struct dn_error *err)
     struct dn_transport_options options = {
         .loop = &c->loop,
         .cluster_id = c->cluster_id,
-        .self = {.raft_id = c->o.node_id, .incarnation = c->nonce},
+        .self = {.raft_id = c->raft_id, .incarnation = c->nonce},
         .bind_address = c->bind_address != NULL ? c->bind_address : c->members[c->self].address,
         .queue_bytes = {0, 0, BULK_QUEUE_BYTES},
         .user_timeout_ms = USER_TIMEOUT_MS,
@@ -299,7 +299,7 @@ enum dn_code link_open(struct dn_consensus *c, struct dn_error *err)
         .on_gap = on_gap,
         .data = c,
     };
-    snprintf(options.self.name, sizeof options.self.name, "node-%llu", (unsigned long long)c->o.node_id);
+    snprintf(options.self.name, sizeof options.self.name, "node-%llu", (unsigned long long)c->raft_id);
     dn_buffer_init(&c->message, DN_TRANSPORT_MESSAGE_MAX);
     enum dn_code code = dn_transport_keys_load(c->o.key_file, c->o.previous_key_file, &c->keys, err);
     if (code == DN_OK) {
@@ -308,7 +308,7 @@ enum dn_code link_open(struct dn_consensus *c, struct dn_error *err)
     }
     for (unsigned i = 0; code == DN_OK && i < c->member_count; i++) {
         if (i != c->self) {
-            code = dn_transport_peer_add(c->transport, c->members[i].node_id, c->members[i].address, err);
+            code = dn_transport_peer_add(c->transport, c->members[i].raft_id, c->members[i].address, err);
         }
     }
     return code;

@@ -215,7 +215,7 @@ static uint32_t choose(struct group *g, size_t *ret_bytes)
 
 static bool encode_batch(struct group *g, struct batch *b, size_t record_bytes, struct raft_buffer *ret)
 {
-    struct entry_mark marks[DN_NODES_MAX];
+    struct entry_mark marks[DN_MEMBERS_MAX];
     struct entry_head head = {.time_ms = dn_wall_ms(),
                               .nonce = g->c->nonce,
                               .sequence = b->sequence,

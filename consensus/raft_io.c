@@ -419,7 +419,7 @@ static int io_snapshot_get(struct raft_io *io, struct raft_io_snapshot_get *req,
 
 struct raft_io_held {
     struct raft_io_held *next;
-    uint64_t node_id;
+    uint64_t raft_id;
     enum dn_transport_queue queue;
     size_t length;
     uint8_t bytes[];
@@ -432,7 +432,7 @@ static void held_send(struct group *g)
         struct dn_transport_part part = {held->bytes, held->length};
         g->held_first = held->next;
         g->held_count--;
-        dn_transport_send(g->c->transport, held->node_id, held->queue, &part, 1); /* or it is lost */
+        dn_transport_send(g->c->transport, held->raft_id, held->queue, &part, 1); /* or it is lost */
         free(held);
     }
     if (g->held_first == NULL) {
@@ -470,7 +470,7 @@ static void held_drop(struct group *g)
     g->held_count = 0;
 }
 
-static bool hold(struct group *g, uint64_t node_id, enum dn_transport_queue queue,
+static bool hold(struct group *g, uint64_t raft_id, enum dn_transport_queue queue,
                  const struct dn_transport_part *parts, size_t count)
 {
     size_t length = 0;
@@ -482,7 +482,7 @@ static bool hold(struct group *g, uint64_t node_id, enum dn_transport_queue queu
     if (held == NULL) {
         return false;
     }
-    *held = (struct raft_io_held){.node_id = node_id, .queue = queue, .length = length};
+    *held = (struct raft_io_held){.raft_id = raft_id, .queue = queue, .length = length};
     length = 0;
     for (size_t i = 0; i < count; i++) {
         memcpy(held->bytes + length, parts[i].bytes, parts[i].length);
@@ -570,7 +570,7 @@ void raft_io_receive(struct dn_consensus *c, unsigned member, const uint8_t *byt
         rpc_free(&message);
         return;
     }
-    message.server_id = c->members[member].node_id;
+    message.server_id = c->members[member].raft_id;
     message.server_address = c->members[member].address;
     g->recv(&g->io, &message);
 }

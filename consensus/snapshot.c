@@ -545,9 +545,9 @@ static void hollow(struct raft_message *message)
 }
 
 /* See the head of this file: the heartbeat's previous entry becomes one that this leader surely has. */
-static void spurn(struct group *g, struct raft_append_entries *args, uint64_t node_id)
+static void spurn(struct group *g, struct raft_append_entries *args, uint64_t raft_id)
 {
-    if (args->term != g->spurn.term || node_id != g->spurn.node_id) {
+    if (args->term != g->spurn.term || raft_id != g->spurn.raft_id) {
         g->spurn.index = 0;
     } else if (args->n_entries == 0) {
         args->prev_log_index = g->spurn.index;
