@@ -76,7 +76,7 @@ static uint64_t id_of(const uint8_t digest[SNAP_HASH_BYTES])
 void manifest_encode(struct manifest *manifest, struct dn_buffer *out)
 {
     size_t start = out->length;
-    uint8_t digest[SNAP_HASH_BYTES];
+    uint8_t digest[SNAP_HASH_BYTES] = {0};
     dn_buffer_append(out, magic, sizeof magic);
     dn_buffer_u16(out, VERSION);
     dn_buffer_u16(out, LEVEL);
@@ -103,7 +103,7 @@ enum dn_code manifest_decode(uint32_t group, const void *bytes, size_t length, s
 {
     struct dn_reader reader;
     struct manifest m = {.refs = 1};
-    uint8_t digest[SNAP_HASH_BYTES];
+    uint8_t digest[SNAP_HASH_BYTES] = {0};
     dn_reader_init(&reader, bytes, length);
     const uint8_t *got = dn_reader_bytes(&reader, sizeof magic);
     if (got == NULL || memcmp(got, magic, sizeof magic) != 0) {

@@ -351,7 +351,8 @@ static void write_switch(struct dn_journal *journal)
         next->base_lsn = journal->durable_lsn;
         journal->next = NULL;
         journal->next_state = NEXT_NONE;
-        if (journal->recycled) {
+        if (journal->recycled ||
+            journal->removing) {         /* the one being removed may be on its way to be spare */
             segment_free(journal, next); /* its file stays unused; recovery passes over it */
         } else {
             next->writable = true;
