@@ -86,13 +86,13 @@ static void compare(struct group *g, uint64_t index)
 {
     struct dn_consensus *c = g->c;
     struct report own = g->checks[index / CHECK_EVERY % CHECK_RING];
-    unsigned others = c->member_count - 1, differ = 0, agree = 0;
+    unsigned others = g->raft.configuration.n > 0 ? g->raft.configuration.n - 1 : 0, differ = 0, agree = 0;
     uint64_t first = 0;
     if (own.index != index) {
         return;
     }
-    for (unsigned m = 0; m < c->member_count; m++) {
-        for (unsigned k = 0; m != c->self && k < REPORTS_KEPT; k++) {
+    for (unsigned m = 1; m < DN_MEMBERS_MAX; m++) {
+        for (unsigned k = 0; k < REPORTS_KEPT; k++) {
             const struct report *r = &g->reports[m][k];
             if (r->index == index && r->hash != own.hash) {
                 first = differ++ == 0 ? r->hash : first;
@@ -131,10 +131,9 @@ uint32_t age_marks(struct group *g, struct entry_mark marks[DN_MEMBERS_MAX])
     struct dn_consensus *c = g->c;
     struct report own = own_report(g);
     uint32_t count = 0;
-    for (unsigned i = 0; i < c->member_count; i++) {
-        if (i == c->self) {
-            marks[count++] =
-                (struct entry_mark){c->raft_id, c->nonce, dn_boottime_us(), own.index, own.hash};
+    for (unsigned i = 0; i < DN_MEMBERS_MAX; i++) {
+        if (i == 0) {
+            marks[count++] = (struct entry_mark){c->raft_id, c->nonce, dn_boottime_us(), own.index, own.hash};
         } else if (g->stamps[i].nonce != 0) {
             marks[count++] =
                 (struct entry_mark){c->members[i].raft_id, g->stamps[i].nonce, g->stamps[i].stamp_us,
@@ -153,7 +152,7 @@ void age_applied(struct group *g, const struct entry_view *view)
         if (member < 0) {
             continue;
         }
-        if ((unsigned)member == c->self) {
+        if (member == 0) {
             uint64_t base = atomic_load_explicit(&g->age_base_us, memory_order_relaxed);
             if (mark.nonce == c->nonce && mark.stamp_us > base) {
                 atomic_store_explicit(&g->age_base_us, mark.stamp_us, memory_order_release);
@@ -189,8 +188,8 @@ void age_stamps_in(struct dn_consensus *c, uint64_t raft_id, const struct wire_f
 void age_send_stamps(struct dn_consensus *c, uint64_t now_us)
 {
     (void)now_us;
-    for (unsigned m = 0; m < c->member_count; m++) {
-        bool up = m != c->self && link_up(c, c->members[m].raft_id);
+    for (unsigned m = 1; m < DN_MEMBERS_MAX; m++) {
+        bool up = c->members[m].configured && link_up(c, c->members[m].raft_id);
         struct wire_frame frame = {.type = WIRE_STAMPS, .nonce = c->nonce, .stamp_us = dn_boottime_us()};
         for (uint32_t i = 0; up && i < c->o.group_count; i++) {
             struct group *g = &c->groups[i];
@@ -231,7 +230,7 @@ void status_publish(struct group *g)
     uint64_t applied = atomic_load_explicit(&g->applied, memory_order_relaxed);
     uint64_t snapshot = g->raft.trail.snapshot.index;
     const uint64_t fields[STATUS_FIELDS] = {
-        g->leader_id,
+        member_node(g->c, g->leader_id),
         g->term,
         raft_commit_index(&g->raft),
         applied,

@@ -28,9 +28,9 @@
 #include <string.h>
 
 #define COMPONENT "consensus"
-#define GREET_PAUSE_US 400000   /* between two greetings of a node that waits */
-#define FORMING_TURN_US 100000  /* looks at who is here this often */
-#define FORMING_LOG_US 5000000  /* and says what it waits for this often */
+#define GREET_PAUSE_US 400000    /* between two greetings of a node that waits */
+#define FORMING_TURN_US 100000   /* looks at who is here this often */
+#define FORMING_LOG_US 5000000   /* and says what it waits for this often */
 #define FORMING_STALE_US 3000000 /* an initial member not heard of for so long is looked for anew */
 
 /* ---- greeting ------------------------------------------------------------------------------------------ */
@@ -139,8 +139,8 @@ static enum dn_code forming_alone(struct dn_consensus *c, struct dn_error *err)
     }
     dn_journal_turn(c->journal);
     while (c->forming != FORMED && !c->fatal_called) { /* the loop does not run yet: it is turned here */
-        if (c->disk_fault) {                            /* the wait stays with the journal, which is closed
-                                                           without calling it */
+        if (c->disk_fault) {                           /* the wait stays with the journal, which is closed
+                                                          without calling it */
             const struct dn_error *why = dn_journal_fault(c->journal);
             return dn_fail(err, DN_IO, "begin the logs in '%s': %s", c->journal_dir,
                            why == NULL ? "the disk failed" : why->message);
@@ -282,11 +282,12 @@ static void met_cluster(struct dn_consensus *c, const struct greeting *g)
                 (unsigned long long)g->node_id);
         form(c, &g->initial, member_list_find(&g->initial, c->raft_id) != NULL ? 0 : g->config_index);
     } else if (member_list_named(&g->members, c->o.node_id) != NULL) {
-        refused(c,
-                "the cluster (says node %llu) knows node %llu under another raft id: this data directory is "
-                "empty and is not the one it had. If that one is lost, 'dunlin member replace %llu' lets this "
-                "node in; if it is not, stop this node and give it its own back",
-                g->node_id);
+        refused(
+            c,
+            "the cluster (says node %llu) knows node %llu under another raft id: this data directory is "
+            "empty and is not the one it had. If that one is lost, 'dunlin member replace %llu' lets this "
+            "node in; if it is not, stop this node and give it its own back",
+            g->node_id);
     } else {
         refused(c, "node %llu is part of a cluster that does not have node %llu: 'dunlin member add %llu'",
                 g->node_id);

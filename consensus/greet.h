@@ -22,8 +22,8 @@
 #include <raft.h>
 
 #define MESSAGE_GREET 3
-#define GREET_MAX 16384      /* bytes of one */
-#define MEMBER_TEXT_MAX 340  /* of a member as it is written in a configuration, with its zero */
+#define GREET_MAX 16384     /* bytes of one */
+#define MEMBER_TEXT_MAX 340 /* of a member as it is written in a configuration, with its zero */
 
 /* The members as one configuration has them. */
 struct member_list {
@@ -36,8 +36,8 @@ struct member_list {
 };
 
 struct greeting {
-    bool reply;         /* an answer to one: it is not answered */
-    bool empty;         /* the sender is part of no cluster yet */
+    bool reply; /* an answer to one: it is not answered */
+    bool empty; /* the sender is part of no cluster yet */
     uint64_t node_id;
     char address[DN_ADDRESS_MAX];
     uint32_t group_count;
@@ -49,8 +49,8 @@ struct greeting {
     struct member_list initial; /* the first entry of every group's log */
 };
 
-const struct listed *member_list_find(const struct member_list *list, uint64_t raft_id);       /* or NULL */
-const struct listed *member_list_named(const struct member_list *list, uint64_t node_id);      /* or NULL */
+const struct listed *member_list_find(const struct member_list *list, uint64_t raft_id);  /* or NULL */
+const struct listed *member_list_named(const struct member_list *list, uint64_t node_id); /* or NULL */
 
 void member_text(const struct listed *member, char ret_text[MEMBER_TEXT_MAX]);
 /* Reads all but the raft id; the role becomes learner or replica, as the text says, or voter. */

@@ -57,8 +57,12 @@ static enum dn_code bootstrap_group(struct group *g, struct dn_error *err)
     struct raft_configuration configuration;
     int rv = 0;
     raft_configuration_init(&configuration);
-    for (unsigned i = 0; i < c->member_count && rv == 0; i++) {
-        rv = raft_configuration_add(&configuration, c->members[i].raft_id, c->members[i].address, RAFT_VOTER);
+    for (unsigned i = 0; i < c->identity.initial.count && rv == 0; i++) {
+        char text[MEMBER_TEXT_MAX];
+        struct listed written = c->identity.initial.of[i];
+        written.role = DN_ROLE_LEARNER; /* the vote is said beside the text */
+        member_text(&written, text);
+        rv = raft_configuration_add(&configuration, written.raft_id, text, RAFT_VOTER);
     }
     if (rv == 0) {
         rv = raft_bootstrap(&g->raft, &configuration);
@@ -90,7 +94,7 @@ enum dn_code group_open(struct group *g, bool bootstrap, struct dn_error *err)
                                     .restore = snapshot_fsm_restore};
     raft_io_install(g);
     io_shim_install(g);
-    rv = raft_init(r, &g->io, &g->raft_fsm, c->raft_id, c->members[c->self].address);
+    rv = raft_init(r, &g->io, &g->raft_fsm, c->raft_id, c->members[0].address);
     if (rv != 0) {
         uv_close((uv_handle_t *)&g->ticker, NULL);
         return dn_fail(err, DN_INTERNAL, "group %u: %s: %s", g->id, raft_strerror(rv), r->errmsg);
@@ -132,11 +136,21 @@ enum dn_code group_start(struct group *g, struct dn_error *err)
     return DN_OK;
 }
 
+unsigned group_others(const struct group *g)
+{
+    unsigned count = 0;
+    for (unsigned i = 0; i < g->raft.configuration.n; i++) {
+        count += g->raft.configuration.servers[i].role == RAFT_VOTER &&
+                 g->raft.configuration.servers[i].id != g->c->raft_id;
+    }
+    return count;
+}
+
 bool group_can_submit(struct group *g)
 {
     /* While leadership is being handed over the log must stand still: libraft sends TimeoutNow once, and a
      * follower that lacks the last entry ignores it. */
-    bool handing_over = g->c->phase == PHASE_TRANSFER && g->c->member_count > 1;
+    bool handing_over = g->c->phase == PHASE_TRANSFER && group_others(g) > 0;
     return g->started && !g->fenced && !g->c->disk_fault && !g->closing && !handing_over &&
            raft_state(&g->raft) == RAFT_LEADER && raft_transferee(&g->raft) == 0;
 }
@@ -195,6 +209,10 @@ void group_roles(struct group *g)
     g->term = term;
     if (leader_id != g->leader_id) {
         g->leader_id = leader_id;
+        g->leader_since_us = dn_monotonic_us();
+        if (g->id == 0) {
+            members_leader_moved(g->c);
+        }
         g->retry_at_us = 0;
         propose_unforward(g);
         wait_unfence(g);
@@ -218,13 +236,21 @@ void group_leader_gone(struct group *g, uint64_t raft_id)
 {
     struct dn_consensus *c = g->c;
     struct raft *r = &g->raft;
-    int leader = member_find(c, raft_id);
-    if (!g->started || g->fenced || g->closing || raft_state(r) != RAFT_FOLLOWER || leader < 0 ||
-        r->follower_state.current_leader.id != raft_id || r->snapshot.installing) {
+    if (!g->started || g->fenced || g->closing || raft_state(r) != RAFT_FOLLOWER ||
+        r->follower_state.current_leader.id != raft_id || r->snapshot.installing ||
+        !group_voter(g, raft_id) || !group_voter(g, c->raft_id)) {
         return;
     }
-    unsigned after = (c->self + c->member_count - (unsigned)leader - 1) % c->member_count;
-    unsigned rank = (after + g->id) % (c->member_count - 1);
+    /* Where we stand among the voters behind the one that is gone; groups begin with different ones. */
+    unsigned voters = 0, before = 0, gone = 0;
+    for (unsigned i = 0; i < r->configuration.n; i++) {
+        const struct raft_server *s = &r->configuration.servers[i];
+        voters += s->role == RAFT_VOTER;
+        before += s->role == RAFT_VOTER && s->id < c->raft_id;
+        gone += s->role == RAFT_VOTER && s->id < raft_id;
+    }
+    unsigned after = (before + voters - gone - 1) % voters;
+    unsigned rank = (after + g->id) % (voters - 1);
     raft_time now = g->io.time(&g->io), timeout = r->follower_state.randomized_election_timeout;
     raft_time left = (raft_time)rank * 2 * c->o.heartbeat_ms;
     if (left >= timeout || now < timeout || r->election_timer_start + timeout <= now + left) {
@@ -234,10 +260,41 @@ void group_leader_gone(struct group *g, uint64_t raft_id)
         r->election_timer_start = now - timeout + left;
     }
     dn_info(COMPONENT, "group %u: the leader (node %llu) closed its link: election in %llu ms", g->id,
-            (unsigned long long)raft_id, (unsigned long long)left);
+            (unsigned long long)member_node(c, raft_id), (unsigned long long)left);
     raft_free(r->follower_state.current_leader.address);
     r->follower_state.current_leader.address = NULL;
     r->follower_state.current_leader.id = 0;
+}
+
+static void transfer_done(struct raft_transfer *req)
+{
+    struct group *g = container_of(req, struct group, transfer);
+    g->transferring = false;
+}
+
+bool group_hand_over(struct group *g, uint64_t to)
+{
+    struct dn_consensus *c = g->c;
+    const struct raft_configuration *configuration = &g->raft.configuration;
+    if (g->transferring || g->raft.transfer != NULL || configuration->n == 0) {
+        return false;
+    }
+    for (unsigned k = 0; k < configuration->n; k++) { /* groups spread over the others */
+        const struct raft_server *s = &configuration->servers[(k + g->id) % configuration->n];
+        raft_index match;
+        if (s->id == c->raft_id || s->role != RAFT_VOTER || (to != 0 && s->id != to) || !link_up(c, s->id) ||
+            raft_match_index(&g->raft, s->id, &match) != 0 || match != raft_last_index(&g->raft)) {
+            continue;
+        }
+        if (raft_transfer(&g->raft, &g->transfer, s->id, transfer_done) != 0) {
+            return false;
+        }
+        g->transferring = true;
+        dn_info(COMPONENT, "group %u: handing leadership to node %llu", g->id,
+                (unsigned long long)member_node(c, s->id));
+        return true;
+    }
+    return false;
 }
 
 /* ---- commit notices --------------------------------------------------------------------------------- */
@@ -280,9 +337,9 @@ void group_commit_notices(struct group *g)
         raft_state(&g->raft) != RAFT_LEADER || raft_current_term(&g->raft) != g->term) {
         return;
     }
-    for (unsigned i = 0; i < c->member_count; i++) {
+    for (unsigned i = 1; i < DN_MEMBERS_MAX; i++) {
         raft_index match;
-        if (i != c->self && g->commit_sent[i] < commit &&
+        if (c->members[i].configured && g->commit_sent[i] < commit &&
             raft_match_index(&g->raft, c->members[i].raft_id, &match) == 0 && match >= commit) {
             send_notice(g, i, commit);
         }

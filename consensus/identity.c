@@ -52,8 +52,8 @@ static void render(const struct identity *id, const char *state, char out[IDENTI
     for (unsigned i = 0; i < id->initial.count; i++) {
         const struct listed *m = &id->initial.of[i];
         DN_ASSERT(n > 0 && n < IDENTITY_MAX);
-        n += snprintf(out + n, IDENTITY_MAX - (size_t)n, "initial %" PRIu64 " %016" PRIx64 " %s\n", m->node_id,
-                      m->raft_id, m->address);
+        n += snprintf(out + n, IDENTITY_MAX - (size_t)n, "initial %" PRIu64 " %016" PRIx64 " %s\n",
+                      m->node_id, m->raft_id, m->address);
     }
     DN_ASSERT(n > 0 && n < IDENTITY_MAX - 20);
     snprintf(out + n, IDENTITY_MAX - (size_t)n, "crc32c %08x\n", dn_crc32c(0, out, (size_t)n));
@@ -199,8 +199,7 @@ static enum dn_code check(const char *path, char *text, struct identity *id, boo
     }
     if (last == NULL || field(text, "state", state, sizeof state) == NULL ||
         field(text, "cluster", cluster, sizeof cluster) == NULL ||
-        field(text, "node", node, sizeof node) == NULL ||
-        field(text, "raft_id", raft, sizeof raft) == NULL ||
+        field(text, "node", node, sizeof node) == NULL || field(text, "raft_id", raft, sizeof raft) == NULL ||
         field(text, "address", address, sizeof address) == NULL ||
         field(text, "groups", groups, sizeof groups) == NULL ||
         field(text, "joined", joined, sizeof joined) == NULL ||

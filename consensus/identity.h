@@ -1,5 +1,5 @@
-/* Identity: whose data a directory holds. data_dir/identity says cluster, node, raft id, address, group count,
- * and the members the cluster began with; data_dir/lock keeps a second process out.
+/* Identity: whose data a directory holds. data_dir/identity says cluster, node, raft id, address, group
+ * count, and the members the cluster began with; data_dir/lock keeps a second process out.
  *
  * State machine of the directory: (empty) -> "new" (the raft id is chosen; the node is part of no cluster) ->
  * "ready" (every group's first entry is in the journal; only from here on does it speak Raft) -> "removed"
@@ -22,8 +22,8 @@ struct identity {
     const char *address;
     uint32_t group_count;
     /* what only the directory knows */
-    uint64_t raft_id;           /* random, never 0 */
-    uint64_t joined_index;      /* of the configuration of group 0 that let this node in; 0: an initial member */
+    uint64_t raft_id;      /* random, never 0 */
+    uint64_t joined_index; /* of the configuration of group 0 that let this node in; 0: an initial member */
     struct member_list initial; /* "ready": the first entry of every group's log */
 };
 

@@ -33,6 +33,7 @@
 #include <stdatomic.h>
 
 #define API_QUEUE_MAX 16384           /* calls waiting for the thread */
+#define CHANGE_QUEUE_MAX 64           /* changes of members */
 #define TURN_TAKE_MAX 4096            /* calls taken from it in one loop turn */
 #define PENDING_MAX 32768             /* proposals waiting in one group */
 #define PENDING_BYTES_MAX (64u << 20) /* and their bytes */
@@ -283,6 +284,8 @@ struct group {
     bool transferring;
     struct raft_change change; /* membership.c */
     bool changing;
+    uint64_t step_at_us;      /* no look before at what is to be reconciled */
+    uint64_t leader_since_us; /* leader_id is what it is */
 
     /* proposals (propose.c) */
     struct proposals pending;   /* waiting to be packed or forwarded */
@@ -364,11 +367,11 @@ struct member {
     uint64_t
         link; /* counts up whenever a connection with it came or went: what was asked before may be lost */
     char address[DN_ADDRESS_MAX];
-    bool configured;    /* in some group's configuration */
+    bool configured;     /* in some group's configuration */
     bool greeted, empty; /* as it said itself: part of no cluster yet */
-    uint64_t list_hash; /* of the initial members it was configured with */
-    uint64_t seen_us;   /* when it greeted, or was configured, last */
-    uint64_t greet_us;  /* do not greet it again before */
+    uint64_t list_hash;  /* of the initial members it was configured with */
+    uint64_t seen_us;    /* when it greeted, or was configured, last */
+    uint64_t greet_us;   /* do not greet it again before */
 };
 
 /* Who asked for something: a node in one of its lives. */
@@ -405,7 +408,7 @@ struct dn_consensus {
                                    formed: those the cluster began with */
     uint64_t list_hash;
     enum forming { FORMING_NOT, FORMING_WAITING, FORMING_WRITING, FORMED } forming;
-    bool expected;              /* this node is among the initial ones */
+    bool expected; /* this node is among the initial ones */
     struct dn_journal_wait formed_wait;
     char waiting_for[512], refused[400];
     uint64_t forming_at_us, forming_log_us, refused_us;
@@ -505,6 +508,7 @@ void members_drain(struct dn_consensus *c, enum dn_code code, const char *why);
 void members_request(struct dn_consensus *c, const struct asker *asker, const struct wire_frame *frame);
 void members_answer(struct dn_consensus *c, const struct wire_frame *frame);
 void members_lost(struct dn_consensus *c, uint64_t raft_id); /* answers of it may be missing */
+void members_leader_moved(struct dn_consensus *c);
 
 /* forming.c */
 enum dn_code forming_begin(struct dn_consensus *c, struct dn_error *err); /* before the loop runs */
@@ -526,6 +530,9 @@ bool group_may_close(const struct group *g);
 void group_close(struct group *g);
 void group_free(struct group *g);
 bool group_can_submit(struct group *g);
+unsigned group_others(const struct group *g); /* other voters of it */
+/* Hands leadership to a connected voter whose log is complete: to that one, or (0) to any. False: not now. */
+bool group_hand_over(struct group *g, uint64_t to);
 
 /* io_shim.c */
 void io_shim_install(struct group *g);
@@ -613,6 +620,8 @@ bool link_up(const struct dn_consensus *c, uint64_t raft_id);
 /* False: not connected, or no room now. */
 bool link_send(struct dn_consensus *c, uint64_t raft_id, const struct wire_frame *frame);
 bool link_is(const struct dn_consensus *c, const struct asker *asker); /* still there, in the same life */
+/* To who asked, or the connection ends, which tells it that something is missing. */
+void link_answer(struct dn_consensus *c, const struct asker *asker, const struct wire_frame *frame);
 size_t link_bulk_queued(const struct dn_consensus *c, uint64_t raft_id);
 void link_malformed(struct dn_consensus *c, unsigned member, const struct dn_error *err);
 

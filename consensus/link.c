@@ -60,7 +60,7 @@ size_t link_bulk_queued(const struct dn_consensus *c, uint64_t raft_id)
     return dn_transport_queued(c->transport, raft_id, DN_TRANSPORT_BULK);
 }
 
-static void answer(struct dn_consensus *c, const struct asker *asker, const struct wire_frame *frame)
+void link_answer(struct dn_consensus *c, const struct asker *asker, const struct wire_frame *frame)
 {
     if (!link_is(c, asker)) {
         return; /* its on_gap, or its death, has told it */
@@ -94,7 +94,7 @@ static void remote_proposed(struct dn_proposal *p, enum dn_code code, uint64_t i
         frame.message = err->message;
         frame.message_length = strlen(err->message);
     }
-    answer(r->c, &r->asker, &frame);
+    link_answer(r->c, &r->asker, &frame);
     free(r);
 }
 
@@ -134,7 +134,7 @@ static void remote_fenced(struct dn_wait *w, enum dn_code code, uint64_t applied
                                .index = w->index};
     (void)applied;
     (void)err;
-    answer(r->c, &r->asker, &frame);
+    link_answer(r->c, &r->asker, &frame);
     free(r);
 }
 
@@ -166,7 +166,7 @@ void link_malformed(struct dn_consensus *c, unsigned member, const struct dn_err
     if (now >= c->malformed_log_us) {
         c->malformed_log_us = now + LOG_PAUSE_US;
         dn_warn(COMPONENT, "node %llu (%s) sent what this version does not understand: %s",
-                (unsigned long long)c->members[member].raft_id, c->members[member].address, err->message);
+                (unsigned long long)c->members[member].node_id, c->members[member].address, err->message);
     }
 }
 
@@ -208,6 +208,12 @@ static void on_frame(struct dn_consensus *c, unsigned member, const uint8_t *byt
     case WIRE_CHUNK_GONE:
         fetch_answer(c, asker.raft_id, &frame);
         break;
+    case WIRE_MEMBER:
+        members_request(c, &asker, &frame);
+        break;
+    case WIRE_MEMBER_ANSWER:
+        members_answer(c, &frame);
+        break;
     }
 }
 
@@ -215,12 +221,19 @@ static void on_message(void *data, const struct dn_transport_peer_id *from, cons
                        size_t length)
 {
     struct dn_consensus *c = data;
-    int member = member_find(c, from->raft_id);
-    if (member < 0 || c->phase > PHASE_TRANSFER || length == 0) {
+    if (c->phase > PHASE_TRANSFER || length == 0) {
         return;
     }
-    c->members[member].incarnation = from->incarnation;
     consensus_kick(c);
+    if (bytes[0] == MESSAGE_GREET) {
+        forming_greeted(c, from, bytes + 1, length - 1);
+        return;
+    }
+    int member = member_find(c, from->raft_id);
+    if (member < 0 || c->forming != FORMED) {
+        return; /* strangers may greet, no more */
+    }
+    c->members[member].incarnation = from->incarnation;
     if (bytes[0] == MESSAGE_RAFT) {
         raft_io_receive(c, (unsigned)member, bytes + 1, length - 1);
     } else if (bytes[0] == MESSAGE_FRAME) {
@@ -246,17 +259,20 @@ static void ask_again(struct dn_consensus *c, uint64_t raft_id)
             wait_unfence(&c->groups[i]);
         }
     }
+    members_lost(c, raft_id);
     consensus_kick(c);
 }
 
 static void on_up(void *data, const struct dn_transport_peer_id *peer)
 {
     struct dn_consensus *c = data;
+    forming_peer(c, peer); /* found at an initial address, perhaps */
     int member = member_find(c, peer->raft_id);
     if (member >= 0) {
         c->members[member].link++;
+        forming_greet(c, (unsigned)member);
     }
-    dn_debug(COMPONENT, "connected to node %llu", (unsigned long long)peer->raft_id);
+    dn_debug(COMPONENT, "connected to %s (raft id %016llx)", peer->name, (unsigned long long)peer->raft_id);
     consensus_kick(c);
 }
 
@@ -270,6 +286,14 @@ static void on_down(void *data, uint64_t raft_id, enum dn_transport_down how)
         group_leader_gone(&c->groups[i], raft_id);
     }
     ask_again(c, raft_id);
+}
+
+/* A node of our cluster that we do not know: it may be on its way to become a member, or was one. It may
+ * greet; on_message takes nothing else of it. */
+static bool on_unknown(void *data, const struct dn_transport_peer_id *peer)
+{
+    struct dn_consensus *c = data;
+    return c->phase <= PHASE_TRANSFER && forming_peer(c, peer);
 }
 
 static void on_gap(void *data, uint64_t raft_id)
@@ -288,7 +312,7 @@ enum dn_code link_open(struct dn_consensus *c, struct dn_error *err)
         .loop = &c->loop,
         .cluster_id = c->cluster_id,
         .self = {.raft_id = c->raft_id, .incarnation = c->nonce},
-        .bind_address = c->bind_address != NULL ? c->bind_address : c->members[c->self].address,
+        .bind_address = c->bind_address != NULL ? c->bind_address : c->members[0].address,
         .queue_bytes = {0, 0, BULK_QUEUE_BYTES},
         .user_timeout_ms = USER_TIMEOUT_MS,
         .connect_timeout_ms = CONNECT_TIMEOUT_MS,
@@ -297,19 +321,15 @@ enum dn_code link_open(struct dn_consensus *c, struct dn_error *err)
         .on_up = on_up,
         .on_down = on_down,
         .on_gap = on_gap,
+        .on_unknown = on_unknown,
         .data = c,
     };
-    snprintf(options.self.name, sizeof options.self.name, "node-%llu", (unsigned long long)c->raft_id);
+    snprintf(options.self.name, sizeof options.self.name, "node-%llu", (unsigned long long)c->o.node_id);
     dn_buffer_init(&c->message, DN_TRANSPORT_MESSAGE_MAX);
     enum dn_code code = dn_transport_keys_load(c->o.key_file, c->o.previous_key_file, &c->keys, err);
     if (code == DN_OK) {
         options.keys = c->keys;
         code = dn_transport_start(&options, &c->transport, err);
-    }
-    for (unsigned i = 0; code == DN_OK && i < c->member_count; i++) {
-        if (i != c->self) {
-            code = dn_transport_peer_add(c->transport, c->members[i].raft_id, c->members[i].address, err);
-        }
     }
     return code;
 }

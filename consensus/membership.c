@@ -9,10 +9,10 @@
  *   replace = add, and when the new one votes: remove the old one
  *   remove -> gone from group 0 -> gone from each group (a leader that is to go hands over first)
  *
- * One step at a time in each group: libraft allows no second change before the first is committed, and none is
- * begun before the leader's own term has a committed entry (`ready`), or two overlapping majorities might not
- * overlap (Ongaro, 2015). Reconciling against an old copy of group 0's list does no harm: it is a list that
- * was in force once, and a newer one follows.
+ * One step at a time in each group: libraft allows no second change before the first is committed, and none
+ * is begun before the leader's own term has a committed entry (`ready`), or two overlapping majorities might
+ * not overlap (Ongaro, 2015). Reconciling against an old copy of group 0's list does no harm: it is a list
+ * that was in force once, and a newer one follows.
  *
  * Slots (struct member) are this node's own memory of who is who; slot 0 is itself. */
 #include "consensus/internal.h"
@@ -20,20 +20,21 @@
 #include "base/clock.h"
 #include "base/log.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define COMPONENT "consensus"
-#define CHANGES_MAX 64            /* asked for and not done, at one node */
-#define SLOT_KEEP_US 10000000     /* a node that is no member is forgotten after this long */
-#define SLOT_YIELD_US 2000000     /* or sooner, when its slot is needed */
-#define STEP_PAUSE_US 100000      /* between two looks at what is to be reconciled */
-#define STEP_RETRY_US 1000000     /* after a step that failed */
-#define VIEW_PAUSE_US 100000      /* the list that other threads see is made this often */
-#define CALM_US 1000000           /* leaders have been the same for so long before one is moved */
-#define CLOSE_ENTRIES 1024        /* a learner that lacks fewer is close enough for a vote */
-#define CHANGE_AGAIN_US 50000     /* between two attempts of one change */
+#define CHANGES_MAX 64        /* asked for and not done, at one node */
+#define SLOT_KEEP_US 10000000 /* a node that is no member is forgotten after this long */
+#define SLOT_YIELD_US 2000000 /* or sooner, when its slot is needed */
+#define STEP_PAUSE_US 100000  /* between two looks at what is to be reconciled */
+#define STEP_RETRY_US 1000000 /* after a step that failed */
+#define VIEW_PAUSE_US 100000  /* the list that other threads see is made this often */
+#define CALM_US 1000000       /* leaders have been the same for so long before one is moved */
+#define CLOSE_ENTRIES 1024    /* a learner that lacks fewer is close enough for a vote */
+#define CHANGE_AGAIN_US 50000 /* between two attempts of one change */
 
 /* What consensus keeps in dn_member_change.opaque. */
 struct change_link {
@@ -42,10 +43,10 @@ struct change_link {
     uint64_t again_us; /* not before */
     struct asker asker;
     uint64_t asker_request;
-    uint64_t target;     /* raft id of the member it began to change; 0: not begun */
-    bool remote, again;  /* again: it was tried before, and may have happened */
-    bool running;        /* libraft has it */
-    bool failed;         /* and gave it back */
+    uint64_t target;    /* raft id of the member it began to change; 0: not begun */
+    bool remote, again; /* again: it was tried before, and may have happened */
+    bool running;       /* libraft has it */
+    bool failed;        /* and gave it back */
 };
 _Static_assert(sizeof(struct change_link) <= sizeof(((struct dn_member_change *)0)->opaque),
                "opaque too small");
@@ -203,8 +204,7 @@ static void take_group(struct dn_consensus *c, const struct group *g, uint64_t n
         } else {
             c->members[slot].configured = true;
             c->members[slot].seen_us = now_us;
-            if (slot > 0 &&
-                dn_transport_peer_add(c->transport, server->id, listed.address, &err) != DN_OK) {
+            if (slot > 0 && dn_transport_peer_add(c->transport, server->id, listed.address, &err) != DN_OK) {
                 dn_err(COMPONENT, "%s", err.message);
             }
         }
@@ -227,8 +227,9 @@ static void take_configurations(struct dn_consensus *c, uint64_t now_us)
         if (m->raft_id == 0 || was[i] == m->configured) {
             continue;
         }
-        dn_info(COMPONENT, "node %llu (%s, raft id %016llx) is %s", (unsigned long long)m->node_id, m->address,
-                (unsigned long long)m->raft_id, m->configured ? "a member" : "no member any more");
+        dn_info(COMPONENT, "node %llu (%s, raft id %016llx) is %s", (unsigned long long)m->node_id,
+                m->address, (unsigned long long)m->raft_id,
+                m->configured ? "a member" : "no member any more");
         c->members[i].greet_us = now_us; /* it may not know */
     }
     c->view_at_us = 0;
@@ -524,7 +525,8 @@ static void begin_add(struct dn_consensus *c, struct dn_member_change *change, c
     }
     if (slot < 0) {
         fail(c, change, DN_NOT_FOUND,
-             "no node %llu waits: start it on an empty data directory, with this cluster's id and key and some "
+             "no node %llu waits: start it on an empty data directory, with this cluster's id and key and "
+             "some "
              "members to ask; 'dunlin member list' shows it when it is there",
              name);
         return;
@@ -618,7 +620,8 @@ static void carry_out(struct dn_consensus *c, struct dn_member_change *change)
             succeed(c, change);
         } else {
             fail(c, change, DN_EXISTS,
-                 "node %llu is a member already: 'dunlin member replace %llu' if its data is lost", name, name);
+                 "node %llu is a member already: 'dunlin member replace %llu' if its data is lost", name,
+                 name);
         }
         break;
     case DN_MEMBER_REPLACE:
@@ -676,9 +679,10 @@ static void work_on(struct dn_consensus *c, struct dn_member_change *change, uin
     bool leading = g->leader && raft_state(&g->raft) == RAFT_LEADER;
     if (now_us >= change->deadline_us && !link->running) {
         fail(c, change, DN_DEADLINE,
-             c->forming == FORMED ? "the leader of group 0 did not get to it in time; it may have happened: look "
-                                    "at 'dunlin member list'"
-                                  : "this node is part of no cluster yet");
+             c->forming == FORMED
+                 ? "the leader of group 0 did not get to it in time; it may have happened: look "
+                   "at 'dunlin member list'"
+                 : "this node is part of no cluster yet");
         return;
     }
     if (link->running || link->request != 0 || now_us < link->again_us || c->forming != FORMED) {

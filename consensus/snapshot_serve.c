@@ -195,19 +195,19 @@ static void serve_one(struct dn_consensus *c, struct serve *s)
 
 void serve_turn(struct dn_consensus *c)
 {
-    if (c->phase > PHASE_TRANSFER || c->member_count == 0) {
+    if (c->phase > PHASE_TRANSFER) {
         return;
     }
     /* Each in turn first, or two would keep the others waiting. */
-    for (unsigned i = 0; i < c->member_count; i++) {
-        serve_one(c, &c->serve[(c->serve_from + i) % c->member_count]);
+    for (unsigned i = 0; i < DN_MEMBERS_MAX; i++) {
+        serve_one(c, &c->serve[(c->serve_from + i) % DN_MEMBERS_MAX]);
     }
-    c->serve_from = (c->serve_from + 1) % c->member_count;
+    c->serve_from = (c->serve_from + 1) % DN_MEMBERS_MAX;
 }
 
 void serve_forget(struct dn_consensus *c)
 {
-    for (unsigned i = 0; i < DN_NODES_MAX; i++) {
+    for (unsigned i = 0; i < DN_MEMBERS_MAX; i++) {
         struct serve *s = &c->serve[i];
         for (; s->count > 0; s->count--, s->first = (s->first + 1) % SERVE_QUEUE_MAX) {
             manifest_unref(s->asks[s->first].manifest);
