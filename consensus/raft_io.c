@@ -648,9 +648,11 @@ static void io_close(struct raft_io *io, raft_io_close_cb cb)
 
 void raft_io_free(struct group *g)
 {
-    while (g->io_pending != NULL) {
-        pending_free(g->io_pending);
+    for (struct raft_io_pending *p = g->io_pending, *next; p != NULL; p = next) {
+        next = p->next;
+        free(p);
     }
+    g->io_pending = NULL;
     held_drop(g);
     dn_buffer_free(&g->first_entry);
     free(g->marker);
