@@ -348,6 +348,7 @@ void forming_greeted(struct dn_consensus *c, const struct dn_transport_peer_id *
     if (!g->empty && c->forming == FORMING_WAITING) {
         met_cluster(c, g);
     } else if (!g->empty && c->forming == FORMED) {
+        members_heard(c, &g->members, g->config_index);
         check_removed(c, g);
     }
     if (!g->reply && (g->empty || !m->configured) && c->forming == FORMED) {

@@ -36,8 +36,10 @@ const struct listed *member_list_named(const struct member_list *list, uint64_t 
 
 void member_text(const struct listed *member, char ret_text[MEMBER_TEXT_MAX])
 {
-    int n = snprintf(ret_text, MEMBER_TEXT_MAX, "node=%" PRIu64 ";at=%s;replaces=%016" PRIx64 ";stays=%d",
-                     member->node_id, member->address, member->replaces, member->role == DN_ROLE_REPLICA);
+    int n = snprintf(ret_text, MEMBER_TEXT_MAX,
+                     "node=%" PRIu64 ";at=%s;raft=%016" PRIx64 ";replaces=%016" PRIx64 ";stays=%d",
+                     member->node_id, member->address, member->raft_id, member->replaces,
+                     member->role == DN_ROLE_REPLICA);
     DN_ASSERT(n > 0 && n < MEMBER_TEXT_MAX);
 }
 
@@ -56,15 +58,16 @@ static bool valid_address(const char *address)
 bool member_parse(const char *text, int raft_role, struct listed *ret)
 {
     char again[MEMBER_TEXT_MAX];
-    const char *at = strstr(text, ";at="), *replaces = strstr(text, ";replaces="),
-               *stays = strstr(text, ";stays=");
-    if (strncmp(text, "node=", 5) != 0 || at == NULL || replaces == NULL || stays == NULL || replaces < at ||
-        stays < replaces || (size_t)(replaces - at) - 4 >= sizeof ret->address) {
+    const char *at = strstr(text, ";at="), *raft = strstr(text, ";raft="),
+               *replaces = strstr(text, ";replaces="), *stays = strstr(text, ";stays=");
+    if (strncmp(text, "node=", 5) != 0 || at == NULL || raft == NULL || replaces == NULL || stays == NULL ||
+        raft < at || replaces < raft || stays < replaces || (size_t)(raft - at) - 4 >= sizeof ret->address) {
         return false;
     }
     memset(ret, 0, sizeof *ret);
     ret->node_id = strtoull(text + 5, NULL, 10);
-    memcpy(ret->address, at + 4, (size_t)(replaces - at) - 4);
+    memcpy(ret->address, at + 4, (size_t)(raft - at) - 4);
+    ret->raft_id = strtoull(raft + 6, NULL, 16);
     ret->replaces = strtoull(replaces + 10, NULL, 16);
     ret->role = strcmp(stays, ";stays=1") == 0 ? DN_ROLE_REPLICA : DN_ROLE_LEARNER;
     if (!valid_address(ret->address) || ret->node_id == 0) {
@@ -90,11 +93,11 @@ enum dn_code member_list_from(const struct raft_configuration *configuration, st
     }
     for (unsigned i = 0; i < configuration->n; i++) {
         const struct raft_server *server = &configuration->servers[i];
-        if (!member_parse(server->address, server->role, &ret->of[ret->count])) {
+        struct listed *m = &ret->of[ret->count++];
+        if (!member_parse(server->address, server->role, m) || m->raft_id != server->id) {
             return dn_fail(err, DN_CORRUPT, "a configuration has '%.64s', which names no member",
                            server->address);
         }
-        ret->of[ret->count++].raft_id = server->id;
     }
     return DN_OK;
 }

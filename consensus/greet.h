@@ -4,10 +4,11 @@
  * it must know of a member, so that the configuration of group 0 is the whole list of members, replicated and
  * rolled back by Raft itself:
  *
- *   node=<decimal>;at=<host:port>;replaces=<16 hexadecimal digits>;stays=<0 or 1>
+ *   node=<decimal>;at=<host:port>;raft=<16 hexadecimal digits>;replaces=<16>;stays=<0 or 1>
  *
- * replaces: the raft id of the member this one takes the place of (0: none); stays: it is a replica for good,
- * not a learner on its way to a vote.
+ * raft: its raft id (libraft refuses two servers with one address, and a node that lost its disk comes back
+ * at the old one); replaces: the raft id of the member it takes the place of (0: none); stays: it is a
+ * replica for good, not a learner on its way to a vote.
  *
  * A greeting travels as a message of kind MESSAGE_GREET (rpc.h): u8 version, then the fields in the order of
  * the struct. It comes from a node that proved the cluster's key, perhaps of another version, perhaps not
@@ -23,7 +24,7 @@
 
 #define MESSAGE_GREET 3
 #define GREET_MAX 16384     /* bytes of one */
-#define MEMBER_TEXT_MAX 340 /* of a member as it is written in a configuration, with its zero */
+#define MEMBER_TEXT_MAX 368 /* of a member as it is written in a configuration, with its zero */
 
 /* The members as one configuration has them. */
 struct member_list {
@@ -53,7 +54,7 @@ const struct listed *member_list_find(const struct member_list *list, uint64_t r
 const struct listed *member_list_named(const struct member_list *list, uint64_t node_id); /* or NULL */
 
 void member_text(const struct listed *member, char ret_text[MEMBER_TEXT_MAX]);
-/* Reads all but the raft id; the role becomes learner or replica, as the text says, or voter. */
+/* The role becomes learner or replica, as the text says, or voter. */
 bool member_parse(const char *text, int raft_role, struct listed *ret);
 /* DN_CORRUPT: a server of it was not written by member_text, or there are too many. */
 enum dn_code member_list_from(const struct raft_configuration *configuration, struct member_list *ret,

@@ -368,6 +368,7 @@ struct member {
         link; /* counts up whenever a connection with it came or went: what was asked before may be lost */
     char address[DN_ADDRESS_MAX];
     bool configured;     /* in some group's configuration */
+    bool listed;         /* in group 0's */
     bool greeted, empty; /* as it said itself: part of no cluster yet */
     uint64_t list_hash;  /* of the initial members it was configured with */
     uint64_t seen_us;    /* when it greeted, or was configured, last */
@@ -416,7 +417,11 @@ struct dn_consensus {
     /* membership.c */
     uint64_t configs_seen; /* sum of all groups' configuration indexes when the slots were last brought up to
                               date */
-    uint64_t balance_at_us, balance_calm_us;
+    /* The newest committed configuration of group 0 that we have heard of: a node that was taken out of group
+     * 0 gets no more of it, and must know that it is to leave the others. */
+    struct member_list newest;
+    uint64_t newest_index;
+    uint64_t balance_at_us;
     bool removed;
     struct dn_member_change *changes;
     struct dn_queue *change_queue;
@@ -502,6 +507,7 @@ bool group_voter(const struct group *g, uint64_t raft_id);
 /* The committed configuration. False: not known (yet). */
 bool group_members(const struct group *g, struct member_list *ret, uint64_t *ret_index);
 uint64_t members_index(const struct group *g); /* of it; 0: not known */
+void members_heard(struct dn_consensus *c, const struct member_list *list, uint64_t index);
 void members_turn(struct dn_consensus *c, uint64_t now_us);
 void members_housekeep(struct dn_consensus *c, uint64_t now_us);
 void members_drain(struct dn_consensus *c, enum dn_code code, const char *why);

@@ -18,6 +18,7 @@
 #include "consensus/internal.h"
 
 #include "base/clock.h"
+#include "base/hash.h"
 #include "base/log.h"
 
 #include <stdarg.h>
@@ -178,8 +179,9 @@ static uint64_t config_sum(const struct dn_consensus *c)
     for (uint32_t i = 0; i < c->o.group_count; i++) {
         const struct group *g = &c->groups[i];
         if (g->started) {
-            sum = sum * 31 + g->raft.configuration_committed_index * 3 +
-                  g->raft.configuration_uncommitted_index;
+            const uint64_t indexes[2] = {g->raft.configuration_committed_index,
+                                         g->raft.configuration_uncommitted_index};
+            sum = dn_hash64(indexes, sizeof indexes, sum);
         }
     }
     return sum;
@@ -203,6 +205,7 @@ static void take_group(struct dn_consensus *c, const struct group *g, uint64_t n
                    (unsigned long long)listed.node_id);
         } else {
             c->members[slot].configured = true;
+            c->members[slot].listed |= g->id == 0;
             c->members[slot].seen_us = now_us;
             if (slot > 0 && dn_transport_peer_add(c->transport, server->id, listed.address, &err) != DN_OK) {
                 dn_err(COMPONENT, "%s", err.message);
@@ -217,31 +220,56 @@ static void take_configurations(struct dn_consensus *c, uint64_t now_us)
     bool was[DN_MEMBERS_MAX];
     for (unsigned i = 0; i < DN_MEMBERS_MAX; i++) {
         was[i] = c->members[i].configured;
-        c->members[i].configured = false;
+        c->members[i].configured = c->members[i].listed = false;
     }
     for (uint32_t i = 0; i < c->o.group_count; i++) {
         take_group(c, &c->groups[i], now_us);
     }
     for (unsigned i = 1; i < DN_MEMBERS_MAX; i++) {
-        const struct member *m = &c->members[i];
+        struct member *m = &c->members[i];
+        if (m->raft_id != 0 && m->greet_us == 0 && !(m->configured && m->listed)) {
+            m->greet_us = now_us; /* it may not know */
+        }
         if (m->raft_id == 0 || was[i] == m->configured) {
             continue;
         }
         dn_info(COMPONENT, "node %llu (%s, raft id %016llx) is %s", (unsigned long long)m->node_id,
                 m->address, (unsigned long long)m->raft_id,
                 m->configured ? "a member" : "no member any more");
-        c->members[i].greet_us = now_us; /* it may not know */
+        m->greet_us = now_us;
+    }
+    struct member_list list;
+    uint64_t index;
+    if (group_members(&c->groups[0], &list, &index)) {
+        members_heard(c, &list, index);
     }
     c->view_at_us = 0;
 }
 
-/* Those who became or ceased to be members are told at once, and a few times. */
+/* Our own configuration may be far behind: a newcomer must reach its leader all the same. */
+void members_heard(struct dn_consensus *c, const struct member_list *list, uint64_t index)
+{
+    struct dn_error err;
+    if (index <= c->newest_index) {
+        return;
+    }
+    c->newest_index = index;
+    c->newest = *list;
+    for (unsigned i = 0; i < list->count; i++) {
+        const struct listed *m = &list->of[i];
+        if (member_take(c, m->raft_id, m->node_id, m->raft_id == c->raft_id ? NULL : m->address) > 0) {
+            dn_transport_peer_add(c->transport, m->raft_id, m->address, &err);
+        }
+    }
+}
+
+/* Those who became or ceased to be members are told at once, and until they know. */
 static void greet_changed(struct dn_consensus *c, uint64_t now_us)
 {
     for (unsigned i = 1; i < DN_MEMBERS_MAX; i++) {
         struct member *m = &c->members[i];
         if (m->raft_id != 0 && m->greet_us != 0 && now_us >= m->greet_us) {
-            bool settled = m->configured && m->greeted && !m->empty;
+            bool settled = m->configured && m->listed && m->greeted && !m->empty;
             m->greet_us = settled ? 0 : now_us + CHANGE_AGAIN_US * 10;
             forming_greet(c, i);
         }
@@ -251,8 +279,13 @@ static void greet_changed(struct dn_consensus *c, uint64_t now_us)
 static void forget_strangers(struct dn_consensus *c, uint64_t now_us)
 {
     for (int i = 1; i < DN_MEMBERS_MAX; i++) {
-        if (c->members[i].raft_id != 0 && !c->members[i].configured &&
-            now_us - c->members[i].seen_us > SLOT_KEEP_US) {
+        struct member *m = &c->members[i];
+        if (m->raft_id == 0 || m->configured) {
+            continue;
+        }
+        if (member_list_find(&c->newest, m->raft_id) != NULL) {
+            m->seen_us = now_us;
+        } else if (now_us - m->seen_us > SLOT_KEEP_US) {
             forget(c, i);
             c->view_at_us = 0;
         }
@@ -404,9 +437,6 @@ static void reconcile(struct group *g, const struct member_list *wanted)
 
 static void steps(struct dn_consensus *c, uint64_t now_us)
 {
-    struct member_list wanted;
-    uint64_t index;
-    bool known = group_members(&c->groups[0], &wanted, &index);
     for (uint32_t i = 0; i < c->o.group_count; i++) {
         struct group *g = &c->groups[i];
         if (!g->leader || now_us < g->step_at_us || !step_free(g)) {
@@ -415,8 +445,8 @@ static void steps(struct dn_consensus *c, uint64_t now_us)
         g->step_at_us = now_us + STEP_PAUSE_US;
         if (i == 0) {
             reconcile_first(g);
-        } else if (known) {
-            reconcile(g, &wanted);
+        } else if (c->newest_index > 0) {
+            reconcile(g, &c->newest);
         }
     }
 }
