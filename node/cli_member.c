@@ -201,7 +201,7 @@ static void list_text(const Dunlin__V1__ListMembersResponse *list)
                (unsigned long long)list->config_index, (unsigned long long)list->node_id, list->groups);
     else
         printf("node %llu is NOT PART OF A CLUSTER yet: %s\n", (unsigned long long)list->node_id,
-               dn_cli_clean(list->waiting_for));
+               list->waiting_for[0] != '\0' ? dn_cli_clean(list->waiting_for) : "it is starting");
     if (list->n_members > 0)
         printf("%7s  %-8s %-24s %-9s %6s %6s %7s  %s\n", "node", "role", "address", "connected", "groups",
                "voting", "leading", "raft id");
