@@ -280,7 +280,7 @@ static inline enum dn_code cluster_start_err(struct cluster *c, unsigned i, stru
     snprintf(path, sizeof path, "%s/%u", c->dir, i);
     o.data_dir = path;
     o.node_id = i + 1;
-    o.address = c->addresses[i];
+    o.address = i < o.member_count ? NULL : c->addresses[i]; /* one that joins */
     for (unsigned g = 0; g < c->groups; g++) {
         struct log_state *s = &c->state[i][g];
         unsigned slow = s->slow_us, write_us = s->write_us;
