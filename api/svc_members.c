@@ -21,7 +21,8 @@ const char *dn_member_name(const struct dn_app *app, uint64_t node_id)
 _Static_assert((int)DN_ROLE_WAITING == DUNLIN__V1__MEMBER_ROLE__MEMBER_ROLE_WAITING &&
                    (int)DN_ROLE_LEARNER == DUNLIN__V1__MEMBER_ROLE__MEMBER_ROLE_LEARNER &&
                    (int)DN_ROLE_REPLICA == DUNLIN__V1__MEMBER_ROLE__MEMBER_ROLE_REPLICA &&
-                   (int)DN_ROLE_VOTER == DUNLIN__V1__MEMBER_ROLE__MEMBER_ROLE_VOTER,
+                   (int)DN_ROLE_VOTER == DUNLIN__V1__MEMBER_ROLE__MEMBER_ROLE_VOTER &&
+                   (int)DN_ROLE_LEAVING == DUNLIN__V1__MEMBER_ROLE__MEMBER_ROLE_LEAVING,
                "roles have the numbers of the protobuf file");
 
 static bool member_fill(struct dn_call *call, const struct dn_member_info *from, Dunlin__V1__Member *to)

@@ -192,6 +192,7 @@ enum dn_member_role {
     DN_ROLE_LEARNER, /* catches up; becomes a voter by itself when it is close in every group */
     DN_ROLE_REPLICA, /* a learner that stays one: it serves reads and has no vote */
     DN_ROLE_VOTER,
+    DN_ROLE_LEAVING, /* taken out of group 0, and on its way out of the others */
 };
 
 struct dn_member_info {

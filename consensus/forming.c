@@ -380,6 +380,7 @@ enum dn_code forming_begin(struct dn_consensus *c, struct dn_error *err)
         return forming_alone(c, err);
     }
     c->forming = FORMING_WAITING;
+    snprintf(c->waiting_for, sizeof c->waiting_for, "the other members, which are being looked for");
     for (unsigned i = 0; code == DN_OK && i < c->initial.count; i++) {
         if (c->initial.of[i].node_id != c->o.node_id) {
             code = dn_transport_peer_add(c->transport, 0, c->initial.of[i].address, err);

@@ -837,6 +837,16 @@ void members_drain(struct dn_consensus *c, enum dn_code code, const char *why)
 
 /* ---- turns --------------------------------------------------------------------------------------------- */
 
+static void count_groups(const struct dn_consensus *c, struct dn_member_info *info)
+{
+    for (uint32_t k = 0; k < c->o.group_count; k++) {
+        const struct group *g = &c->groups[k];
+        info->groups += group_server(g, info->raft_id) != NULL;
+        info->voting += group_voter(g, info->raft_id);
+        info->leading += g->leader_id == info->raft_id;
+    }
+}
+
 static void make_view(struct dn_consensus *c)
 {
     struct dn_members *view = calloc(1, sizeof *view);
@@ -859,24 +869,22 @@ static void make_view(struct dn_consensus *c)
                                         .self = m->raft_id == c->raft_id};
         memcpy(info->address, m->address, sizeof info->address);
         info->connected = info->self || link_up(c, m->raft_id);
-        for (uint32_t k = 0; k < c->o.group_count; k++) {
-            const struct group *g = &c->groups[k];
-            info->groups += group_server(g, m->raft_id) != NULL;
-            info->voting += group_voter(g, m->raft_id);
-            info->leading += g->leader_id == m->raft_id;
-        }
+        count_groups(c, info);
     }
     for (unsigned i = 0; i < DN_MEMBERS_MAX && view->count < DN_MEMBERS_MAX; i++) {
         const struct member *m = &c->members[i];
         bool waits = i == 0 ? !view->formed : m->raft_id != 0 && !m->configured && m->greeted && m->empty;
-        if (waits) {
+        bool leaves = view->formed && m->raft_id != 0 && m->configured &&
+                      member_list_find(&list, m->raft_id) == NULL && list.count > 0;
+        if (waits || leaves) {
             struct dn_member_info *info = &view->members[view->count++];
             *info = (struct dn_member_info){.node_id = m->node_id,
                                             .raft_id = m->raft_id,
-                                            .role = DN_ROLE_WAITING,
+                                            .role = leaves ? DN_ROLE_LEAVING : DN_ROLE_WAITING,
                                             .self = i == 0,
                                             .connected = i == 0 || link_up(c, m->raft_id)};
             memcpy(info->address, m->address, sizeof info->address);
+            count_groups(c, info);
         }
     }
     for (size_t i = 1; i < view->count; i++) { /* members by name, then those that wait */

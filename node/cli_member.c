@@ -18,6 +18,7 @@ static const char *const role_names[] = {
     [DUNLIN__V1__MEMBER_ROLE__MEMBER_ROLE_LEARNER] = "learner",
     [DUNLIN__V1__MEMBER_ROLE__MEMBER_ROLE_REPLICA] = "replica",
     [DUNLIN__V1__MEMBER_ROLE__MEMBER_ROLE_VOTER] = "voter",
+    [DUNLIN__V1__MEMBER_ROLE__MEMBER_ROLE_LEAVING] = "leaving",
 };
 
 /* Everything but "list", which has no op. */
@@ -44,7 +45,7 @@ struct arguments {
 };
 
 /* ---- arguments
- * --------------------------------------------------------------------------------------------------- */
+ * ----------------------------------------------------------------------------------------------- */
 
 enum { KEY_REPLICA = 5300, KEY_FORCE, KEY_WAIT };
 
@@ -119,7 +120,7 @@ static error_t parse(int key, char *text, struct argp_state *state)
 }
 
 /* ---- list
- * ------------------------------------------------------------------------------------------------------- */
+ * ---------------------------------------------------------------------------------------------------- */
 
 static const char *role_name(const Dunlin__V1__Member *member)
 {
@@ -243,7 +244,7 @@ static int list_members(struct dn_cli *cli)
 }
 
 /* ---- waiting
- * ---------------------------------------------------------------------------------------------------- */
+ * ------------------------------------------------------------------------------------------------- */
 
 bool dn_cli_wish_met(const struct dn_cli_wish *wish, const Dunlin__V1__ListMembersResponse *now,
                      char *progress, size_t size)
@@ -318,7 +319,7 @@ static int wait_for(struct arguments *arguments, const struct dn_cli_wish *wish,
 }
 
 /* ---- changes
- * ---------------------------------------------------------------------------------------------------- */
+ * ------------------------------------------------------------------------------------------------- */
 
 static int change(struct arguments *arguments)
 {

@@ -69,6 +69,7 @@ static void update_members(struct dn_node *node, struct dn_consensus *consensus)
         [DN_ROLE_LEARNER] = "learner",
         [DN_ROLE_REPLICA] = "replica",
         [DN_ROLE_VOTER] = "voter",
+        [DN_ROLE_LEAVING] = "leaving",
     };
     enum { ROLE_COUNT = sizeof(ROLES) / sizeof(ROLES[0]) };
     struct shelf shelf = {.metrics = node->metrics};
