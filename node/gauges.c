@@ -65,11 +65,8 @@ static void update_shard(struct dn_node *node, uint32_t group)
 static void update_members(struct dn_node *node, struct dn_consensus *consensus)
 {
     static const char *const ROLES[] = {
-        [DN_ROLE_WAITING] = "waiting",
-        [DN_ROLE_LEARNER] = "learner",
-        [DN_ROLE_REPLICA] = "replica",
-        [DN_ROLE_VOTER] = "voter",
-        [DN_ROLE_LEAVING] = "leaving",
+        [DN_ROLE_WAITING] = "waiting", [DN_ROLE_LEARNER] = "learner", [DN_ROLE_REPLICA] = "replica",
+        [DN_ROLE_VOTER] = "voter",     [DN_ROLE_LEAVING] = "leaving",
     };
     enum { ROLE_COUNT = sizeof(ROLES) / sizeof(ROLES[0]) };
     struct shelf shelf = {.metrics = node->metrics};
