@@ -305,9 +305,9 @@ static void timer_cb(uv_timer_t *timer)
             wait_expire(&c->groups[i], now);
         }
         members_housekeep(c, now);
-        if (now >= c->stamp_at_us) {
-            c->stamp_at_us = now + (uint64_t)c->o.tick_ms * 500;
-            age_send_stamps(c, now);
+        if (now >= c->round_at_us) {
+            c->round_at_us = now + (uint64_t)c->o.tick_ms * 500;
+            age_send_round(c);
         }
         if (now >= c->statfs_at_us && !c->statfs_busy) {
             c->statfs_at_us = now + 1000000;

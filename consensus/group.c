@@ -186,7 +186,7 @@ static void gain_leadership(struct group *g, uint64_t term)
     g->leader = true;
     g->term = term;
     memset(g->commit_sent, 0, sizeof g->commit_sent);
-    memset(g->stamps, 0, sizeof g->stamps);
+    age_lead(g);
 }
 
 void group_roles(struct group *g)

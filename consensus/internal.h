@@ -69,6 +69,8 @@
 #define CHECK_EVERY 16       /* hashes are compared at indexes that are multiples of this */
 #define CHECK_RING 1024      /* such hashes kept */
 #define REPORTS_KEPT 4       /* reported hashes kept for each node */
+#define QUIET_TICKS 4        /* a group without records ticks so often as usual, */
+#define QUIET_FACTOR 50      /* then so much more seldom: time and state hashes go on, the disk rests */
 #define LOG_PAUSE_US 1000000 /* between two log lines about the same thing */
 
 #define container_of(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
@@ -314,10 +316,20 @@ struct group {
     /* age and hashes (age.c) */
     uint64_t tick_at_us;
     bool tick_now;                /* put a tick section in the next entry */
+    unsigned quiet_ticks;         /* ticks since the last entry with records */
     _Atomic uint64_t age_base_us; /* 0: unknown */
     struct {
         uint64_t nonce, stamp_us, hash_index, hash;
-    } stamps[DN_MEMBERS_MAX]; /* latest from each member, when leading */
+        uint64_t echo; /* newest round that it answered in our term */
+        /* A stamp that waits for a round sent after it came to be answered by a majority, and one that did.
+         */
+        uint64_t wait_nonce, wait_us, wait_index, wait_round;
+        uint64_t sure_nonce, sure_us, sure_index;
+    } stamps[DN_MEMBERS_MAX]; /* latest from each member, when leading; slot 0: our own */
+    uint64_t round_floor;     /* rounds up to this one were sent before this term of ours */
+    struct {
+        uint64_t stamp_us, index; /* index 0: none */
+    } promised;                   /* our stamp holds for this group once this index is applied here */
     struct report reports[DN_MEMBERS_MAX][REPORTS_KEPT];
     unsigned report_next[DN_MEMBERS_MAX];
     struct report checks[CHECK_RING];
@@ -473,8 +485,8 @@ struct dn_consensus {
     unsigned serve_from; /* member whose turn is first */
     bool moved;          /* some group's applied index moved in this turn */
     bool work_left;
-    unsigned apply_from; /* group the next slice starts with */
-    uint64_t stamp_at_us;
+    unsigned apply_from;         /* group the next slice starts with */
+    uint64_t round, round_at_us; /* rounds sent so far, of all groups together */
     uint64_t malformed_log_us;
 
     _Atomic bool no_space;
@@ -580,7 +592,10 @@ void age_applied(struct group *g, const struct entry_view *view);
 void age_record_hash(struct group *g, uint64_t from, uint64_t index, uint64_t hash);
 void age_reset(struct group *g, uint64_t index, uint64_t hash);
 void age_stamps_in(struct dn_consensus *c, uint64_t raft_id, const struct wire_frame *frame);
-void age_send_stamps(struct dn_consensus *c, uint64_t now_us);
+void age_send_round(struct dn_consensus *c);
+void age_round_in(struct dn_consensus *c, uint64_t raft_id, const struct wire_frame *frame);
+void age_moved(struct group *g); /* applied moved */
+void age_lead(struct group *g);  /* a term of ours begins */
 void status_publish(struct group *g);
 
 /* snapshot.c */

@@ -41,8 +41,8 @@ bool link_send(struct dn_consensus *c, uint64_t raft_id, const struct wire_frame
     }
     if (frame->type == WIRE_CHUNK) {
         queue = DN_TRANSPORT_BULK;
-    } else if (frame->type == WIRE_CHUNK_ASK || frame->type == WIRE_STAMPS || frame->type == WIRE_BARRIER ||
-               frame->type == WIRE_BARRIER_ANSWER) {
+    } else if (frame->type == WIRE_CHUNK_ASK || frame->type == WIRE_STAMPS || frame->type == WIRE_ROUND ||
+               frame->type == WIRE_BARRIER || frame->type == WIRE_BARRIER_ANSWER) {
         queue = DN_TRANSPORT_URGENT;
     }
     struct dn_transport_part part = {out->bytes, out->length};
@@ -200,6 +200,9 @@ static void on_frame(struct dn_consensus *c, unsigned member, const uint8_t *byt
         break;
     case WIRE_STAMPS:
         age_stamps_in(c, asker.raft_id, &frame);
+        break;
+    case WIRE_ROUND:
+        age_round_in(c, asker.raft_id, &frame);
         break;
     case WIRE_CHUNK_ASK:
         serve_ask(c, &asker, &frame);

@@ -29,6 +29,7 @@ enum wire_type {
     WIRE_CHUNK_GONE = 8, /* it cannot be had: code and message say why */
     WIRE_MEMBER = 9,     /* a change of membership, for the leader of group 0 */
     WIRE_MEMBER_ANSWER = 10,
+    WIRE_ROUND = 11, /* a leader's: answered by STAMPS; see age.c */
 };
 
 enum wire_member_flags {
@@ -38,6 +39,12 @@ enum wire_member_flags {
     WIRE_MEMBER_FLAGS = 7
 };
 
+/* One group of a ROUND. index 0: the stamp is not confirmed for this group. */
+struct wire_lead {
+    uint32_t group;
+    uint64_t term, index;
+};
+
 struct wire_stamp {
     uint32_t group;
     uint64_t hash_index, hash;
@@ -45,7 +52,7 @@ struct wire_stamp {
 
 struct wire_frame {
     enum wire_type type;
-    uint64_t request;     /* all but STAMPS */
+    uint64_t request;     /* all but STAMPS, ROUND */
     uint32_t group;       /* PROPOSE, BARRIER, BARRIER_ANSWER, CHUNK_* */
     uint32_t left_ms;     /* PROPOSE, MEMBER: time left until its deadline */
     enum dn_code code;    /* answers */
@@ -59,7 +66,10 @@ struct wire_frame {
     size_t message_length;
     uint64_t node_id;         /* MEMBER */
     uint8_t op, flags;        /* MEMBER: enum dn_member_op, enum wire_member_flags */
-    uint64_t nonce, stamp_us; /* STAMPS */
+    uint64_t round;           /* ROUND, STAMPS */
+    uint64_t nonce, stamp_us; /* STAMPS: the sender's; ROUND: the receiver's, given back */
+    uint32_t lead_count;
+    struct wire_lead leads[DN_GROUPS_MAX]; /* ROUND */
     uint32_t stamp_count;
     struct wire_stamp stamps[DN_GROUPS_MAX];
 };
