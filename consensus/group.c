@@ -249,6 +249,9 @@ void group_leader_gone(struct group *g, uint64_t raft_id)
         before += s->role == RAFT_VOTER && s->id < c->raft_id;
         gone += s->role == RAFT_VOTER && s->id < raft_id;
     }
+    if (voters < 2) {
+        return;
+    }
     unsigned after = (before + voters - gone - 1) % voters;
     unsigned rank = (after + g->id) % (voters - 1);
     raft_time now = g->io.time(&g->io), timeout = r->follower_state.randomized_election_timeout;

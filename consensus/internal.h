@@ -521,6 +521,16 @@ bool group_members(const struct group *g, struct member_list *ret, uint64_t *ret
 uint64_t members_index(const struct group *g); /* of it; 0: not known */
 void members_heard(struct dn_consensus *c, const struct member_list *list, uint64_t index);
 void members_turn(struct dn_consensus *c, uint64_t now_us);
+/* Steps of one group: begun only when member_step_free says so. */
+bool member_step_free(const struct group *g);
+bool member_step_add(struct group *g, const struct listed *member);
+bool member_step_assign(struct group *g, uint64_t raft_id, int role);
+bool member_step_remove(struct group *g, uint64_t raft_id);
+bool member_close(const struct group *g, uint64_t raft_id); /* connected, and its log is nearly ours */
+
+/* member_change.c */
+void changes_turn(struct dn_consensus *c, uint64_t now_us);
+void changes_step_over(struct dn_consensus *c, bool done); /* group 0's step */
 void members_housekeep(struct dn_consensus *c, uint64_t now_us);
 void members_drain(struct dn_consensus *c, enum dn_code code, const char *why);
 void members_request(struct dn_consensus *c, const struct asker *asker, const struct wire_frame *frame);

@@ -21,13 +21,11 @@
 #include "base/hash.h"
 #include "base/log.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define COMPONENT "consensus"
-#define CHANGES_MAX 64        /* asked for and not done, at one node */
 #define SLOT_KEEP_US 10000000 /* a node that is no member is forgotten after this long */
 #define SLOT_YIELD_US 2000000 /* or sooner, when its slot is needed */
 #define STEP_PAUSE_US 100000  /* between two looks at what is to be reconciled */
@@ -36,26 +34,6 @@
 #define CALM_US 1000000       /* leaders have been the same for so long before one is moved */
 #define CLOSE_ENTRIES 1024    /* a learner that lacks fewer is close enough for a vote */
 #define CHANGE_AGAIN_US 50000 /* between two attempts of one change */
-
-/* What consensus keeps in dn_member_change.opaque. */
-struct change_link {
-    struct dn_member_change *next;
-    uint64_t request;  /* at the leader under this number; 0: not there */
-    uint64_t again_us; /* not before */
-    struct asker asker;
-    uint64_t asker_request;
-    uint64_t target;    /* raft id of the member it began to change; 0: not begun */
-    bool remote, again; /* again: it was tried before, and may have happened */
-    bool running;       /* libraft has it */
-    bool failed;        /* and gave it back */
-};
-_Static_assert(sizeof(struct change_link) <= sizeof(((struct dn_member_change *)0)->opaque),
-               "opaque too small");
-
-static struct change_link *clink(struct dn_member_change *change)
-{
-    return (struct change_link *)(void *)change->opaque;
-}
 
 /* ---- slots --------------------------------------------------------------------------------------------- */
 
@@ -303,18 +281,14 @@ static void step_done(struct raft_change *req, int status)
     if (status != 0) {
         dn_info(COMPONENT, "group %u: a change of members came to nothing: %s", g->id, raft_strerror(status));
     }
-    for (struct dn_member_change *p = c->changes; g->id == 0 && p != NULL; p = clink(p)->next) {
-        if (clink(p)->running) {
-            clink(p)->running = false;
-            clink(p)->failed = status != 0;
-            clink(p)->again |= status != 0; /* it may yet be committed by the next leader */
-        }
+    if (g->id == 0) {
+        changes_step_over(c, status == 0);
     }
     consensus_kick(c);
 }
 
 /* May a change be begun? */
-static bool step_free(const struct group *g)
+bool member_step_free(const struct group *g)
 {
     const struct raft *r = &g->raft;
     return g->ready && !g->changing && !g->transferring && g->c->phase == PHASE_RUN &&
@@ -337,7 +311,7 @@ static bool step_begun(struct group *g, int rv, const char *what, uint64_t raft_
     return true;
 }
 
-static bool step_add(struct group *g, const struct listed *member)
+bool member_step_add(struct group *g, const struct listed *member)
 {
     char text[MEMBER_TEXT_MAX];
     struct listed written = *member;
@@ -349,18 +323,18 @@ static bool step_add(struct group *g, const struct listed *member)
                       member->raft_id);
 }
 
-static bool step_assign(struct group *g, uint64_t raft_id, int role)
+bool member_step_assign(struct group *g, uint64_t raft_id, int role)
 {
     return step_begun(g, raft_assign(&g->raft, &g->change, raft_id, role, step_done),
                       role == RAFT_VOTER ? "promotion" : "catching up", raft_id);
 }
 
-static bool step_remove(struct group *g, uint64_t raft_id)
+bool member_step_remove(struct group *g, uint64_t raft_id)
 {
     return step_begun(g, raft_remove(&g->raft, &g->change, raft_id, step_done), "removal", raft_id);
 }
 
-static bool is_close(const struct group *g, uint64_t raft_id)
+bool member_close(const struct group *g, uint64_t raft_id)
 {
     raft_index match = 0;
     return link_up(g->c, raft_id) && raft_match_index((struct raft *)&g->raft, raft_id, &match) == 0 &&
@@ -378,11 +352,11 @@ static void reconcile_first(struct group *g)
             continue;
         }
         if (s->role == RAFT_SPARE) {
-            step_assign(g, s->id, RAFT_STANDBY);
+            member_step_assign(g, s->id, RAFT_STANDBY);
             return;
         }
-        if (s->role == RAFT_STANDBY && m.role == DN_ROLE_LEARNER && is_close(g, s->id)) {
-            step_assign(g, s->id, RAFT_VOTER);
+        if (s->role == RAFT_STANDBY && m.role == DN_ROLE_LEARNER && member_close(g, s->id)) {
+            member_step_assign(g, s->id, RAFT_VOTER);
             return;
         }
         if ((s->role == RAFT_VOTER || m.role == DN_ROLE_REPLICA) && m.replaces != 0 &&
@@ -390,7 +364,7 @@ static void reconcile_first(struct group *g)
             if (m.replaces == g->c->raft_id) {
                 group_hand_over(g, s->id);
             } else {
-                step_remove(g, m.replaces);
+                member_step_remove(g, m.replaces);
             }
             return;
         }
@@ -406,16 +380,16 @@ static void reconcile(struct group *g, const struct member_list *wanted)
         const struct listed *m = &wanted->of[i];
         const struct raft_server *s = group_server(g, m->raft_id);
         if (s == NULL) {
-            step_add(g, m);
+            member_step_add(g, m);
             return;
         }
         if (s->role == RAFT_SPARE) {
-            step_assign(g, m->raft_id, RAFT_STANDBY);
+            member_step_assign(g, m->raft_id, RAFT_STANDBY);
             return;
         }
         if (m->role == DN_ROLE_VOTER && s->role == RAFT_STANDBY) {
-            if (is_close(g, m->raft_id)) {
-                step_assign(g, m->raft_id, RAFT_VOTER);
+            if (member_close(g, m->raft_id)) {
+                member_step_assign(g, m->raft_id, RAFT_VOTER);
                 return;
             }
             waiting = true;
@@ -429,7 +403,7 @@ static void reconcile(struct group *g, const struct member_list *wanted)
         if (s->id == g->c->raft_id) {
             group_hand_over(g, 0);
         } else {
-            step_remove(g, s->id);
+            member_step_remove(g, s->id);
         }
         return;
     }
@@ -439,7 +413,7 @@ static void steps(struct dn_consensus *c, uint64_t now_us)
 {
     for (uint32_t i = 0; i < c->o.group_count; i++) {
         struct group *g = &c->groups[i];
-        if (!g->leader || now_us < g->step_at_us || !step_free(g)) {
+        if (!g->leader || now_us < g->step_at_us || !member_step_free(g)) {
             continue;
         }
         g->step_at_us = now_us + STEP_PAUSE_US;
@@ -479,359 +453,11 @@ static void balance(struct dn_consensus *c, uint64_t now_us)
     }
     for (uint32_t i = c->o.group_count; least >= 0 && leads[0] >= leads[least] + 2 && i-- > 0;) {
         struct group *g = &c->groups[i];
-        if (g->ready && step_free(g) && group_voter(g, c->members[least].raft_id) &&
+        if (g->ready && member_step_free(g) && group_voter(g, c->members[least].raft_id) &&
             group_hand_over(g, c->members[least].raft_id)) {
             c->balance_at_us = now_us + (uint64_t)c->o.balance_ms * 1000;
             return;
         }
-    }
-}
-
-/* ---- changes that are asked for ------------------------------------------------------------------------ */
-
-static void finish(struct dn_consensus *c, struct dn_member_change *change, enum dn_code code,
-                   const struct dn_error *err)
-{
-    struct dn_member_change **at = &c->changes;
-    while (*at != change) {
-        at = &clink(*at)->next;
-    }
-    *at = clink(change)->next;
-    change->done(change, code, err);
-}
-
-static void fail(struct dn_consensus *c, struct dn_member_change *change, enum dn_code code,
-                 const char *format, ...) __attribute__((format(printf, 4, 5)));
-static void fail(struct dn_consensus *c, struct dn_member_change *change, enum dn_code code,
-                 const char *format, ...)
-{
-    struct dn_error err = {.code = code};
-    va_list args;
-    va_start(args, format);
-    vsnprintf(err.message, sizeof err.message, format, args);
-    va_end(args);
-    finish(c, change, code, &err);
-}
-
-static void succeed(struct dn_consensus *c, struct dn_member_change *change)
-{
-    struct dn_error err = {0};
-    finish(c, change, DN_OK, &err);
-}
-
-/* The node of that name that waits at our door. -1: none; -2: several. */
-static int waiting_slot(const struct dn_consensus *c, uint64_t node_id)
-{
-    int found = -1;
-    for (int i = 1; i < DN_MEMBERS_MAX; i++) {
-        const struct member *m = &c->members[i];
-        if (m->raft_id != 0 && !m->configured && m->greeted && m->empty && m->node_id == node_id &&
-            link_up(c, m->raft_id)) {
-            found = found == -1 ? i : -2;
-        }
-    }
-    return found;
-}
-
-static void begin(struct dn_member_change *change, uint64_t raft_id, bool begun)
-{
-    if (begun) {
-        clink(change)->target = raft_id;
-        clink(change)->running = true;
-        clink(change)->failed = false;
-    }
-}
-
-static void begin_add(struct dn_consensus *c, struct dn_member_change *change, const struct listed *old,
-                      const struct member_list *list)
-{
-    struct group *g = &c->groups[0];
-    unsigned long long name = change->node_id;
-    int slot = waiting_slot(c, change->node_id);
-    if (slot == -2) {
-        fail(c, change, DN_PRECONDITION,
-             "two nodes of the name %llu wait: stop one of them, its name is taken from node.id", name);
-        return;
-    }
-    if (slot < 0) {
-        fail(c, change, DN_NOT_FOUND,
-             "no node %llu waits: start it on an empty data directory, with this cluster's id and key and "
-             "some "
-             "members to ask; 'dunlin member list' shows it when it is there",
-             name);
-        return;
-    }
-    const struct member *m = &c->members[slot];
-    if (list->count >= DN_MEMBERS_MAX - 2) {
-        fail(c, change, DN_EXHAUSTED, "a cluster has at most %d members", DN_MEMBERS_MAX - 2);
-        return;
-    }
-    struct listed listed = {.raft_id = m->raft_id,
-                            .node_id = change->node_id,
-                            .replaces = old == NULL ? 0 : old->raft_id,
-                            .role = change->replica || (old != NULL && old->role == DN_ROLE_REPLICA)
-                                        ? DN_ROLE_REPLICA
-                                        : DN_ROLE_LEARNER};
-    memcpy(listed.address, m->address, sizeof listed.address);
-    begin(change, m->raft_id, step_add(g, &listed));
-}
-
-static void begin_promote(struct dn_consensus *c, struct dn_member_change *change, const struct listed *m)
-{
-    struct group *g = &c->groups[0];
-    if (m->role == DN_ROLE_VOTER) {
-        succeed(c, change);
-    } else if (m->role == DN_ROLE_LEARNER) {
-        fail(c, change, DN_PRECONDITION,
-             "node %llu catches up, and becomes a voter by itself when it is close ('dunlin member list')",
-             (unsigned long long)m->node_id);
-    } else if (!is_close(g, m->raft_id)) {
-        fail(c, change, DN_PRECONDITION,
-             "node %llu is not connected, or has not caught up yet: try again when it has",
-             (unsigned long long)m->node_id);
-    } else {
-        begin(change, m->raft_id, step_assign(g, m->raft_id, RAFT_VOTER));
-    }
-}
-
-static void begin_remove(struct dn_consensus *c, struct dn_member_change *change, const struct listed *m,
-                         const struct member_list *list)
-{
-    struct group *g = &c->groups[0];
-    unsigned voters = 0, reachable = 0;
-    for (unsigned i = 0; i < list->count; i++) {
-        const struct listed *other = &list->of[i];
-        if (other->role == DN_ROLE_VOTER && other->raft_id != m->raft_id) {
-            voters++;
-            reachable += other->raft_id == c->raft_id || link_up(c, other->raft_id);
-        }
-    }
-    if (m->role == DN_ROLE_VOTER && voters == 0) {
-        fail(c, change, DN_PRECONDITION, "node %llu is the only voter", (unsigned long long)m->node_id);
-    } else if (m->role == DN_ROLE_VOTER && reachable * 2 <= voters && !change->force) {
-        fail(c, change, DN_PRECONDITION,
-             "without node %llu, %u of %u voters could be reached: no majority, and no write would be taken. "
-             "Bring a node back first, or say --force",
-             (unsigned long long)m->node_id, reachable, voters);
-    } else if (m->raft_id == c->raft_id) {
-        group_hand_over(g, 0); /* the next leader removes us; we ask it */
-    } else {
-        begin(change, m->raft_id, step_remove(g, m->raft_id));
-    }
-}
-
-/* At the leader of group 0. */
-static void carry_out(struct dn_consensus *c, struct dn_member_change *change)
-{
-    struct change_link *link = clink(change);
-    struct member_list list;
-    uint64_t index;
-    unsigned long long name = change->node_id;
-    if (!group_members(&c->groups[0], &list, &index)) {
-        return;
-    }
-    const struct listed *m = member_list_named(&list, change->node_id);
-    if (change->op == DN_MEMBER_REPLACE) { /* the newest of that name, if two are there */
-        for (unsigned i = 0; i < list.count; i++) {
-            m = list.of[i].node_id == change->node_id && m != NULL && list.of[i].replaces == m->raft_id
-                    ? &list.of[i]
-                    : m;
-        }
-    }
-    if (link->target != 0 && !link->failed) {
-        succeed(c, change); /* step_done said so */
-        return;
-    }
-    switch (change->op) {
-    case DN_MEMBER_ADD:
-        if (m == NULL) {
-            begin_add(c, change, NULL, &list);
-        } else if (link->again && (link->target == 0 || link->target == m->raft_id)) {
-            succeed(c, change);
-        } else {
-            fail(c, change, DN_EXISTS,
-                 "node %llu is a member already: 'dunlin member replace %llu' if its data is lost", name,
-                 name);
-        }
-        break;
-    case DN_MEMBER_REPLACE:
-        if (m == NULL) {
-            fail(c, change, DN_NOT_FOUND, "no member has the name %llu: use 'dunlin member add %llu'", name,
-                 name);
-        } else if (link->again && m->replaces != 0 && waiting_slot(c, change->node_id) == -1) {
-            succeed(c, change);
-        } else if (waiting_slot(c, change->node_id) == -1 && link_up(c, m->raft_id)) {
-            fail(c, change, DN_PRECONDITION,
-                 "node %llu is here, with its data, and no other node of that name waits", name);
-        } else {
-            begin_add(c, change, m, &list);
-        }
-        break;
-    case DN_MEMBER_PROMOTE:
-        if (m == NULL) {
-            fail(c, change, DN_NOT_FOUND, "no member has the name %llu", name);
-        } else {
-            begin_promote(c, change, m);
-        }
-        break;
-    case DN_MEMBER_REMOVE:
-        if (m != NULL) {
-            begin_remove(c, change, m, &list);
-        } else if (link->again) {
-            succeed(c, change);
-        } else {
-            fail(c, change, DN_NOT_FOUND, "no member has the name %llu", name);
-        }
-        break;
-    }
-}
-
-static void forward(struct dn_consensus *c, struct dn_member_change *change, uint64_t now_us)
-{
-    struct change_link *link = clink(change);
-    struct wire_frame frame = {.type = WIRE_MEMBER,
-                               .request = ++c->next_request,
-                               .left_ms = (uint32_t)((change->deadline_us - now_us) / 1000) + 1,
-                               .op = (uint8_t)change->op,
-                               .flags = (uint8_t)((change->replica ? WIRE_MEMBER_REPLICA : 0) |
-                                                  (change->force ? WIRE_MEMBER_FORCE : 0) |
-                                                  (link->again ? WIRE_MEMBER_AGAIN : 0)),
-                               .node_id = change->node_id};
-    if (link_send(c, c->groups[0].leader_id, &frame)) {
-        link->request = frame.request;
-    }
-}
-
-static void work_on(struct dn_consensus *c, struct dn_member_change *change, uint64_t now_us)
-{
-    struct group *g = &c->groups[0];
-    struct change_link *link = clink(change);
-    bool leading = g->leader && raft_state(&g->raft) == RAFT_LEADER;
-    if (now_us >= change->deadline_us && !link->running) {
-        fail(c, change, DN_DEADLINE,
-             c->forming == FORMED
-                 ? "the leader of group 0 did not get to it in time; it may have happened: look "
-                   "at 'dunlin member list'"
-                 : "this node is part of no cluster yet");
-        return;
-    }
-    if (link->running || link->request != 0 || now_us < link->again_us || c->forming != FORMED) {
-        return;
-    }
-    link->again_us = now_us + CHANGE_AGAIN_US;
-    if (leading) {
-        if (step_free(g)) {
-            carry_out(c, change);
-        } else if (link->target != 0 && !link->failed) {
-            succeed(c, change);
-        }
-    } else if (link->remote) {
-        fail(c, change, DN_NOT_LEADER, "this node does not lead group 0");
-    } else if (g->leader_id != 0) {
-        forward(c, change, now_us);
-    }
-}
-
-static void accept_change(struct dn_consensus *c, struct dn_member_change *change)
-{
-    struct dn_member_change **at = &c->changes;
-    unsigned count = 0;
-    for (; *at != NULL; at = &clink(*at)->next) {
-        count++;
-    }
-    *at = change;
-    clink(change)->next = NULL;
-    if (count >= CHANGES_MAX) {
-        fail(c, change, DN_EXHAUSTED, "%d changes of members wait already", CHANGES_MAX);
-    }
-}
-
-struct remote_change {
-    struct dn_member_change change;
-    struct dn_consensus *c;
-};
-
-static void remote_done(struct dn_member_change *change, enum dn_code code, const struct dn_error *err)
-{
-    struct remote_change *r = container_of(change, struct remote_change, change);
-    struct wire_frame frame = {.type = WIRE_MEMBER_ANSWER,
-                               .request = clink(change)->asker_request,
-                               .code = code,
-                               .message = err->message,
-                               .message_length = strlen(err->message)};
-    link_answer(r->c, &clink(change)->asker, &frame);
-    free(r);
-}
-
-void members_request(struct dn_consensus *c, const struct asker *asker, const struct wire_frame *frame)
-{
-    struct remote_change *r = calloc(1, sizeof *r);
-    if (r == NULL) {
-        dn_transport_reset(c->transport, asker->raft_id); /* it asks again */
-        return;
-    }
-    r->c = c;
-    r->change.op = (enum dn_member_op)frame->op;
-    r->change.node_id = frame->node_id;
-    r->change.replica = frame->flags & WIRE_MEMBER_REPLICA;
-    r->change.force = frame->flags & WIRE_MEMBER_FORCE;
-    r->change.deadline_us = dn_monotonic_us() + (uint64_t)frame->left_ms * 1000;
-    r->change.done = remote_done;
-    struct change_link *link = clink(&r->change);
-    link->remote = true;
-    link->again = frame->flags & WIRE_MEMBER_AGAIN;
-    link->asker = *asker;
-    link->asker_request = frame->request;
-    accept_change(c, &r->change);
-    consensus_kick(c);
-}
-
-void members_answer(struct dn_consensus *c, const struct wire_frame *frame)
-{
-    for (struct dn_member_change *p = c->changes; p != NULL; p = clink(p)->next) {
-        struct change_link *link = clink(p);
-        if (link->request != frame->request || frame->request == 0) {
-            continue;
-        }
-        link->request = 0;
-        if (frame->code == DN_NOT_LEADER || frame->code == DN_DEADLINE || frame->code == DN_UNAVAILABLE) {
-            link->again |= frame->code != DN_NOT_LEADER;
-        } else {
-            fail(c, p, frame->code, "%.*s", (int)frame->message_length, frame->message);
-        }
-        return;
-    }
-}
-
-void members_lost(struct dn_consensus *c, uint64_t raft_id)
-{
-    for (struct dn_member_change *p = c->changes; p != NULL; p = clink(p)->next) {
-        if (clink(p)->request != 0 && c->groups[0].leader_id == raft_id) {
-            clink(p)->request = 0;
-            clink(p)->again = true;
-        }
-    }
-}
-
-void members_leader_moved(struct dn_consensus *c)
-{
-    for (struct dn_member_change *p = c->changes; p != NULL; p = clink(p)->next) {
-        if (clink(p)->request != 0) {
-            clink(p)->request = 0;
-            clink(p)->again = true;
-        }
-    }
-}
-
-void members_drain(struct dn_consensus *c, enum dn_code code, const char *why)
-{
-    struct dn_member_change *change;
-    while ((change = dn_queue_pop(c->change_queue)) != NULL) {
-        memset(change->opaque, 0, sizeof change->opaque);
-        accept_change(c, change);
-    }
-    while (c->changes != NULL) {
-        fail(c, c->changes, code, "%s", why);
     }
 }
 
@@ -906,20 +532,12 @@ static void make_view(struct dn_consensus *c)
 
 void members_turn(struct dn_consensus *c, uint64_t now_us)
 {
-    struct dn_member_change *change, *next;
-    while ((change = dn_queue_pop(c->change_queue)) != NULL) {
-        memset(change->opaque, 0, sizeof change->opaque);
-        accept_change(c, change);
-    }
     uint64_t sum = config_sum(c);
     if (sum != c->configs_seen) {
         c->configs_seen = sum;
         take_configurations(c, now_us);
     }
-    for (change = c->changes; change != NULL; change = next) {
-        next = clink(change)->next;
-        work_on(c, change, now_us);
-    }
+    changes_turn(c, now_us);
 }
 
 void members_housekeep(struct dn_consensus *c, uint64_t now_us)
