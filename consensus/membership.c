@@ -33,7 +33,7 @@
 #define VIEW_PAUSE_US 100000  /* the list that other threads see is made this often */
 #define CALM_US 1000000       /* leaders have been the same for so long before one is moved */
 #define CLOSE_ENTRIES 1024    /* a learner that lacks fewer is close enough for a vote */
-#define CHANGE_AGAIN_US 50000 /* between two attempts of one change */
+#define GREET_AGAIN_US 500000 /* between two greetings of one who may not know yet */
 
 /* ---- slots --------------------------------------------------------------------------------------------- */
 
@@ -248,7 +248,7 @@ static void greet_changed(struct dn_consensus *c, uint64_t now_us)
         struct member *m = &c->members[i];
         if (m->raft_id != 0 && m->greet_us != 0 && now_us >= m->greet_us) {
             bool settled = m->configured && m->listed && m->greeted && !m->empty;
-            m->greet_us = settled ? 0 : now_us + CHANGE_AGAIN_US * 10;
+            m->greet_us = settled ? 0 : now_us + GREET_AGAIN_US;
             forming_greet(c, i);
         }
     }
