@@ -106,8 +106,9 @@ struct dn_consensus_options {
     const struct dn_fsm *fsms; /* group_count of them; copied */
     unsigned election_timeout_ms; /* 0: 300 */
     unsigned heartbeat_ms;        /* 0: 50 */
-    unsigned tick_ms;             /* idle leader commits a tick this often; 0: 200 */
-    uint64_t snapshot_log_bytes;  /* snapshot a group after this many bytes of log; 0: 64 MiB */
+    unsigned tick_ms; /* a busy leader commits a tick this often, an idle one every 50th time, and a
+                         round goes out twice as often (age.c); 0: 200 */
+    uint64_t snapshot_log_bytes; /* snapshot a group after this many bytes of log; 0: 64 MiB */
     uint64_t
         journal_held_bytes; /* a group whose log holds back more of the journal is snapshotted; 0: 256 MiB */
     uint64_t snapshot_rate_bytes; /* a leader's snapshot is fetched at most so fast, a second; 0: 256 MiB */

@@ -125,7 +125,9 @@ static const struct dn_config_key KEYS[] = {
     UINT("raft.heartbeat_ms", raft.heartbeat_ms, 5, 20000, "50", "ms",
          "An idle leader sends this often; at most a third of the election timeout."),
     UINT("raft.tick_ms", raft.tick_ms, 10, 10000, "200", "ms",
-         "An idle leader commits a tick this often: the age of reads and expiry live from it."),
+         "A busy leader puts a tick into its log this often (an idle one every 50th time, to let time go "
+         "on), and asks\n"
+         "its followers twice as often whether they are still with it: the age of reads lives from both."),
     UINT("raft.balance_ms", raft.balance_ms, 0, 3600000, "5000", "ms",
          "Groups' leaders are spread over the nodes, one move at most this often. 0: never."),
     BYTES("raft.snapshot_log_bytes", raft.snapshot_log_bytes, 64 * KIB, 1024 * GIB, "64MiB",
