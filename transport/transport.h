@@ -56,7 +56,8 @@ enum dn_transport_queue {
 };
 
 /* How a connection ended, for elections: RESET_GONE says that the connection was reset or closed without the
- * final tag and that dialling again at once was refused: the process is gone, its machine is not. */
+ * final tag and that dialling again soon was refused: the process is gone, its machine is not. It may follow
+ * a LOST of the same connection, when a first attempt was taken by a process that was dying. */
 enum dn_transport_down { DN_TRANSPORT_DOWN_CLOSED, DN_TRANSPORT_DOWN_LOST, DN_TRANSPORT_DOWN_RESET_GONE };
 
 struct dn_transport_peer_id {
