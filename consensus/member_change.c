@@ -23,12 +23,14 @@
 
 #define CHANGES_MAX 64        /* asked for and not done, at one node */
 #define CHANGE_AGAIN_US 50000 /* between two attempts of one change */
+#define KNOCK_US 3000000      /* a node that is to be let in may take so long to make itself known to the leader */
 
 /* What consensus keeps in dn_member_change.opaque. */
 struct change_link {
     struct dn_member_change *next;
     uint64_t request;  /* at the leader under this number; 0: not there */
     uint64_t again_us; /* not before */
+    uint64_t since_us; /* accepted here */
     struct asker asker;
     uint64_t asker_request;
     uint64_t target;    /* raft id of the member it began to change; 0: not begun */
@@ -109,6 +111,9 @@ static void begin_add(struct dn_consensus *c, struct dn_member_change *change, c
         fail(c, change, DN_PRECONDITION,
              "two nodes of the name %llu wait: stop one of them, its name is taken from node.id", name);
         return;
+    }
+    if (slot < 0 && dn_monotonic_us() < clink(change)->since_us + KNOCK_US) {
+        return; /* we look again soon */
     }
     if (slot < 0) {
         fail(c, change, DN_NOT_FOUND,
@@ -298,6 +303,7 @@ static void accept_change(struct dn_consensus *c, struct dn_member_change *chang
     }
     *at = change;
     clink(change)->next = NULL;
+    clink(change)->since_us = dn_monotonic_us();
     if (count >= CHANGES_MAX) {
         fail(c, change, DN_EXHAUSTED, "%d changes of members wait already", CHANGES_MAX);
     }
