@@ -228,6 +228,7 @@ static void turn(struct dn_consensus *c)
         if (g->started) {
             raft_io_turn(g);
             group_roles(g);
+            group_hand_over_turn(g);
             propose_turn(g);
             wait_turn(g);
             snapshot_turn(g, now);

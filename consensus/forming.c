@@ -28,6 +28,7 @@
 #include <string.h>
 
 #define COMPONENT "consensus"
+#define SOLE_WAIT_US 1000000     /* two pauses of the transport between attempts */
 #define GREET_PAUSE_US 400000    /* between two greetings of a node that waits */
 #define FORMING_TURN_US 100000   /* looks at who is here this often */
 #define FORMING_LOG_US 5000000   /* and says what it waits for this often */
@@ -57,6 +58,9 @@ static void greet(struct dn_consensus *c, unsigned slot, bool reply)
             bool known = group_members(&c->groups[i], &list, &index);
             g->in_groups += !known || member_list_find(&list, m->raft_id) != NULL;
         }
+    } else {
+        g->config_index = 0;
+        g->members.count = 0;
     }
     dn_buffer_clear(&c->message);
     greeting_encode(g, &c->message);
@@ -88,6 +92,9 @@ static void formed(struct dn_journal_wait *wait)
 {
     struct dn_consensus *c = container_of(wait, struct dn_consensus, formed_wait);
     struct dn_error err = {0};
+    if (c->phase != PHASE_RUN) {
+        return; /* the groups are closing */
+    }
     enum dn_code code = identity_ready(c->data_dir, &c->identity, &err);
     for (uint32_t i = 0; code == DN_OK && i < c->o.group_count; i++) {
         code = group_start(&c->groups[i], &err);
@@ -200,6 +207,26 @@ static void look_anew(struct dn_consensus *c, struct listed *m, uint64_t now_us)
     }
 }
 
+/* The only initial member asks nobody. But a cluster may have grown from it, and its disk be a new one: then
+ * the others still dial its address, each within half a second, and ask for the raft id it had. */
+static bool sole_may_form(const struct dn_consensus *c, uint64_t now_us)
+{
+    return now_us >= c->sole_at_us;
+}
+
+void forming_mistaken(struct dn_consensus *c, const struct dn_transport_peer_id *peer)
+{
+    if (c->forming != FORMING_WAITING || !c->sole) {
+        return;
+    }
+    c->sole_at_us = UINT64_MAX;
+    snprintf(
+        c->waiting_for, sizeof c->waiting_for,
+        "%.64s knows this address by another raft id: a cluster grew from this node, whose data is lost. "
+        "List the cluster's members in cluster.members, and 'dunlin member replace %llu' lets it in",
+        peer->name, (unsigned long long)c->o.node_id);
+}
+
 static void try_form(struct dn_consensus *c, uint64_t now_us)
 {
     char why[sizeof c->waiting_for] = "";
@@ -214,6 +241,9 @@ static void try_form(struct dn_consensus *c, uint64_t now_us)
         lowest = m->node_id < lowest ? m->node_id : lowest;
         all &= of_one_mind(c, m, why, sizeof why);
         look_anew(c, m, now_us);
+    }
+    if (c->sole && !sole_may_form(c, now_us)) {
+        return;
     }
     if (all && c->expected && lowest == c->o.node_id) {
         dn_info(COMPONENT, "all %u initial members are here and empty: this node forms the cluster",
@@ -318,6 +348,16 @@ static void check_removed(struct dn_consensus *c, const struct greeting *g)
     }
 }
 
+/* Clusters are told apart by the raft ids they began with. */
+static bool same_beginning(const struct dn_consensus *c, const struct greeting *g)
+{
+    bool same = g->initial.count == c->identity.initial.count;
+    for (unsigned i = 0; same && i < g->initial.count; i++) {
+        same = g->initial.of[i].raft_id == c->identity.initial.of[i].raft_id;
+    }
+    return same;
+}
+
 void forming_greeted(struct dn_consensus *c, const struct dn_transport_peer_id *from, const uint8_t *bytes,
                      size_t length)
 {
@@ -340,7 +380,20 @@ void forming_greeted(struct dn_consensus *c, const struct dn_transport_peer_id *
     m->greeted = true;
     m->empty = g->empty;
     m->list_hash = g->list_hash;
+    m->group_count = g->group_count;
     m->seen_us = dn_monotonic_us();
+    if (!g->empty && c->forming == FORMED && !same_beginning(c, g)) {
+        uint64_t now_us = dn_monotonic_us();
+        if (now_us >= c->malformed_log_us) {
+            c->malformed_log_us = now_us + LOG_PAUSE_US;
+            dn_err(COMPONENT,
+                   "node %llu at %s is part of another cluster of the same id and key: it is not heard. Two "
+                   "clusters "
+                   "must not share a cluster.id",
+                   (unsigned long long)g->node_id, g->address);
+        }
+        goto out;
+    }
     if (!m->configured) { /* of members the configuration says where they are */
         snprintf(m->address, sizeof m->address, "%s", g->address);
         dn_transport_peer_add(c->transport, m->raft_id, m->address, &err);
@@ -373,7 +426,9 @@ static uint64_t hash_list(const struct dn_consensus *c)
 
 enum dn_code forming_begin(struct dn_consensus *c, struct dn_error *err)
 {
-    bool alone = c->o.bootstrap_alone || (c->initial.count == 1 && c->expected);
+    bool alone = c->o.bootstrap_alone;
+    c->sole = c->initial.count == 1 && c->expected;
+    c->sole_at_us = dn_monotonic_us() + SOLE_WAIT_US;
     enum dn_code code = DN_OK;
     c->list_hash = hash_list(c);
     if (alone) {

@@ -20,6 +20,7 @@
 #include <sys/stat.h>
 
 #define COMPONENT "consensus"
+#define STILL_PAUSE_US 2000000 /* writes go on for so long before the log stands still again */
 #define INSTALL_TIMEOUT_MS                                                                                   \
     (20u * 1000) /* a leader repeats its InstallSnapshot (a manifest) until it is answered */
 
@@ -150,7 +151,8 @@ bool group_can_submit(struct group *g)
 {
     /* While leadership is being handed over the log must stand still: libraft sends TimeoutNow once, and a
      * follower that lacks the last entry ignores it. */
-    bool handing_over = g->c->phase == PHASE_TRANSFER && group_others(g) > 0;
+    bool handing_over = (g->c->phase == PHASE_TRANSFER && group_others(g) > 0) ||
+                        (g->still_until_us != 0 && dn_monotonic_us() < g->still_until_us);
     return g->started && !g->fenced && !g->c->disk_fault && !g->closing && !handing_over &&
            raft_state(&g->raft) == RAFT_LEADER && raft_transferee(&g->raft) == 0;
 }
@@ -293,11 +295,29 @@ bool group_hand_over(struct group *g, uint64_t to)
             return false;
         }
         g->transferring = true;
+        g->still_until_us = 0;
         dn_info(COMPONENT, "group %u: handing leadership to node %llu", g->id,
                 (unsigned long long)member_node(c, s->id));
         return true;
     }
+    uint64_t now_us = dn_monotonic_us();
+    if (now_us >= g->still_next_us) { /* under load no follower ever has the last entry */
+        g->hand_to = to;
+        g->still_until_us = now_us + (uint64_t)c->o.election_timeout_ms * 1000;
+        g->still_next_us = g->still_until_us + STILL_PAUSE_US;
+    }
     return false;
+}
+
+void group_hand_over_turn(struct group *g)
+{
+    if (g->still_until_us == 0) {
+        return;
+    }
+    if (!g->leader || dn_monotonic_us() >= g->still_until_us || group_hand_over(g, g->hand_to)) {
+        g->still_until_us = 0;
+        consensus_kick(g->c);
+    }
 }
 
 /* ---- commit notices --------------------------------------------------------------------------------- */
@@ -332,17 +352,43 @@ static void send_notice(struct group *g, unsigned member, uint64_t commit)
     g->io.send(&g->io, &notice->req, &message, notice_sent);
 }
 
+static bool may_notify(const struct group *g, uint64_t commit)
+{
+    const struct raft *r = &g->raft;
+    return g->leader && !g->fenced && !g->closing && g->term_index != 0 && commit >= g->term_index &&
+           raft_state((struct raft *)r) == RAFT_LEADER && raft_current_term((struct raft *)r) == g->term;
+}
+
 void group_commit_notices(struct group *g)
 {
     struct dn_consensus *c = g->c;
     uint64_t commit = raft_commit_index(&g->raft);
-    if (!g->leader || g->fenced || g->closing || g->term_index == 0 || commit < g->term_index ||
-        raft_state(&g->raft) != RAFT_LEADER || raft_current_term(&g->raft) != g->term) {
+    if (!may_notify(g, commit)) {
         return;
     }
     for (unsigned i = 1; i < DN_MEMBERS_MAX; i++) {
         raft_index match;
         if (c->members[i].configured && g->commit_sent[i] < commit &&
+            raft_match_index(&g->raft, c->members[i].raft_id, &match) == 0 && match >= commit) {
+            send_notice(g, i, commit);
+        }
+    }
+}
+
+/* libraft takes a follower that did not answer between two ticks for lost, and sends it new entries only with
+ * heartbeats from then on, until it stores something new. But it sends no heartbeat in a tick when something
+ * was sent shortly before: after a burst and a pause of two ticks every follower is "lost", and the next
+ * write waits up to a heartbeat. So each tick sends something to each. */
+void group_keep_contact(struct group *g)
+{
+    struct dn_consensus *c = g->c;
+    uint64_t commit = raft_commit_index(&g->raft);
+    if (!may_notify(g, commit)) {
+        return;
+    }
+    for (unsigned i = 1; i < DN_MEMBERS_MAX; i++) {
+        raft_index match;
+        if (c->members[i].configured && !g->sent_in_tick[i] &&
             raft_match_index(&g->raft, c->members[i].raft_id, &match) == 0 && match >= commit) {
             send_notice(g, i, commit);
         }

@@ -250,7 +250,8 @@ struct group {
     raft_io_tick_cb raft_tick; /* libraft's, called by io_shim.c */
     raft_io_recv_cb raft_recv;
     bool opened, started, closing, closed;
-    bool fenced; /* invariant 3 */
+    uint64_t heard_us; /* a leader's message came */
+    bool fenced;       /* invariant 3 */
     struct dn_error start_error;
 
     /* disk and network (raft_io.c) */
@@ -286,8 +287,9 @@ struct group {
     bool transferring;
     struct raft_change change; /* membership.c */
     bool changing;
-    uint64_t step_at_us;      /* no look before at what is to be reconciled */
-    uint64_t leader_since_us; /* leader_id is what it is */
+    uint64_t step_at_us;                             /* no look before at what is to be reconciled */
+    uint64_t still_until_us, still_next_us, hand_to; /* group_hand_over: the log stands still meanwhile */
+    uint64_t leader_since_us;                        /* leader_id is what it is */
 
     /* proposals (propose.c) */
     struct proposals pending;   /* waiting to be packed or forwarded */
@@ -358,6 +360,7 @@ struct group {
 
     /* commit notices: highest leader_commit sent to each member in this term */
     uint64_t commit_sent[DN_MEMBERS_MAX];
+    bool sent_in_tick[DN_MEMBERS_MAX];  /* an AppendEntries, since the last tick began */
     uint64_t loaded_index, loaded_term; /* of the snapshot that was read last to be sent */
 
     _Atomic uint64_t status_seq;
@@ -379,12 +382,13 @@ struct member {
     uint64_t
         link; /* counts up whenever a connection with it came or went: what was asked before may be lost */
     char address[DN_ADDRESS_MAX];
-    bool configured;     /* in some group's configuration */
-    bool listed;         /* in group 0's */
-    bool greeted, empty; /* as it said itself: part of no cluster yet */
-    uint64_t list_hash;  /* of the initial members it was configured with */
-    uint64_t seen_us;    /* when it greeted, or was configured, last */
-    uint64_t greet_us;   /* do not greet it again before */
+    bool configured;      /* in some group's configuration */
+    bool listed;          /* in group 0's */
+    uint32_t group_count; /* of its configuration */
+    bool greeted, empty;  /* as it said itself: part of no cluster yet */
+    uint64_t list_hash;   /* of the initial members it was configured with */
+    uint64_t seen_us;     /* when it greeted, or was configured, last */
+    uint64_t greet_us;    /* do not greet it again before */
 };
 
 /* Who asked for something: a node in one of its lives. */
@@ -421,6 +425,8 @@ struct dn_consensus {
                                    formed: those the cluster began with */
     uint64_t list_hash;
     enum forming { FORMING_NOT, FORMING_WAITING, FORMING_WRITING, FORMED } forming;
+    bool sole; /* the only initial member: forms, if nobody knows better, at sole_at_us */
+    uint64_t sole_at_us;
     bool expected; /* this node is among the initial ones */
     struct dn_journal_wait formed_wait;
     char waiting_for[512], refused[400];
@@ -544,6 +550,9 @@ void forming_turn(struct dn_consensus *c, uint64_t now_us);
 void forming_greet(struct dn_consensus *c, unsigned slot); /* tells it who we are, if it is connected */
 void forming_greeted(struct dn_consensus *c, const struct dn_transport_peer_id *from, const uint8_t *bytes,
                      size_t length);
+void forming_mistaken(struct dn_consensus *c,
+                      const struct dn_transport_peer_id *peer);                     /* it knows who lived at
+                                                                                      our address before */
 bool forming_peer(struct dn_consensus *c, const struct dn_transport_peer_id *peer); /* a stranger dialled us,
                                                                                        or was found at an
                                                                                        initial address */
@@ -554,13 +563,16 @@ enum dn_code group_start(struct group *g, struct dn_error *err);
 void group_roles(struct group *g);
 void group_leader_gone(struct group *g, uint64_t raft_id);
 void group_commit_notices(struct group *g);
+void group_keep_contact(struct group *g); /* after a tick */
 bool group_may_close(const struct group *g);
 void group_close(struct group *g);
 void group_free(struct group *g);
 bool group_can_submit(struct group *g);
 unsigned group_others(const struct group *g); /* other voters of it */
-/* Hands leadership to a connected voter whose log is complete: to that one, or (0) to any. False: not now. */
+/* Hands leadership to a connected voter whose log is complete: to that one, or (0) to any. When none is, the
+ * log stands still for a while so that one may be, and it is tried again each turn. False: not now. */
 bool group_hand_over(struct group *g, uint64_t to);
+void group_hand_over_turn(struct group *g);
 
 /* io_shim.c */
 void io_shim_install(struct group *g);

@@ -234,7 +234,7 @@ static void on_message(void *data, const struct dn_transport_peer_id *from, cons
     }
     int member = member_find(c, from->raft_id);
     if (member < 0 || c->forming != FORMED) {
-        return; /* strangers may greet, no more */
+        return;
     }
     c->members[member].incarnation = from->incarnation;
     if (bytes[0] == MESSAGE_RAFT) {
@@ -273,6 +273,7 @@ static void on_up(void *data, const struct dn_transport_peer_id *peer)
     int member = member_find(c, peer->raft_id);
     if (member >= 0) {
         c->members[member].link++;
+        c->members[member].greeted = false; /* it may be another life of it */
         forming_greet(c, (unsigned)member);
     }
     dn_debug(COMPONENT, "connected to %s (raft id %016llx)", peer->name, (unsigned long long)peer->raft_id);
@@ -291,12 +292,17 @@ static void on_down(void *data, uint64_t raft_id, enum dn_transport_down how)
     ask_again(c, raft_id);
 }
 
-/* A node of our cluster that we do not know: it may be on its way to become a member, or was one. It may
- * greet; on_message takes nothing else of it. */
+/* A node of our cluster that we do not know: it may be on its way to become a member, it may have been one,
+ * or it is one, perhaps our leader, of which we have not heard. All of them have proved the key. */
 static bool on_unknown(void *data, const struct dn_transport_peer_id *peer)
 {
     struct dn_consensus *c = data;
     return c->phase <= PHASE_TRANSFER && forming_peer(c, peer);
+}
+
+static void on_mistaken(void *data, const struct dn_transport_peer_id *peer)
+{
+    forming_mistaken(data, peer);
 }
 
 static void on_gap(void *data, uint64_t raft_id)
@@ -325,6 +331,7 @@ enum dn_code link_open(struct dn_consensus *c, struct dn_error *err)
         .on_down = on_down,
         .on_gap = on_gap,
         .on_unknown = on_unknown,
+        .on_mistaken = on_mistaken,
         .data = c,
     };
     snprintf(options.self.name, sizeof options.self.name, "node-%llu", (unsigned long long)c->o.node_id);

@@ -23,7 +23,9 @@
 
 #define CHANGES_MAX 64        /* asked for and not done, at one node */
 #define CHANGE_AGAIN_US 50000 /* between two attempts of one change */
-#define KNOCK_US 3000000      /* a node that is to be let in may take so long to make itself known to the leader */
+#define KNOCK_US                                                                                             \
+    3000000 /* a node that is to be let in may take so long to make itself known to the leader               \
+             */
 
 /* What consensus keeps in dn_member_change.opaque. */
 struct change_link {
@@ -124,6 +126,12 @@ static void begin_add(struct dn_consensus *c, struct dn_member_change *change, c
         return;
     }
     const struct member *m = &c->members[slot];
+    if (m->group_count != c->o.group_count) {
+        fail(c, change, DN_PRECONDITION,
+             "node %llu has %u groups and this cluster has %u: set its cluster.shards to %u", name,
+             m->group_count, c->o.group_count, c->o.group_count - 1);
+        return;
+    }
     if (list->count >= DN_MEMBERS_MAX - 2) {
         fail(c, change, DN_EXHAUSTED, "a cluster has at most %d members", DN_MEMBERS_MAX - 2);
         return;
@@ -170,10 +178,11 @@ static void begin_remove(struct dn_consensus *c, struct dn_member_change *change
     }
     if (m->role == DN_ROLE_VOTER && voters == 0) {
         fail(c, change, DN_PRECONDITION, "node %llu is the only voter", (unsigned long long)m->node_id);
-    } else if (m->role == DN_ROLE_VOTER && reachable * 2 <= voters && !change->force) {
+    } else if (m->role == DN_ROLE_VOTER && reachable * 2 <= voters) {
         fail(c, change, DN_PRECONDITION,
-             "without node %llu, %u of %u voters could be reached: no majority, and no write would be taken. "
-             "Bring a node back first, or say --force",
+             "without node %llu, %u of %u voters could be reached: no majority, and not even this change "
+             "could be "
+             "made. Bring a node back, or remove one that is lost, first",
              (unsigned long long)m->node_id, reachable, voters);
     } else if (m->raft_id == c->raft_id) {
         group_hand_over(g, 0); /* the next leader removes us; we ask it */
@@ -288,7 +297,8 @@ static void work_on(struct dn_consensus *c, struct dn_member_change *change, uin
             succeed(c, change);
         }
     } else if (link->remote) {
-        fail(c, change, DN_NOT_LEADER, "this node does not lead group 0");
+        fail(c, change, link->again || link->target != 0 ? DN_UNAVAILABLE : DN_NOT_LEADER,
+             "this node does not lead group 0");
     } else if (g->leader_id != 0) {
         forward(c, change, now_us);
     }

@@ -165,7 +165,8 @@ static uint64_t config_sum(const struct dn_consensus *c)
     return sum;
 }
 
-static void take_group(struct dn_consensus *c, const struct group *g, uint64_t now_us)
+static void take_group(struct dn_consensus *c, const struct group *g, uint64_t now_us,
+                       bool configured[DN_MEMBERS_MAX], bool listed_now[DN_MEMBERS_MAX])
 {
     const struct raft_configuration *configuration = &g->raft.configuration;
     for (unsigned i = 0; g->started && i < configuration->n; i++) {
@@ -182,8 +183,8 @@ static void take_group(struct dn_consensus *c, const struct group *g, uint64_t n
             dn_err(COMPONENT, "node %llu is a member, and there is no room to know it",
                    (unsigned long long)listed.node_id);
         } else {
-            c->members[slot].configured = true;
-            c->members[slot].listed |= g->id == 0;
+            configured[slot] = c->members[slot].configured = true;
+            listed_now[slot] |= g->id == 0;
             c->members[slot].seen_us = now_us;
             if (slot > 0 && dn_transport_peer_add(c->transport, server->id, listed.address, &err) != DN_OK) {
                 dn_err(COMPONENT, "%s", err.message);
@@ -195,13 +196,17 @@ static void take_group(struct dn_consensus *c, const struct group *g, uint64_t n
 /* Brings the slots up to the groups' configurations. */
 static void take_configurations(struct dn_consensus *c, uint64_t now_us)
 {
-    bool was[DN_MEMBERS_MAX];
+    bool was[DN_MEMBERS_MAX], now[DN_MEMBERS_MAX] = {false}, listed[DN_MEMBERS_MAX] = {false};
     for (unsigned i = 0; i < DN_MEMBERS_MAX; i++) {
         was[i] = c->members[i].configured;
-        c->members[i].configured = c->members[i].listed = false;
     }
     for (uint32_t i = 0; i < c->o.group_count; i++) {
-        take_group(c, &c->groups[i], now_us);
+        take_group(c, &c->groups[i], now_us, now, listed);
+    }
+    for (unsigned i = 0; i < DN_MEMBERS_MAX;
+         i++) { /* not before: a slot that is needed must not be given away */
+        c->members[i].configured = now[i];
+        c->members[i].listed = listed[i];
     }
     for (unsigned i = 1; i < DN_MEMBERS_MAX; i++) {
         struct member *m = &c->members[i];
@@ -356,13 +361,17 @@ static void reconcile_first(struct group *g)
             return;
         }
         if (s->role == RAFT_STANDBY && m.role == DN_ROLE_LEARNER && member_close(g, s->id)) {
+            if (m.replaces != 0 && group_voter(g, m.replaces) && !link_up(g->c, m.replaces)) {
+                member_step_remove(g, m.replaces); /* the lost one first: four voters would need three */
+                return;
+            }
             member_step_assign(g, s->id, RAFT_VOTER);
             return;
         }
         if ((s->role == RAFT_VOTER || m.role == DN_ROLE_REPLICA) && m.replaces != 0 &&
             group_server(g, m.replaces) != NULL) {
             if (m.replaces == g->c->raft_id) {
-                group_hand_over(g, s->id);
+                group_hand_over(g, 0);
             } else {
                 member_step_remove(g, m.replaces);
             }
@@ -376,12 +385,22 @@ static void reconcile(struct group *g, const struct member_list *wanted)
 {
     const struct raft_configuration *configuration = &g->raft.configuration;
     bool waiting = false;
+    for (unsigned i = 0; i < configuration->n; i++) { /* the lost ones first: they only raise the majority */
+        const struct raft_server *s = &configuration->servers[i];
+        if (member_list_find(wanted, s->id) == NULL && s->id != g->c->raft_id && !link_up(g->c, s->id)) {
+            member_step_remove(g, s->id);
+            return;
+        }
+    }
     for (unsigned i = 0; i < wanted->count; i++) {
         const struct listed *m = &wanted->of[i];
         const struct raft_server *s = group_server(g, m->raft_id);
-        if (s == NULL) {
+        if (s == NULL && configuration->n < DN_MEMBERS_MAX - 1) {
             member_step_add(g, m);
             return;
+        }
+        if (s == NULL) {
+            continue; /* somebody must go first */
         }
         if (s->role == RAFT_SPARE) {
             member_step_assign(g, m->raft_id, RAFT_STANDBY);

@@ -145,6 +145,30 @@ static enum dn_code load_entry(void *data, uint64_t index, const struct dn_journ
     return DN_OK;
 }
 
+/* Is this node the only voter of what was loaded? libraft makes it leader in the term it already had; but in
+ * that term its last life may have sent a learner what its own disk never got, and other entries would take
+ * the same places. So each life of a sole voter begins a term of its own. */
+static bool sole_voter(const struct group *g, const struct loading *loading,
+                       const struct raft_snapshot *snapshot)
+{
+    struct raft_configuration decoded;
+    const struct raft_configuration *in = snapshot == NULL ? NULL : &snapshot->configuration;
+    unsigned voters = 0;
+    bool self = false, found = false;
+    raft_configuration_init(&decoded);
+    for (size_t i = loading->count; i-- > 0 && !found;) {
+        found = loading->entries[i].type == RAFT_CHANGE &&
+                raft_configuration_decode(&loading->entries[i].buf, &decoded) == 0;
+    }
+    in = found ? &decoded : in;
+    for (unsigned i = 0; in != NULL && i < in->n; i++) {
+        voters += in->servers[i].role == RAFT_VOTER;
+        self |= in->servers[i].role == RAFT_VOTER && in->servers[i].id == g->c->raft_id;
+    }
+    raft_configuration_close(&decoded);
+    return voters == 1 && self;
+}
+
 static int load_failed(struct group *g, enum dn_code code, const struct dn_error *err)
 {
     g->start_error = *err;
@@ -196,12 +220,16 @@ static int io_load(struct raft_io *io, raft_term *term, raft_id *voted_for, stru
         }
     }
     if (code != DN_OK) {
-        for (size_t i = 0; i < loading.count; i++) {
-            raft_free(loading.entries[i].buf.base);
+        goto fail;
+    }
+    if (sole_voter(g, &loading, loaded)) {
+        if (!dn_journal_set_term(g->c->journal, g->id, have.term + 1, 0)) {
+            code = dn_fail(&err, DN_NO_MEMORY, "begin a term");
+            goto fail;
         }
-        raft_free(loading.entries);
-        raft_snapshot_free(loaded);
-        return load_failed(g, code, &err);
+        have.term++;
+        have.voted_for = 0;
+        g->promise_lsn = dn_journal_appended(g->c->journal);
     }
     *term = have.term;
     *voted_for = have.voted_for;
@@ -212,6 +240,14 @@ static int io_load(struct raft_io *io, raft_term *term, raft_id *voted_for, stru
     g->io_term = have.term;
     g->io_last = *start_index + loading.count - 1;
     return 0;
+
+fail:
+    for (size_t i = 0; i < loading.count; i++) {
+        raft_free(loading.entries[i].buf.base);
+    }
+    raft_free(loading.entries);
+    raft_snapshot_free(loaded);
+    return load_failed(g, code, &err);
 }
 
 /* ---- storing ------------------------------------------------------------------------------------------ */

@@ -124,7 +124,9 @@ int snapshot_fsm(struct raft_fsm *fsm, struct raft_buffer *bufs[], unsigned *n_b
     uint64_t average, trailing;
     if (g->queue_first != NULL || c->snapshot_jobs > 0 || g->hold.state != HOLD_NONE || g->fenced ||
         g->snap.state != SNAP_NONE || g->prune.busy || prune_due(g, dn_monotonic_us()) ||
-        c->phase != PHASE_RUN) {
+        c->phase != PHASE_RUN ||
+        (g->raft.configuration_uncommitted_index != 0 && /* it would carry the configuration before */
+         g->raft.configuration_uncommitted_index <= raft_last_applied(&g->raft))) {
         return RAFT_BUSY; /* asked again at the next event */
     }
     *bufs = raft_malloc(sizeof **bufs);

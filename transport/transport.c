@@ -369,6 +369,7 @@ void dn_transport_destroy(struct dn_transport *t)
     t->o.on_gap = NULL;
     t->o.on_room = NULL;
     t->o.on_unknown = NULL;
+    t->o.on_mistaken = NULL;
     dn_transport_close(t, NULL, NULL);
 }
 

@@ -92,6 +92,9 @@ struct dn_transport_options {
     /* A proved stranger dialled us: of our cluster, but not among our peers. Return false to drop it (its
      * messages are handed to on_message otherwise). NULL: dropped. */
     bool (*on_unknown)(void *data, const struct dn_transport_peer_id *peer);
+    /* A proved node of our cluster dialled this address for another raft id, and was refused: it knows who
+     * lived here before. May be NULL. */
+    void (*on_mistaken)(void *data, const struct dn_transport_peer_id *peer);
     void *data;
 };
 

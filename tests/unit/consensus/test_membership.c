@@ -436,6 +436,167 @@ static void one_begins_alone_when_told(void **state)
     cluster_free(&c);
 }
 
+/* Somebody believes the others lost and forms another cluster of the same id; one of its members knocks at
+ * the first one's doors, with a newer list. Neither takes the other's word. */
+static void another_cluster_of_the_same_id(void **state)
+{
+    struct cluster c;
+    struct call call;
+    struct dn_members all;
+    struct dn_member keep[NODES];
+    (void)state;
+    start(&c, 3);
+    must(propose(&c, 0, 1, "precious", &call), &call);
+    converge(&c);
+    memcpy(keep, c.members, sizeof keep);
+    c.options.bootstrap_alone = true;
+    c.options.member_count = 1;
+    c.members[0] = keep[3];
+    cluster_start(&c, 3);
+    until_formed(&c, 3, true);
+    c.options.bootstrap_alone = false;
+    c.options.member_count = 4;
+    memcpy(c.members, keep, sizeof keep);
+    c.members[0] = keep[3]; /* it hears of the new one first */
+    c.members[3] = keep[0];
+    cluster_start(&c, 4);
+    struct asked asked;
+    uint64_t until = dn_monotonic_us() + PATIENCE_US;
+    while (ask(&c, 3, DN_MEMBER_ADD, 5, false, &asked) != DN_OK && dn_monotonic_us() < until)
+        usleep(50000);
+    usleep(3000000); /* greetings, and steps that must not be taken */
+    for (unsigned i = 0; i < 3; i++) {
+        dn_consensus_members(c.node[i], &all);
+        unsigned members = 0;
+        for (size_t k = 0; k < all.count; k++)
+            members += all.members[k].role == DN_ROLE_VOTER;
+        assert_int_equal(members, 3);
+        assert_int_equal(all.config_index, 1);
+        assert_int_equal(atomic_load(&c.removed[i]), 0);
+    }
+    must(propose(&c, 0, 1, "more", &call), &call);
+    cluster_stop(&c, 0, 0);
+    cluster_start(&c, 0);
+    cluster_stop(&c, 3, 0);
+    cluster_stop(&c, 4, 0);
+    converge(&c);
+    cluster_free(&c);
+}
+
+static void stopped_while_it_forms(void **state)
+{
+    (void)state;
+    for (unsigned round = 0; round < 20; round++) {
+        struct cluster c;
+        struct dn_members all;
+        init(&c, 3);
+        for (unsigned i = 0; i < 3; i++)
+            cluster_start(&c, i);
+        uint64_t until = dn_monotonic_us() + PATIENCE_US;
+        do {
+            dn_consensus_members(c.node[0], &all);
+            usleep(100);
+        } while (strstr(all.waiting_for, "forms") == NULL && !all.formed && dn_monotonic_us() < until);
+        usleep(round * 500);
+        for (unsigned i = 3; i-- > 0;)
+            cluster_stop(&c, i, 0);
+        if (round % 5 == 0) {
+            for (unsigned i = 0; i < 3; i++)
+                cluster_start(&c, i);
+            converge(&c);
+        }
+        cluster_free(&c);
+    }
+}
+
+/* A cluster that grew from one node, whose disk is lost; its own configuration still lists only itself. */
+static void grown_from_one(void **state)
+{
+    struct cluster c;
+    struct call call;
+    (void)state;
+    init(&c, 1);
+    cluster_start(&c, 0);
+    cluster_start(&c, 1);
+    cluster_start(&c, 2);
+    for (unsigned i = 1; i < 3; i++) {
+        must_ask(&c, 0, DN_MEMBER_ADD, i + 1, false);
+        until_role(&c, 0, i + 1, DN_ROLE_VOTER, GROUPS, GROUPS);
+    }
+    must(propose(&c, 1, 1, "precious", &call), &call);
+    converge(&c);
+    cluster_stop(&c, 0, 1000);
+    cluster_wipe(&c, 0);
+    cluster_start(&c, 0);
+    until_waiting_for(&c, 0, "a cluster grew from this node");
+    usleep(2500000);
+    until_waiting_for(&c, 0, "a cluster grew from this node");
+    cluster_stop(&c, 0, 0);
+    c.options.member_count = 3; /* as it says */
+    cluster_start(&c, 0);
+    must_ask(&c, 1, DN_MEMBER_REPLACE, 1, false);
+    until_role(&c, 0, 1, DN_ROLE_VOTER, GROUPS, GROUPS);
+    converge(&c);
+    cluster_free(&c);
+}
+
+/* The leader of a group is taken out while the group is busy: the log stands still for a moment, or no
+ * follower would ever have all of it. */
+struct flood {
+    struct cluster *c;
+    pthread_t thread;
+    unsigned node;
+    _Atomic bool *stop;
+    uint64_t done;
+};
+
+static void *flood_on(void *arg)
+{
+    enum { RING = 256 };
+    struct flood *f = arg;
+    struct call *ring = calloc(RING, sizeof *ring);
+    bool used[RING] = {false};
+    static const char record[400] = "y";
+    for (unsigned k = 0; !atomic_load(f->stop); k = (k + 1) % RING) {
+        if (used[k] && !atomic_load(&ring[k].over)) {
+            usleep(500);
+            continue;
+        }
+        f->done += used[k] && ring[k].code == DN_OK;
+        used[k] = call_propose(&ring[k], f->c->node[f->node], 1, record, sizeof record, 20000);
+    }
+    for (unsigned k = 0; k < RING; k++)
+        if (used[k])
+            call_end(&ring[k]);
+    free(ring);
+    return NULL;
+}
+
+static void a_busy_leader_leaves(void **state)
+{
+    struct cluster c;
+    struct flood floods[2];
+    _Atomic bool stop = false;
+    (void)state;
+    start(&c, 3);
+    unsigned leader = leader_of(&c, 1), other = (leader + 1) % 3;
+    for (unsigned i = 0; i < 2; i++) {
+        floods[i] = (struct flood){.c = &c, .node = (leader + 1 + i) % 3, .stop = &stop};
+        assert_int_equal(pthread_create(&floods[i].thread, NULL, flood_on, &floods[i]), 0);
+    }
+    must_ask(&c, other, DN_MEMBER_REMOVE, leader + 1, false);
+    until_gone(&c, other, leader + 1);
+    until_removed(&c, leader);
+    atomic_store(&stop, true);
+    for (unsigned i = 0; i < 2; i++) {
+        pthread_join(floods[i].thread, NULL);
+        assert_true(floods[i].done > 0);
+    }
+    cluster_stop(&c, leader, 0);
+    converge(&c);
+    cluster_free(&c);
+}
+
 static void leaders_are_spread(void **state)
 {
     struct cluster c;
@@ -472,6 +633,10 @@ int main(void)
         cmocka_unit_test(a_wiped_node_stays_out_while_others_go_on),
         cmocka_unit_test(one_begins_alone_when_told),
         cmocka_unit_test(leaders_are_spread),
+        cmocka_unit_test(another_cluster_of_the_same_id),
+        cmocka_unit_test(stopped_while_it_forms),
+        cmocka_unit_test(grown_from_one),
+        cmocka_unit_test(a_busy_leader_leaves),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
