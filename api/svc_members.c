@@ -101,13 +101,8 @@ static bool change_read(struct dn_call *call, const Dunlin__V1__ChangeMemberRequ
         dn_call_fail(call, DN_INVALID, "replica: goes with ADD only");
         return false;
     }
-    if (request->force && ret->op != DN_MEMBER_REMOVE) {
-        dn_call_fail(call, DN_INVALID, "force: goes with REMOVE only");
-        return false;
-    }
     ret->node_id = request->node_id;
     ret->replica = request->replica;
-    ret->force = request->force;
     return true;
 }
 

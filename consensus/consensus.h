@@ -229,7 +229,6 @@ struct dn_member_change {
     enum dn_member_op op;
     uint64_t node_id;
     bool replica; /* DN_MEMBER_ADD: stays without a vote */
-    bool force;   /* DN_MEMBER_REMOVE: although the voters that remain reachable are no majority */
     uint64_t deadline_us;
     /* DN_OK: committed in group 0; the other groups follow. DN_PRECONDITION, DN_NOT_FOUND, DN_EXISTS: err
      * says what to do. DN_DEADLINE, DN_UNAVAILABLE: it may have happened; look at the list. */

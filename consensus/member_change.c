@@ -265,7 +265,6 @@ static void forward(struct dn_consensus *c, struct dn_member_change *change, uin
                                .left_ms = (uint32_t)((change->deadline_us - now_us) / 1000) + 1,
                                .op = (uint8_t)change->op,
                                .flags = (uint8_t)((change->replica ? WIRE_MEMBER_REPLICA : 0) |
-                                                  (change->force ? WIRE_MEMBER_FORCE : 0) |
                                                   (link->again ? WIRE_MEMBER_AGAIN : 0)),
                                .node_id = change->node_id};
     if (link_send(c, c->groups[0].leader_id, &frame)) {
@@ -347,7 +346,6 @@ void members_request(struct dn_consensus *c, const struct asker *asker, const st
     r->change.op = (enum dn_member_op)frame->op;
     r->change.node_id = frame->node_id;
     r->change.replica = frame->flags & WIRE_MEMBER_REPLICA;
-    r->change.force = frame->flags & WIRE_MEMBER_FORCE;
     r->change.deadline_us = dn_monotonic_us() + (uint64_t)frame->left_ms * 1000;
     r->change.done = remote_done;
     struct change_link *link = clink(&r->change);

@@ -34,9 +34,8 @@ enum wire_type {
 
 enum wire_member_flags {
     WIRE_MEMBER_REPLICA = 1,
-    WIRE_MEMBER_FORCE = 2,
-    WIRE_MEMBER_AGAIN = 4, /* it was asked for before, and may have happened */
-    WIRE_MEMBER_FLAGS = 7
+    WIRE_MEMBER_AGAIN = 2, /* it was asked for before, and may have happened */
+    WIRE_MEMBER_FLAGS = 3
 };
 
 /* One group of a ROUND. index 0: the stamp is not confirmed for this group. */

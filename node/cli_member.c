@@ -40,18 +40,17 @@ struct arguments {
     size_t action; /* in actions */
     bool action_given;
     uint64_t node_id; /* 0: not given */
-    bool replica, force;
+    bool replica;
     unsigned wait_s; /* 0: do not wait */
 };
 
 /* ---- arguments
  * ----------------------------------------------------------------------------------------------- */
 
-enum { KEY_REPLICA = 5300, KEY_FORCE, KEY_WAIT };
+enum { KEY_REPLICA = 5300, KEY_WAIT };
 
 static const struct argp_option options[] = {
     {"replica", KEY_REPLICA, NULL, 0, "add: the node serves reads and never votes", 20},
-    {"force", KEY_FORCE, NULL, 0, "remove: although the voters that remain reachable are no majority", 20},
     {"wait", KEY_WAIT, "SECONDS", OPTION_ARG_OPTIONAL,
      "Wait until the change is done in every group (at most 600 seconds, or as many as given)", 20},
     {0},
@@ -86,8 +85,6 @@ static void check_arguments(const struct arguments *arguments, struct argp_state
                    actions[arguments->action].name);
     if (arguments->replica && op != DUNLIN__V1__MEMBER_OP__MEMBER_OP_ADD)
         argp_error(state, "--replica goes with add");
-    if (arguments->force && op != DUNLIN__V1__MEMBER_OP__MEMBER_OP_REMOVE)
-        argp_error(state, "--force goes with remove");
 }
 
 static error_t parse(int key, char *text, struct argp_state *state)
@@ -100,9 +97,6 @@ static error_t parse(int key, char *text, struct argp_state *state)
         return 0;
     case KEY_REPLICA:
         arguments->replica = true;
-        return 0;
-    case KEY_FORCE:
-        arguments->force = true;
         return 0;
     case KEY_WAIT:
         arguments->wait_s =
@@ -335,7 +329,6 @@ static int change(struct arguments *arguments)
     request.op = actions[arguments->action].op;
     request.node_id = arguments->node_id;
     request.replica = arguments->replica;
-    request.force = arguments->force;
     code = dn_cli_try(arguments->cli, "/dunlin.v1.Cluster/ChangeMember", &request.base,
                       &dunlin__v1__change_member_response__descriptor, &answer, &connected, &err);
     if (code != DN_OK) {

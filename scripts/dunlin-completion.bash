@@ -24,7 +24,7 @@ _dunlin() {
     recommend) COMPREPLY=($(compgen -W "-k --items --exclude --include-seen $filter $read $common" -- "$word")) ;;
     similar | trending) COMPREPLY=($(compgen -W "-k $filter $read $common" -- "$word")) ;;
     session) COMPREPLY=($(compgen -W "get delete $read $common" -- "$word")) ;;
-    member) COMPREPLY=($(compgen -W "list add promote remove replace --replica --force --wait $common" -- "$word")) ;;
+    member) COMPREPLY=($(compgen -W "list add promote remove replace --replica --wait $common" -- "$word")) ;;
     journal) COMPREPLY=($(compgen -W "verify dump --json" -- "$word") $(compgen -d -- "$word")) ;;
     key) COMPREPLY=($(compgen -W "create" -- "$word") $(compgen -f -- "$word")) ;;
     catalog)

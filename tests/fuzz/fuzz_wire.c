@@ -102,7 +102,7 @@ size_t dn_fuzz_seed(unsigned n, uint8_t *out, size_t max)
         .message_length = 3,
         .round = 8,
         .op = DN_MEMBER_REMOVE,
-        .flags = WIRE_MEMBER_FORCE,
+        .flags = WIRE_MEMBER_AGAIN,
         .node_id = 4,
         .lead_count = 2,
         .nonce = 5,

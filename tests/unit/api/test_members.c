@@ -71,13 +71,12 @@ static void test_members_are_listed(void **state)
     dunlin__v1__status_response__free_unpacked(status, NULL);
 }
 
-static void change_begin(Dunlin__V1__MemberOp op, uint64_t node_id, bool replica, bool force)
+static void change_begin(Dunlin__V1__MemberOp op, uint64_t node_id, bool replica)
 {
     Dunlin__V1__ChangeMemberRequest request = DUNLIN__V1__CHANGE_MEMBER_REQUEST__INIT;
     request.op = op;
     request.node_id = node_id;
     request.replica = replica;
-    request.force = force;
     begin("/dunlin.v1.Cluster/ChangeMember", &request);
 }
 
@@ -96,21 +95,20 @@ static void test_members_are_changed(void **state)
     static const struct {
         Dunlin__V1__MemberOp op;
         enum dn_member_op wanted;
-        bool replica, force;
+        bool replica;
     } cases[] = {
-        {OP(ADD), DN_MEMBER_ADD, false, false},         {OP(ADD), DN_MEMBER_ADD, true, false},
-        {OP(PROMOTE), DN_MEMBER_PROMOTE, false, false}, {OP(REMOVE), DN_MEMBER_REMOVE, false, false},
-        {OP(REMOVE), DN_MEMBER_REMOVE, false, true},    {OP(REPLACE), DN_MEMBER_REPLACE, false, false},
+        {OP(ADD), DN_MEMBER_ADD, false},         {OP(ADD), DN_MEMBER_ADD, true},
+        {OP(PROMOTE), DN_MEMBER_PROMOTE, false}, {OP(REMOVE), DN_MEMBER_REMOVE, false},
+        {OP(REPLACE), DN_MEMBER_REPLACE, false},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         reset(NULL);
-        change_begin(cases[i].op, 4 + i, cases[i].replica, cases[i].force);
+        change_begin(cases[i].op, 4 + i, cases[i].replica);
         await(&played.change_count, 1);
         const struct dn_member_change *change = played.changes[0];
         assert_int_equal(change->op, cases[i].wanted);
         assert_int_equal(change->node_id, 4 + i);
         assert_int_equal(change->replica, cases[i].replica);
-        assert_int_equal(change->force, cases[i].force);
         assert_true(change->deadline_us > dn_monotonic_us());
         h2_turn(&h2, 10);
         assert_false(answer.closed);
@@ -134,27 +132,25 @@ static void test_changes_are_refused(void **state)
     memcpy(long_message + sizeof long_message - 4, "end", 4);
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         reset(NULL);
-        change_begin(OP(PROMOTE), 4, false, false);
+        change_begin(OP(PROMOTE), 4, false);
         await(&played.change_count, 1);
         change_complete(cases[i].code, i == 0 ? long_message : "what to do");
         ends_refused(cases[i].status, i == 0 ? "mmend" : "what to do");
     }
     reset(NULL);
     atomic_store(&full_changes, true);
-    change_begin(OP(REMOVE), 4, false, false);
+    change_begin(OP(REMOVE), 4, false);
     ends_refused(8, "too many changes");
-    change_begin(OP(UNSPECIFIED), 4, false, false);
+    change_begin(OP(UNSPECIFIED), 4, false);
     ends_refused(3, "op: 0; one of ADD");
-    change_begin((Dunlin__V1__MemberOp)5, 4, false, false);
+    change_begin((Dunlin__V1__MemberOp)5, 4, false);
     ends_refused(3, "op: 5;");
-    change_begin((Dunlin__V1__MemberOp)-1, 4, false, false);
+    change_begin((Dunlin__V1__MemberOp)-1, 4, false);
     ends_refused(3, "op: -1;");
-    change_begin(OP(ADD), 0, false, false);
+    change_begin(OP(ADD), 0, false);
     ends_refused(3, "node_id: 0");
-    change_begin(OP(REPLACE), 1, true, false);
+    change_begin(OP(REPLACE), 1, true);
     ends_refused(3, "replica: goes with ADD");
-    change_begin(OP(ADD), 1, false, true);
-    ends_refused(3, "force: goes with REMOVE");
     assert_int_equal(played.change_count, 0);
 }
 
@@ -167,7 +163,7 @@ static void test_a_change_outlives_its_call(void **state)
     for (int cancelled = 0; cancelled <= 1; cancelled++) {
         reset(NULL);
         more_headers = cancelled ? NULL : soon;
-        change_begin(OP(REPLACE), 4, false, false);
+        change_begin(OP(REPLACE), 4, false);
         more_headers = NULL;
         await(&played.change_count, 1);
         if (cancelled) {
