@@ -1,12 +1,16 @@
 /* Commits: three nodes in one process on loopback, real disks, writers that each keep one record under way.
  *
- *   bench_commit [--dir DIR] [--writers N] [--groups N] [--bytes N] [--seconds S]
+ *   bench_commit [--dir DIR] [--writers N] [--groups N] [--bytes N] [--seconds S] [--restart 1]
  *
  * Writers are spread over the groups and propose at the group's leader. Prints one line of JSON: commits a
  * second, latency from proposal to applied, writes and flushes of the disk that holds DIR (from
  * /proc/diskstats: of the whole machine, so run it alone), processor time, and peak memory of the process: in
  * all, and when it had done 10,000 and 100,000 commits (0: it had not).
- * `scripts/bench.sh --commit` runs it beside the build of an older commit. */
+ * `scripts/bench.sh --commit` runs it beside the build of an older commit.
+ *
+ * With --restart no snapshot is taken; then all nodes stop and start again on the same log, and a second line
+ * says how many entries that was, how long until every node had applied all of it, and how often a group
+ * changed its leader meanwhile (0 beyond the first: nobody was deposed for being busy). */
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/metrics.h"
@@ -38,7 +42,7 @@ struct writer {
 
 static struct dn_histogram *latency;
 static atomic_bool stopping;
-static _Atomic uint64_t commits, failures, under_way;
+static _Atomic uint64_t commits, failures, under_way, leaders;
 static size_t record_bytes = 256;
 
 static void die(const char *what, const struct dn_error *err)
@@ -232,6 +236,85 @@ static struct dn_consensus *leader_of(struct dn_consensus **nodes, uint32_t grou
     exit(1);
 }
 
+static void on_leader(void *data, uint32_t group, bool leader, uint64_t term)
+{
+    (void)data, (void)group, (void)term;
+    if (leader)
+        atomic_fetch_add(&leaders, 1);
+}
+
+static uint64_t states[NODES][GROUPS_MAX];
+static struct dn_fsm fsms[NODES][GROUPS_MAX];
+static struct dn_member members[NODES];
+
+static void start_nodes(struct dn_consensus **nodes, const char *dir, unsigned groups, bool keep_log)
+{
+    struct dn_error err = {0};
+    for (unsigned i = 0; i < NODES; i++) {
+        char data_dir[330];
+        snprintf(data_dir, sizeof data_dir, "%s/%u", dir, i);
+        if (mkdir(data_dir, 0700) != 0 && errno != EEXIST)
+            die("make a folder", NULL);
+        for (unsigned g = 0; g < groups; g++)
+            fsms[i][g] =
+                (struct dn_fsm){&states[i][g],       fsm_apply,          fsm_entry_done,   fsm_hash,
+                                fsm_snapshot_begin,  fsm_snapshot_write, fsm_snapshot_end, fsm_restore_build,
+                                fsm_restore_install, fsm_restore_discard};
+        struct dn_consensus_options options = {.data_dir = data_dir,
+                                               .cluster_id = "bench",
+                                               .node_id = i + 1,
+                                               .members = members,
+                                               .member_count = NODES,
+                                               .group_count = groups,
+                                               .fsms = fsms[i],
+                                               .on_leader = on_leader};
+        if (keep_log) {
+            options.snapshot_log_bytes = UINT64_C(1) << 60;
+#if __has_include("journal/journal.h")
+            options.journal_held_bytes = UINT64_C(1) << 60;
+#endif
+        }
+        if (dn_consensus_start(&options, &nodes[i], &err) != DN_OK)
+            die("start a node", &err);
+    }
+}
+
+static void stop_nodes(struct dn_consensus **nodes)
+{
+    for (unsigned i = 0; i < NODES; i++) {
+        dn_consensus_stop(nodes[i], 0);
+        dn_consensus_destroy(nodes[i]);
+    }
+}
+
+/* All at once, as after a power cut of the rack. */
+static void restart(struct dn_consensus **nodes, const char *dir, unsigned groups)
+{
+    uint64_t last[GROUPS_MAX] = {0}, entries = 0;
+    struct dn_group_status status;
+    for (unsigned g = 0; g < groups; g++) {
+        for (unsigned i = 0; i < NODES; i++) {
+            dn_consensus_status(nodes[i], g, &status);
+            last[g] = status.commit_index > last[g] ? status.commit_index : last[g];
+        }
+        entries += last[g];
+    }
+    stop_nodes(nodes);
+    memset(states, 0, sizeof states);
+    atomic_store(&leaders, 0);
+    uint64_t start = dn_monotonic_us();
+    start_nodes(nodes, dir, groups, true);
+    double loaded = (double)(dn_monotonic_us() - start) / 1e6;
+    for (unsigned g = 0; g < groups; g++)
+        for (unsigned i = 0; i < NODES; i++)
+            while (dn_consensus_applied(nodes[i], g) < last[g])
+                usleep(1000);
+    printf("{\"entries\": %llu, \"loaded_s\": %.2f, \"applied_s\": %.2f, \"leaders\": %llu, \"groups\": %u, "
+           "\"peak_mib\": %.1f}\n",
+           (unsigned long long)entries, loaded, (double)(dn_monotonic_us() - start) / 1e6,
+           (unsigned long long)atomic_load(&leaders), groups, peak_mib());
+}
+
 static unsigned number(const char *text, unsigned max)
 {
     char *end;
@@ -246,7 +329,7 @@ static unsigned number(const char *text, unsigned max)
 int main(int argc, char **argv)
 {
     const char *parent = "/var/tmp";
-    unsigned writers = 8, groups = 4, seconds = 5;
+    unsigned writers = 8, groups = 4, seconds = 5, again = 0;
     for (int i = 1; i < argc; i += 2) {
         const char *value = i + 1 < argc ? argv[i + 1] : "";
         if (strcmp(argv[i], "--dir") == 0)
@@ -259,18 +342,17 @@ int main(int argc, char **argv)
             record_bytes = number(value, 1 << 20);
         else if (strcmp(argv[i], "--seconds") == 0)
             seconds = number(value, 3600);
+        else if (strcmp(argv[i], "--restart") == 0)
+            again = number(value, 1);
         else {
             fprintf(stderr,
-                    "usage: bench_commit [--dir DIR] [--writers N] [--groups N] [--bytes N] [--seconds S]\n");
+                    "usage: bench_commit [--dir DIR] [--writers N] [--groups N] [--bytes N] [--seconds S] "
+                    "[--restart 1]\n");
             return strcmp(argv[i], "--help") == 0 ? 0 : 2;
         }
     }
-    static uint64_t states[NODES][GROUPS_MAX];
-    static struct dn_fsm fsms[NODES][GROUPS_MAX];
     struct dn_consensus *nodes[NODES] = {0};
     char dir[300], addresses[NODES][32];
-    struct dn_member members[NODES];
-    struct dn_error err = {0};
     dn_log_set_level(DN_LOG_WARN);
     snprintf(dir, sizeof dir, "%.200s/dunlin-bench.XXXXXX", parent);
     if (!mkdtemp(dir))
@@ -279,26 +361,7 @@ int main(int argc, char **argv)
         snprintf(addresses[i], sizeof addresses[i], "127.0.0.1:%u", free_port());
         members[i] = (struct dn_member){i + 1, addresses[i]};
     }
-    for (unsigned i = 0; i < NODES; i++) {
-        char data_dir[330];
-        snprintf(data_dir, sizeof data_dir, "%s/%u", dir, i);
-        if (mkdir(data_dir, 0700) != 0)
-            die("make a folder", NULL);
-        for (unsigned g = 0; g < groups; g++)
-            fsms[i][g] =
-                (struct dn_fsm){&states[i][g],       fsm_apply,          fsm_entry_done,   fsm_hash,
-                                fsm_snapshot_begin,  fsm_snapshot_write, fsm_snapshot_end, fsm_restore_build,
-                                fsm_restore_install, fsm_restore_discard};
-        struct dn_consensus_options options = {.data_dir = data_dir,
-                                               .cluster_id = "bench",
-                                               .node_id = i + 1,
-                                               .members = members,
-                                               .member_count = NODES,
-                                               .group_count = groups,
-                                               .fsms = fsms[i]};
-        if (dn_consensus_start(&options, &nodes[i], &err) != DN_OK)
-            die("start a node", &err);
-    }
+    start_nodes(nodes, dir, groups, again == 1);
     latency = dn_histogram_create();
     static struct writer all[WRITERS_MAX];
     for (unsigned w = 0; w < writers; w++) {
@@ -341,10 +404,9 @@ int main(int argc, char **argv)
            (unsigned long long)atomic_load(&failures), (double)(after.writes - before.writes) / took,
            (double)(after.flushes - before.flushes) / took, done == 0 ? 0 : cpu * 1e6 / (double)done, at_10k,
            at_100k, peak_mib());
-    for (unsigned i = 0; i < NODES; i++) {
-        dn_consensus_stop(nodes[i], 0);
-        dn_consensus_destroy(nodes[i]);
-    }
+    if (again == 1)
+        restart(nodes, dir, groups);
+    stop_nodes(nodes);
     for (unsigned w = 0; w < writers; w++)
         free(all[w].record);
     dn_histogram_destroy(latency);
