@@ -318,6 +318,7 @@ struct group {
     /* age and hashes (age.c) */
     uint64_t tick_at_us;
     bool tick_now;                /* put a tick section in the next entry */
+    uint64_t tick_looked_us;      /* whether a quiet group holds back the journal */
     unsigned quiet_ticks;         /* ticks since the last entry with records */
     _Atomic uint64_t age_base_us; /* 0: unknown */
     struct {

@@ -338,14 +338,24 @@ static void return_remote(struct group *g)
     }
 }
 
+static bool holds_journal(struct group *g, uint64_t now_us)
+{
+    g->tick_looked_us = now_us;
+    return dn_journal_held(g->c->journal, g->id) > g->c->o.journal_held_bytes / 2;
+}
+
 void propose_turn(struct group *g)
 {
     uint64_t now = dn_monotonic_us();
     struct dn_consensus *c = g->c;
     if (group_can_submit(g)) {
         bool low = c->ticks_stopped;
-        if (g->quiet_ticks >= QUIET_TICKS && g->pending.first != NULL) {
-            g->tick_at_us = 0; /* the first records after a quiet time carry one */
+        /* The first records after a quiet time carry a tick. And entries must come for what a quiet group
+         * keeps of its log to become new, or it would hold back the journal. */
+        if (g->quiet_ticks >= QUIET_TICKS &&
+            (g->pending.first != NULL ||
+             (now >= g->tick_looked_us + (uint64_t)c->o.tick_ms * 1000 && holds_journal(g, now)))) {
+            g->tick_at_us = 0;
         }
         if (now >= g->tick_at_us && g->ready && !low) {
             g->tick_now = true;

@@ -147,6 +147,8 @@ def bad_config(cluster):
 def main():
     cluster = Cluster(extra="raft:\n  snapshot_log_bytes: 65536\n").start()
     publish(cluster, 1600, "a")
+    for i in range(10):
+        publish(cluster, 1600, f"more{i}")  # enough of log for every group
     wait_until("a snapshot on node 3", lambda: any(g.snapshot_index > 0 for g in cluster.nodes[2].status().groups))
     publish(cluster, 400, "b")
     bad_config(cluster)
