@@ -382,7 +382,7 @@ static void write_switch(struct dn_journal *journal)
     next->end = DN_DISK_ALIGN;
     next->writable = true;
     memset(journal->out, 0, DN_DISK_ALIGN);
-    header_encode(&header, journal->out);
+    header_encode_length(&header, next->bytes, journal->out);
     size_t put = put_states(journal, journal->out + DN_DISK_ALIGN);
     DN_ASSERT(put == states);
     memcpy(journal->out + DN_DISK_ALIGN + states, journal->pending.bytes, fit);
