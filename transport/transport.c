@@ -453,6 +453,7 @@ bool dn_transport_send(struct dn_transport *t, uint64_t raft_id, enum dn_transpo
     }
     if (!frame_sender_put(&peer->sender, queue, parts, part_count, length)) {
         peer->refused[queue] = true;
+        t->dirty = true; /* the flush says that it may be tried again, though nothing may be queued */
         return false;
     }
     t->dirty = true;
