@@ -373,6 +373,7 @@ enum dn_code recover_walk(struct dn_journal *journal, walk_cb each, void *data, 
     for (size_t k = 0; code == DN_OK && k < links; k++) {
         struct segment *segment = journal->segments[chain[k].number];
         struct segment *after = k + 1 < links ? journal->segments[chain[k + 1].number] : NULL;
+        DN_ASSERT(segment);
         reader.segment = segment;
         reader.length = 0;
         code = read_segment(&reader, (uint32_t)chain[k].number, after ? after->base_lsn : UINT64_MAX, each,

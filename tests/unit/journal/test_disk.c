@@ -33,7 +33,7 @@ static const char *const kinds[] = {"io_uring", "pool"};
 
 static void folder_make(char dir[40])
 {
-    strcpy(dir, "/tmp/dunlin_journal.XXXXXX");
+    snprintf(dir, 40, "/tmp/dunlin_journal.XXXXXX");
     assert_non_null(mkdtemp(dir));
 }
 
@@ -296,7 +296,7 @@ static void rename_file(const struct damaged *d, const char *from, const char *t
 static void load(struct file *file, const char *dir)
 {
     char path[120];
-    struct stat about;
+    struct stat about = {0};
     snprintf(path, sizeof path, "%s/%s", dir, file->name);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     assert_true(fd >= 0 && fstat(fd, &about) == 0);
@@ -311,7 +311,7 @@ static void note_record(void *data, const struct dn_journal_record *record)
     struct damaged *d = data;
     if (d->count == 0 || strcmp(d->files[d->count - 1].name, record->segment) != 0) {
         assert_true(d->count < FILES_MAX);
-        strcpy(d->files[d->count].name, record->segment);
+        snprintf(d->files[d->count].name, sizeof d->files[0].name, "%s", record->segment);
         load(&d->files[d->count], d->dir);
         d->count++;
     }
