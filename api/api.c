@@ -27,9 +27,29 @@ static const struct dn_method methods[] = {
     {"/dunlin.v1.Catalog/Get", "Catalog.Get", dn_svc_catalog_get, NULL},
     {"/dunlin.v1.Cluster/Status", "Cluster.Status", dn_svc_status, NULL},
     {"/dunlin.v1.Cluster/Ping", "Cluster.Ping", dn_svc_ping, NULL},
+    {"/dunlin.v1.Cluster/ListMembers", "Cluster.ListMembers", dn_svc_list_members, NULL},
+    {"/dunlin.v1.Cluster/ChangeMember", "Cluster.ChangeMember", dn_svc_change_member, NULL},
     {"/grpc.health.v1.Health/Check", "Health.Check", dn_svc_health_check, NULL},
     {"/grpc.health.v1.Health/Watch", "Health.Watch", dn_svc_health_watch, dn_svc_health_pull},
 };
+
+/* A node that waits to be let into a cluster says so, and takes no data. */
+static bool admit(struct dn_call *call)
+{
+    static const char *const always[] = {"/dunlin.v1.Cluster/", "/grpc.health.v1.Health/"};
+    const struct dn_app *app = dn_call_app(call);
+    char reason[DN_API_REASON_MAX] = "";
+    if (!app->options.open || atomic_load_explicit(app->options.open, memory_order_acquire))
+        return true;
+    for (size_t i = 0; i < sizeof always / sizeof always[0]; i++)
+        if (strncmp(call->method->path, always[i], strlen(always[i])) == 0)
+            return true;
+    if (app->options.ready)
+        (void)app->options.ready(app->options.ready_data, reason, sizeof reason);
+    dn_call_fail(call, DN_UNAVAILABLE, "the node takes no requests yet: %s",
+                 reason[0] ? reason : "it is starting");
+    return false;
+}
 
 uint32_t dn_api_shard_of(const char *user, size_t length, uint32_t shard_count)
 {
@@ -96,6 +116,7 @@ enum dn_code dn_api_start(const struct dn_api_options *options, struct dn_api **
         .metrics = options->metrics,
         .app = app,
         .on_sweep = options->metrics ? ages_update : NULL,
+        .admit = admit,
     };
     code = dn_server_start(&server_options, &api->server, err);
     if (code != DN_OK) {

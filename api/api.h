@@ -14,8 +14,11 @@
 #include "recommend/recommend.h"
 #include "session/session.h"
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
+
+#define DN_API_REASON_MAX 640 /* bytes of the reason that `ready` gives */
 
 struct dn_api_limits {            /* 0: the default behind it */
     uint32_t message_bytes;       /* one request message: 4 MiB */
@@ -52,6 +55,9 @@ struct dn_api_options {
     /* Whether the node is ready to serve; writes the reason when not. Any thread. */
     bool (*ready)(void *data, char *ret_reason, size_t size);
     void *ready_data;
+    /* While it is false, calls about users and items are UNAVAILABLE with the reason that `ready` gives; the
+     * Cluster and Health services answer all the same. NULL: always open. Read by the API threads. */
+    const atomic_bool *open;
     struct dn_metrics *metrics;
 };
 

@@ -362,7 +362,7 @@ void dn_call_request_end(struct dn_call *call)
     call->holds = 1;
     if (dn_monotonic_us() >= call->deadline_us)
         dn_call_fail(call, DN_DEADLINE, "the deadline passed while the request came in");
-    else
+    else if (!call->thread->server->options.admit || call->thread->server->options.admit(call))
         call->method->handle(call, call->body, call->body_length);
     call_charge(call);
     dn_call_drop_hold(call);

@@ -54,14 +54,30 @@ static void wait_done(struct dn_wait *wait, enum dn_code code, uint64_t applied,
     dn_op_done(op);
 }
 
+/* Consensus thread. */
+static void member_change_done(struct dn_member_change *change, enum dn_code code, const struct dn_error *err)
+{
+    struct dn_op *op = change->data;
+    const char *message = err && err->message[0] ? err->message : dn_code_text(code);
+    op->code = code;
+    if (code != DN_OK && op->result_capacity > 0) {
+        op->result_length = strnlen(message, op->result_capacity - 1);
+        memcpy(op->result, message, op->result_length);
+        op->result[op->result_length++] = '\0';
+    }
+    dn_op_done(op);
+}
+
 /* Consensus took nothing: it has enough, or it has stopped. Clients try elsewhere only when told so. */
-static void refused(struct dn_op *op)
+static void refused(struct dn_op *op, const char *full)
 {
     if (atomic_load(&op->call->thread->server->draining))
         dn_op_abandon(op, DN_UNAVAILABLE, "the node is shutting down: try another one");
     else
-        dn_op_abandon(op, DN_EXHAUSTED, "the node's queue of writes and waits is full: try again later");
+        dn_op_abandon(op, DN_EXHAUSTED, full);
 }
+
+#define QUEUE_FULL "the node's queue of writes and waits is full: try again later"
 
 void dn_op_propose(struct dn_op *op, struct dn_consensus *consensus, uint32_t group, const uint8_t *record,
                    size_t length)
@@ -75,7 +91,7 @@ void dn_op_propose(struct dn_op *op, struct dn_consensus *consensus, uint32_t gr
         .data = op,
     };
     if (!dn_consensus_propose(consensus, &op->proposal))
-        refused(op);
+        refused(op, QUEUE_FULL);
 }
 
 void dn_op_wait(struct dn_op *op, struct dn_consensus *consensus, uint32_t group, enum dn_wait_kind kind,
@@ -90,5 +106,14 @@ void dn_op_wait(struct dn_op *op, struct dn_consensus *consensus, uint32_t group
         .data = op,
     };
     if (!dn_consensus_wait(consensus, &op->wait))
-        refused(op);
+        refused(op, QUEUE_FULL);
+}
+
+void dn_op_member_change(struct dn_op *op, struct dn_consensus *consensus, struct dn_member_change *change)
+{
+    change->deadline_us = op_deadline_us(op->call);
+    change->done = member_change_done;
+    change->data = op;
+    if (!dn_consensus_member_change(consensus, change))
+        refused(op, "too many changes of members are under way: try again later");
 }

@@ -211,6 +211,8 @@ struct dn_server_options {
     void *app;
     /* Every DN_SWEEP_MS on each thread; may be NULL. */
     void (*on_sweep)(struct dn_thread *thread);
+    /* Before a method runs: false when it answered the call itself. NULL: every call is let in. */
+    bool (*admit)(struct dn_call *call);
 };
 
 struct dn_server {
@@ -317,6 +319,9 @@ void dn_op_propose(struct dn_op *op, struct dn_consensus *consensus, uint32_t gr
                    size_t length);
 void dn_op_wait(struct dn_op *op, struct dn_consensus *consensus, uint32_t group, enum dn_wait_kind kind,
                 uint64_t index);
+/* change: in the call's arena, with op, node_id, replica and force set. The message of a failure comes in
+ * op->result, with its NUL, cut to result_capacity: it is longer than those of other ops. */
+void dn_op_member_change(struct dn_op *op, struct dn_consensus *consensus, struct dn_member_change *change);
 
 void dn_call_stream_begin(struct dn_call *call);
 /* Inside pull: the bytes of one message (copied). False: out of memory. */

@@ -77,6 +77,11 @@ static inline struct dn_hash128 dn_user_hash(const struct dn_app *app, const cha
     return dn_keyed_hash128(app->options.hash_key, user, strlen(user));
 }
 
+/* ---- svc_members.c ------------------------------------------------------------------------------------ */
+
+/* The configured name of a node; "" when it is not known here. */
+const char *dn_member_name(const struct dn_app *app, uint64_t node_id);
+
 /* ---- methods
  * ------------------------------------------------------------------------------------------------ */
 
@@ -90,6 +95,8 @@ void dn_svc_catalog_upsert(struct dn_call *call, const uint8_t *message, size_t 
 void dn_svc_catalog_delete(struct dn_call *call, const uint8_t *message, size_t length);
 void dn_svc_catalog_get(struct dn_call *call, const uint8_t *message, size_t length);
 void dn_svc_status(struct dn_call *call, const uint8_t *message, size_t length);
+void dn_svc_list_members(struct dn_call *call, const uint8_t *message, size_t length);
+void dn_svc_change_member(struct dn_call *call, const uint8_t *message, size_t length);
 void dn_svc_ping(struct dn_call *call, const uint8_t *message, size_t length);
 void dn_svc_health_check(struct dn_call *call, const uint8_t *message, size_t length);
 void dn_svc_health_watch(struct dn_call *call, const uint8_t *message, size_t length);

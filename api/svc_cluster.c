@@ -5,19 +5,9 @@
 
 #include <string.h>
 
-#define REASON_MAX 256
-
 static char *text(const char *constant)
 {
     return (char *)(uintptr_t)(constant ? constant : ""); /* protobuf-c does not write to it */
-}
-
-static const char *member_name(const struct dn_app *app, uint64_t node_id)
-{
-    for (size_t i = 0; i < app->options.member_count; i++)
-        if (app->options.members[i].node_id == node_id)
-            return app->options.member_names ? app->options.member_names[i] : "";
-    return "";
 }
 
 static void group_fill(const struct dn_app *app, uint32_t group, Dunlin__V1__GroupStatus *to)
@@ -27,7 +17,7 @@ static void group_fill(const struct dn_app *app, uint32_t group, Dunlin__V1__Gro
     dunlin__v1__group_status__init(to);
     to->group = group;
     to->leader_id = status.leader_id;
-    to->leader = text(member_name(app, status.leader_id));
+    to->leader = text(dn_member_name(app, status.leader_id));
     to->term = status.term;
     to->commit_index = status.commit_index;
     to->applied_index = status.applied_index;
@@ -72,22 +62,31 @@ static bool groups_give(struct dn_call *call, Dunlin__V1__StatusResponse *respon
     return true;
 }
 
+/* Those of the cluster when this node is in one, else those of the configuration. */
 static bool members_give(struct dn_call *call, Dunlin__V1__StatusResponse *response)
 {
     const struct dn_app *app = dn_call_app(call);
-    size_t count = app->options.member_count;
+    struct dn_members now;
+    dn_consensus_members(app->options.consensus, &now);
+    bool formed = now.formed && now.count > 0;
+    size_t count = formed ? now.count : app->options.member_count;
     Dunlin__V1__MemberStatus *members = dn_arena_alloc(call->arena, count * sizeof *members);
     response->members = dn_arena_alloc(call->arena, count * sizeof *response->members);
     if (!members || !response->members)
         return false;
     for (size_t i = 0; i < count; i++) {
-        dunlin__v1__member_status__init(&members[i]);
-        members[i].node_id = app->options.members[i].node_id;
-        members[i].name = text(member_name(app, members[i].node_id));
-        members[i].peer_address = text(app->options.members[i].address);
-        response->members[i] = &members[i];
+        if (formed && now.members[i].role == DN_ROLE_WAITING)
+            continue;
+        Dunlin__V1__MemberStatus *member = &members[response->n_members];
+        const char *address = formed ? now.members[i].address : app->options.members[i].address;
+        dunlin__v1__member_status__init(member);
+        member->node_id = formed ? now.members[i].node_id : app->options.members[i].node_id;
+        member->name = text(dn_member_name(app, member->node_id));
+        member->peer_address = dn_arena_strndup(call->arena, address, strlen(address));
+        if (!member->peer_address)
+            return false;
+        response->members[response->n_members++] = member;
     }
-    response->n_members = count;
     return true;
 }
 
@@ -139,7 +138,7 @@ void dn_svc_status(struct dn_call *call, const uint8_t *message, size_t length)
         dn_call_unpack(call, &dunlin__v1__status_request__descriptor, message, length);
     if (!request || !hash_at_fits(call, request))
         return;
-    char reason[REASON_MAX] = "";
+    char reason[DN_API_REASON_MAX] = "";
     struct dn_retrieval_status retrieval;
     memset(&retrieval, 0, sizeof retrieval);
     if (app->options.retrieval)

@@ -8,7 +8,6 @@
 
 #include <string.h>
 
-#define REASON_MAX 256
 #define STATUS_BYTES_MAX 16
 
 struct watch {
@@ -41,7 +40,7 @@ static bool draining(const struct dn_call *call)
 static Grpc__Health__V1__HealthCheckResponse__ServingStatus status_now(const struct dn_call *call)
 {
     const struct dn_app *app = dn_call_app(call);
-    char reason[REASON_MAX];
+    char reason[DN_API_REASON_MAX];
     if (draining(call) ||
         (app->options.ready && !app->options.ready(app->options.ready_data, reason, sizeof reason)))
         return GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__SERVING_STATUS__NOT_SERVING;

@@ -1,14 +1,21 @@
-/* Age: how old a read may be, and whether states are equal, both carried by ticks through the log; and the
- * status other threads read.
+/* Age: how old a read may be, and whether states are equal; and the status other threads read.
  *
- * Every node sends the leader its clock stamp (CLOCK_BOOTTIME, with a nonce of its process life). The leader
- * puts the latest stamps into a tick section of an entry. When a node applies a tick that carries a stamp of
- * its own life, everything committed before that stamp is applied here: age = clock now - stamp. No clocks of
- * different machines are compared.
+ * A stamp is a node's own clock (CLOCK_BOOTTIME, with a nonce of its process life). Age = clock now - newest
+ * stamp of ours of which we know: all that was committed before it is applied here. No clocks of different
+ * machines are compared. Two ways lead to that knowledge:
  *
- * With the stamp travels a state hash at an index that is a multiple of CHECK_EVERY. All nodes see the same
- * reports in the log; one that finds a majority of the others agreeing on a hash that differs from its own at
- * that index is in the minority and stops (consensus_fatal). */
+ *  1. Rounds (the read index of the Raft dissertation, section 6.4, without a log entry). A leader sends a
+ *     numbered round to every member a few times a second; who is in its term answers with a stamp (and with
+ *     its state hash). A stamp is confirmed for a group when a majority of its voters has answered a round
+ * that was sent after the stamp arrived: nobody else can have led at that time, so the leader's commit index
+ * of that moment covers all that was committed. The next round gives the stamp back with that index; it
+ * counts here as soon as that index is applied.
+ *  2. Ticks: under load, entries carry the latest stamps; what applies the entry has applied all before it.
+ *     An idle group hardly ticks, and its disk rests.
+ *
+ * Ticks carry state hashes too, at indexes that are multiples of CHECK_EVERY. All nodes see the same reports
+ * in the log; one that finds a majority of the others agreeing on a hash that differs from its own at that
+ * index is in the minority and stops (consensus_fatal). */
 #include "consensus/internal.h"
 
 #include "base/clock.h"
@@ -86,13 +93,13 @@ static void compare(struct group *g, uint64_t index)
 {
     struct dn_consensus *c = g->c;
     struct report own = g->checks[index / CHECK_EVERY % CHECK_RING];
-    unsigned others = c->member_count - 1, differ = 0, agree = 0;
+    unsigned others = g->raft.configuration.n > 0 ? g->raft.configuration.n - 1 : 0, differ = 0, agree = 0;
     uint64_t first = 0;
     if (own.index != index) {
         return;
     }
-    for (unsigned m = 0; m < c->member_count; m++) {
-        for (unsigned k = 0; m != c->self && k < REPORTS_KEPT; k++) {
+    for (unsigned m = 1; m < DN_MEMBERS_MAX; m++) {
+        for (unsigned k = 0; k < REPORTS_KEPT; k++) {
             const struct report *r = &g->reports[m][k];
             if (r->index == index && r->hash != own.hash) {
                 first = differ++ == 0 ? r->hash : first;
@@ -126,18 +133,17 @@ static void compare(struct group *g, uint64_t index)
 
 /* ---- ticks ------------------------------------------------------------------------------------------ */
 
-uint32_t age_marks(struct group *g, struct entry_mark marks[DN_NODES_MAX])
+uint32_t age_marks(struct group *g, struct entry_mark marks[DN_MEMBERS_MAX])
 {
     struct dn_consensus *c = g->c;
     struct report own = own_report(g);
     uint32_t count = 0;
-    for (unsigned i = 0; i < c->member_count; i++) {
-        if (i == c->self) {
-            marks[count++] =
-                (struct entry_mark){c->o.node_id, c->nonce, dn_boottime_us(), own.index, own.hash};
+    for (unsigned i = 0; i < DN_MEMBERS_MAX; i++) {
+        if (i == 0) {
+            marks[count++] = (struct entry_mark){c->raft_id, c->nonce, dn_boottime_us(), own.index, own.hash};
         } else if (g->stamps[i].nonce != 0) {
             marks[count++] =
-                (struct entry_mark){c->members[i].node_id, g->stamps[i].nonce, g->stamps[i].stamp_us,
+                (struct entry_mark){c->members[i].raft_id, g->stamps[i].nonce, g->stamps[i].stamp_us,
                                     g->stamps[i].hash_index, g->stamps[i].hash};
         }
     }
@@ -149,11 +155,11 @@ void age_applied(struct group *g, const struct entry_view *view)
     struct dn_consensus *c = g->c;
     for (uint32_t i = 0; i < view->head.mark_count; i++) {
         struct entry_mark mark = entry_mark_at(view, i);
-        int member = member_find(c, mark.node_id);
+        int member = member_find(c, mark.raft_id);
         if (member < 0) {
             continue;
         }
-        if ((unsigned)member == c->self) {
+        if (member == 0) {
             uint64_t base = atomic_load_explicit(&g->age_base_us, memory_order_relaxed);
             if (mark.nonce == c->nonce && mark.stamp_us > base) {
                 atomic_store_explicit(&g->age_base_us, mark.stamp_us, memory_order_release);
@@ -170,38 +176,180 @@ void age_applied(struct group *g, const struct entry_view *view)
     }
 }
 
-void age_stamps_in(struct dn_consensus *c, uint64_t node_id, const struct wire_frame *frame)
+/* ---- rounds ------------------------------------------------------------------------------------------ */
+
+void age_lead(struct group *g)
 {
-    int member = member_find(c, node_id);
-    for (uint32_t i = 0; member >= 0 && i < frame->stamp_count; i++) {
+    memset(g->stamps, 0, sizeof g->stamps);
+    g->round_floor = g->c->round;
+}
+
+/* The newest round that a majority of the voters has answered, ourselves included. */
+static uint64_t round_sure(const struct group *g)
+{
+    const struct raft_configuration *configuration = &g->raft.configuration;
+    uint64_t echoes[DN_MEMBERS_MAX];
+    unsigned count = 0;
+    for (unsigned i = 0; i < configuration->n; i++) {
+        if (configuration->servers[i].role != RAFT_VOTER || count == DN_MEMBERS_MAX) {
+            continue;
+        }
+        int slot = member_find(g->c, configuration->servers[i].id);
+        uint64_t echo = slot < 0 ? 0 : slot == 0 ? g->c->round : g->stamps[slot].echo;
+        unsigned at = count++;
+        for (; at > 0 && echoes[at - 1] < echo; at--) { /* largest first */
+            echoes[at] = echoes[at - 1];
+        }
+        echoes[at] = echo;
+    }
+    return count == 0 || echoes[count / 2] <= g->round_floor ? 0 : echoes[count / 2];
+}
+
+static void promise(struct group *g, uint64_t stamp_us, uint64_t index)
+{
+    if (g->promised.index == 0) { /* an older one that waits comes first: under load none would ever be met */
+        g->promised.stamp_us = stamp_us;
+        g->promised.index = index;
+    }
+    age_moved(g);
+}
+
+void age_moved(struct group *g)
+{
+    if (g->promised.index == 0 ||
+        atomic_load_explicit(&g->applied, memory_order_relaxed) < g->promised.index) {
+        return;
+    }
+    if (g->promised.stamp_us > atomic_load_explicit(&g->age_base_us, memory_order_relaxed)) {
+        atomic_store_explicit(&g->age_base_us, g->promised.stamp_us, memory_order_release);
+    }
+    g->promised.index = 0;
+}
+
+/* Stamps that waited for the round which a majority has now answered become sure; a newer one waits. */
+static void confirm(struct group *g, unsigned slot, uint64_t sure)
+{
+    struct dn_consensus *c = g->c;
+    if (g->stamps[slot].wait_nonce != 0 && g->stamps[slot].wait_round < sure) {
+        g->stamps[slot].sure_nonce = g->stamps[slot].wait_nonce;
+        g->stamps[slot].sure_us = g->stamps[slot].wait_us;
+        g->stamps[slot].sure_index = g->stamps[slot].wait_index;
+        g->stamps[slot].wait_nonce = 0;
+    }
+    if (g->stamps[slot].wait_nonce == 0 && g->stamps[slot].nonce != 0) {
+        g->stamps[slot].wait_nonce = g->stamps[slot].nonce;
+        g->stamps[slot].wait_us = g->stamps[slot].stamp_us;
+        g->stamps[slot].wait_index = raft_commit_index(&g->raft);
+        g->stamps[slot].wait_round = c->round;
+    }
+}
+
+static bool leads(const struct group *g)
+{
+    return g->started && g->leader && g->term_index != 0 && !g->fenced && !g->closing && !g->c->disk_fault &&
+           raft_state((struct raft *)&g->raft) == RAFT_LEADER &&
+           raft_current_term((struct raft *)&g->raft) == g->term;
+}
+
+void age_stamps_in(struct dn_consensus *c, uint64_t raft_id, const struct wire_frame *frame)
+{
+    int slot = member_find(c, raft_id);
+    for (uint32_t i = 0; slot > 0 && i < frame->stamp_count; i++) {
         const struct wire_stamp *s = &frame->stamps[i];
-        if (s->group < c->o.group_count) {
-            struct group *g = &c->groups[s->group];
-            g->stamps[member].nonce = frame->nonce;
-            g->stamps[member].stamp_us = frame->stamp_us;
-            g->stamps[member].hash_index = s->hash_index;
-            g->stamps[member].hash = s->hash;
+        if (s->group >= c->o.group_count || !leads(&c->groups[s->group])) {
+            continue;
+        }
+        struct group *g = &c->groups[s->group];
+        if (frame->round <= g->round_floor || frame->round > c->round) {
+            continue; /* an answer to an earlier term of ours */
+        }
+        if (frame->round > g->stamps[slot].echo) {
+            g->stamps[slot].echo = frame->round;
+        }
+        g->stamps[slot].nonce = frame->nonce;
+        g->stamps[slot].stamp_us = frame->stamp_us;
+        g->stamps[slot].hash_index = s->hash_index;
+        g->stamps[slot].hash = s->hash;
+        uint64_t sure = round_sure(g);
+        for (unsigned k = 0; k < DN_MEMBERS_MAX; k++) {
+            confirm(g, k, sure);
+        }
+        if (g->stamps[0].sure_nonce != 0) {
+            g->stamps[0].sure_nonce = 0;
+            promise(g, g->stamps[0].sure_us, g->stamps[0].sure_index);
         }
     }
 }
 
-/* To each leader, the stamp of this moment with the hashes of the groups it leads. */
-void age_send_stamps(struct dn_consensus *c, uint64_t now_us)
+/* To every member, one frame for all the groups we lead. */
+void age_send_round(struct dn_consensus *c)
 {
-    (void)now_us;
-    for (unsigned m = 0; m < c->member_count; m++) {
-        bool up = m != c->self && link_up(c, c->members[m].node_id);
-        struct wire_frame frame = {.type = WIRE_STAMPS, .nonce = c->nonce, .stamp_us = dn_boottime_us()};
-        for (uint32_t i = 0; up && i < c->o.group_count; i++) {
+    uint64_t now_us = dn_boottime_us();
+    for (uint32_t i = 0; i < c->o.group_count; i++) {
+        struct group *g = &c->groups[i];
+        if (leads(g)) {
+            g->stamps[0].nonce = c->nonce;
+            g->stamps[0].stamp_us = now_us;
+            confirm(g, 0, round_sure(g)); /* it waits from before this round on */
+        }
+    }
+    c->round++;
+    for (unsigned m = 1; m < DN_MEMBERS_MAX; m++) {
+        struct wire_frame frame = {.type = WIRE_ROUND, .round = c->round};
+        if (!c->members[m].configured || !link_up(c, c->members[m].raft_id)) {
+            continue;
+        }
+        for (uint32_t k = 0; k < c->o.group_count; k++) { /* each group's stamp is the first in turn */
+            uint32_t i = (uint32_t)((k + c->round) % c->o.group_count);
             struct group *g = &c->groups[i];
-            if (g->started && !g->fenced && g->leader_id == c->members[m].node_id) {
-                struct report own = own_report(g);
-                frame.stamps[frame.stamp_count++] = (struct wire_stamp){i, own.index, own.hash};
+            if (!leads(g) || group_server(g, c->members[m].raft_id) == NULL) {
+                continue;
             }
+            struct wire_lead lead = {i, g->term, 0};
+            /* A frame gives back one stamp: that of the first group that has one; others that have the same.
+             */
+            if (g->stamps[m].sure_nonce != 0 &&
+                (frame.nonce == 0 ||
+                 (frame.nonce == g->stamps[m].sure_nonce && frame.stamp_us == g->stamps[m].sure_us))) {
+                frame.nonce = g->stamps[m].sure_nonce;
+                frame.stamp_us = g->stamps[m].sure_us;
+                lead.index = g->stamps[m].sure_index;
+                g->stamps[m].sure_nonce = 0;
+            }
+            frame.leads[frame.lead_count++] = lead;
         }
-        if (frame.stamp_count > 0) {
-            link_send(c, c->members[m].node_id, &frame);
+        if (frame.lead_count > 0) {
+            link_send(c, c->members[m].raft_id, &frame);
         }
+    }
+    for (uint32_t i = 0; i < c->o.group_count; i++) { /* a majority of one needs no answers */
+        struct group *g = &c->groups[i];
+        if (leads(g) && group_others(g) == 0) {
+            promise(g, now_us, raft_commit_index(&g->raft));
+        }
+    }
+}
+
+void age_round_in(struct dn_consensus *c, uint64_t raft_id, const struct wire_frame *frame)
+{
+    struct wire_frame answer = {
+        .type = WIRE_STAMPS, .round = frame->round, .nonce = c->nonce, .stamp_us = dn_boottime_us()};
+    for (uint32_t i = 0; i < frame->lead_count && answer.stamp_count < DN_GROUPS_MAX; i++) {
+        const struct wire_lead *lead = &frame->leads[i];
+        struct group *g = lead->group < c->o.group_count ? &c->groups[lead->group] : NULL;
+        if (g == NULL || !g->started || g->fenced || g->closing || c->disk_fault) {
+            continue;
+        }
+        if (lead->index != 0 && frame->nonce == c->nonce) {
+            promise(g, frame->stamp_us, lead->index);
+        }
+        if (raft_current_term(&g->raft) == lead->term) { /* we have not helped anyone to a newer one */
+            struct report own = own_report(g);
+            answer.stamps[answer.stamp_count++] = (struct wire_stamp){lead->group, own.index, own.hash};
+        }
+    }
+    if (answer.stamp_count > 0) {
+        link_send(c, raft_id, &answer);
     }
 }
 
@@ -231,7 +379,7 @@ void status_publish(struct group *g)
     uint64_t applied = atomic_load_explicit(&g->applied, memory_order_relaxed);
     uint64_t snapshot = g->raft.trail.snapshot.index;
     const uint64_t fields[STATUS_FIELDS] = {
-        g->leader_id,
+        member_node(g->c, g->leader_id),
         g->term,
         raft_commit_index(&g->raft),
         applied,

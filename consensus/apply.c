@@ -160,6 +160,7 @@ bool apply_slice(struct group *g, uint64_t until_us)
     }
     apply_catch_up(g);
     if (atomic_load_explicit(&g->applied, memory_order_relaxed) != before) {
+        age_moved(g);
         propose_moved(g);
         wait_moved(g);
     }

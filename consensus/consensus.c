@@ -55,16 +55,6 @@ void consensus_kick(struct dn_consensus *c)
     }
 }
 
-int member_find(const struct dn_consensus *c, uint64_t node_id)
-{
-    for (unsigned i = 0; i < c->member_count; i++) {
-        if (c->members[i].node_id == node_id) {
-            return (int)i;
-        }
-    }
-    return -1;
-}
-
 /* ---- the loop --------------------------------------------------------------------------------------- */
 
 static bool take_calls(struct dn_consensus *c)
@@ -117,42 +107,14 @@ static void close_handles(struct dn_consensus *c)
     c->phase = PHASE_HANDLES;
 }
 
-static void transfer_done(struct raft_transfer *req)
-{
-    struct group *g = container_of(req, struct group, transfer);
-    g->transferring = false;
-}
-
-/* Hands leadership to a reachable follower whose log is complete; waits for one if there is none yet. */
-static void transfer_group(struct group *g)
-{
-    struct dn_consensus *c = g->c;
-    uint64_t best = 0;
-    for (unsigned k = 1; k < c->member_count && best == 0; k++) { /* groups spread over the others */
-        unsigned i = (c->self + 1 + (k - 1 + g->id) % (c->member_count - 1)) % c->member_count;
-        raft_index match;
-        if (link_up(c, c->members[i].node_id) &&
-            raft_match_index(&g->raft, c->members[i].node_id, &match) == 0 &&
-            match == raft_last_index(&g->raft)) {
-            best = c->members[i].node_id;
-        }
-    }
-    if (best != 0 && raft_transfer(&g->raft, &g->transfer, best, transfer_done) == 0) {
-        g->transferring = true;
-        dn_info(COMPONENT, "group %u: handing leadership to node %llu", g->id, (unsigned long long)best);
-    }
-}
-
 static bool transfer_groups(struct dn_consensus *c)
 {
     bool leading = false;
     for (uint32_t i = 0; i < c->o.group_count; i++) {
         struct group *g = &c->groups[i];
         if (g->started && !g->fenced && raft_state(&g->raft) == RAFT_LEADER) {
-            leading = c->member_count > 1;
-            if (leading && !g->transferring && g->raft.transfer == NULL) {
-                transfer_group(g);
-            }
+            leading |= group_others(g) > 0;
+            group_hand_over(g, 0);
         }
     }
     return leading;
@@ -171,6 +133,7 @@ static void drain(struct dn_consensus *c)
     while ((item = dn_queue_pop(c->waits)) != NULL) {
         wait_accept(c, item, false);
     }
+    members_drain(c, DN_UNAVAILABLE, "this node is shutting down");
     for (uint32_t i = 0; i < c->o.group_count; i++) {
         propose_fail_all(&c->groups[i], DN_UNAVAILABLE, "this node is shutting down");
         wait_fail_all(&c->groups[i], DN_UNAVAILABLE, "this node is shutting down");
@@ -257,12 +220,15 @@ static void turn(struct dn_consensus *c)
     atomic_store_explicit(&c->loop_turn_us, now, memory_order_relaxed);
     if (c->phase <= PHASE_TRANSFER) {
         left = take_calls(c);
+        forming_turn(c, now);
+        members_turn(c, now);
     }
     for (uint32_t i = 0; i < c->o.group_count && c->phase <= PHASE_TRANSFER; i++) {
         struct group *g = &c->groups[i];
         if (g->started) {
             raft_io_turn(g);
             group_roles(g);
+            group_hand_over_turn(g);
             propose_turn(g);
             wait_turn(g);
             snapshot_turn(g, now);
@@ -339,9 +305,10 @@ static void timer_cb(uv_timer_t *timer)
             propose_expire(&c->groups[i], now);
             wait_expire(&c->groups[i], now);
         }
-        if (now >= c->stamp_at_us) {
-            c->stamp_at_us = now + (uint64_t)c->o.tick_ms * 500;
-            age_send_stamps(c, now);
+        members_housekeep(c, now);
+        if (now >= c->round_at_us) {
+            c->round_at_us = now + (uint64_t)c->o.tick_ms * 500;
+            age_send_round(c);
         }
         if (now >= c->statfs_at_us && !c->statfs_busy) {
             c->statfs_at_us = now + 1000000;
@@ -375,6 +342,7 @@ static void set_defaults(struct dn_consensus_options *o)
     o->election_timeout_ms = or_default(o->election_timeout_ms, 300);
     o->heartbeat_ms = or_default(o->heartbeat_ms, 50);
     o->tick_ms = or_default(o->tick_ms, 200);
+    o->balance_ms = or_default(o->balance_ms, 5000);
     o->entry_max_bytes = or_default(o->entry_max_bytes, 256u << 10);
     o->inflight_max = or_default(o->inflight_max, 8);
     o->segment_bytes = o->segment_bytes == 0 ? 16u << 20 : o->segment_bytes;
@@ -415,15 +383,16 @@ static enum dn_code check_options(const struct dn_consensus_options *o, struct d
     return DN_OK;
 }
 
+/* The initial members, as configured, and this node's own slot. */
 static enum dn_code take_members(struct dn_consensus *c, struct dn_error *err)
 {
     const struct dn_consensus_options *o = &c->o;
-    bool found = false;
+    const char *own = o->address;
     for (size_t i = 0; i < o->member_count; i++) {
-        struct member *m = &c->members[i];
-        char host[256];
+        struct listed *m = &c->initial.of[i];
+        char host[DN_ADDRESS_MAX];
         uint16_t port;
-        if (o->members[i].node_id == 0 || member_find(c, o->members[i].node_id) >= 0) {
+        if (o->members[i].node_id == 0 || member_list_named(&c->initial, o->members[i].node_id) != NULL) {
             return dn_fail(err, DN_INVALID, "member %zu: node ids must be unique and above 0", i);
         }
         if (o->members[i].address == NULL || strlen(o->members[i].address) >= sizeof m->address ||
@@ -433,16 +402,28 @@ static enum dn_code take_members(struct dn_consensus *c, struct dn_error *err)
         }
         snprintf(m->address, sizeof m->address, "%s", o->members[i].address);
         m->node_id = o->members[i].node_id;
+        m->role = DN_ROLE_VOTER;
+        c->initial.count++;
         if (m->node_id == o->node_id) {
-            c->self = (unsigned)i;
-            found = true;
+            own = own == NULL ? o->members[i].address : own;
+            c->expected = true;
         }
-        c->member_count++;
     }
-    if (!found) {
-        return dn_fail(err, DN_INVALID, "node_id %llu is not among the members",
+    if (o->node_id == 0) {
+        return dn_fail(err, DN_INVALID, "node ids are above 0");
+    }
+    if (own == NULL) {
+        return dn_fail(err, DN_INVALID,
+                       "node_id %llu is not among the members, and no address was given for it",
                        (unsigned long long)o->node_id);
     }
+    char host[DN_ADDRESS_MAX];
+    uint16_t port;
+    if (strlen(own) >= DN_ADDRESS_MAX || !dn_parse_address(own, host, &port)) {
+        return dn_fail(err, DN_INVALID, "this node's address '%s' is no host:port", own);
+    }
+    snprintf(c->members[0].address, sizeof c->members[0].address, "%s", own);
+    c->members[0].node_id = o->node_id;
     return DN_OK;
 }
 
@@ -524,34 +505,36 @@ static enum dn_code open_journal(struct dn_consensus *c, struct dn_error *err)
     return dn_journal_open(&options, &c->journal, err);
 }
 
-static void bootstrapped(struct dn_journal_wait *wait)
+static enum dn_code start_groups(struct dn_consensus *c, struct dn_error *err)
 {
-    *(bool *)wait->data = true;
-}
-
-/* The loop does not run yet: it is turned here until the groups' first entries are on the disk. */
-static enum dn_code bootstrap_durable(struct dn_consensus *c, struct dn_error *err)
-{
-    bool durable = false;
-    struct dn_journal_wait wait = {.done = bootstrapped, .data = &durable};
-    dn_journal_when_durable(c->journal, &wait);
-    dn_journal_turn(c->journal);
-    while (!durable) {
-        if (c->disk_fault) { /* the wait stays with the journal, which is closed without calling it */
-            const struct dn_error *why = dn_journal_fault(c->journal);
-            return dn_fail(err, DN_IO, "begin the logs in '%s': %s", c->journal_dir,
-                           why == NULL ? "the disk failed" : why->message);
-        }
-        uv_run(&c->loop, UV_RUN_ONCE);
+    enum dn_code code = DN_OK;
+    for (uint32_t i = 0; code == DN_OK && i < c->o.group_count; i++) {
+        code = group_open(&c->groups[i], false, err);
     }
-    return DN_OK;
+    for (uint32_t i = 0; code == DN_OK && i < c->o.group_count; i++) {
+        code = group_start(&c->groups[i], err);
+    }
+    if (code == DN_OK) {
+        dn_journal_forget(c->journal);
+        c->forming = FORMED;
+    }
+    return code;
 }
 
 static enum dn_code open_groups(struct dn_consensus *c, struct dn_error *err)
 {
-    struct identity id = {c->cluster_id, c->o.node_id, c->members[c->self].address, c->o.group_count};
     bool ready = false;
-    enum dn_code code = identity_open(c->data_dir, &id, &ready, err);
+    c->identity = (struct identity){.cluster_id = c->cluster_id,
+                                    .node_id = c->o.node_id,
+                                    .address = c->members[0].address,
+                                    .group_count = c->o.group_count};
+    enum dn_code code = identity_open(c->data_dir, &c->identity, &ready, err);
+    if (code == DN_OK && ready && c->o.bootstrap_alone) {
+        code =
+            dn_fail(err, DN_PRECONDITION,
+                    "this node cannot form a cluster of its own: '%s' is part of one already", c->data_dir);
+    }
+    c->raft_id = c->members[0].raft_id = c->identity.raft_id;
     if (code == DN_OK) { /* after the identity: a node with another's identity is told so, not that its port
                             is taken */
         code = link_open(c, err);
@@ -559,20 +542,12 @@ static enum dn_code open_groups(struct dn_consensus *c, struct dn_error *err)
     if (code == DN_OK) {
         code = open_journal(c, err);
     }
-    for (uint32_t i = 0; code == DN_OK && i < c->o.group_count; i++) {
-        code = group_open(&c->groups[i], !ready, err);
-    }
-    if (code == DN_OK && !ready) {
-        code = bootstrap_durable(c, err);
-    }
-    if (code == DN_OK && !ready) {
-        code = identity_ready(c->data_dir, &id, err);
-    }
-    for (uint32_t i = 0; code == DN_OK && i < c->o.group_count; i++) {
-        code = group_start(&c->groups[i], err);
+    if (code == DN_OK) {
+        code = ready ? start_groups(c, err) : forming_begin(c, err);
     }
     if (code == DN_OK) {
-        dn_journal_forget(c->journal);
+        members_turn(c, dn_monotonic_us());
+        members_housekeep(c, dn_monotonic_us());
     }
     return code;
 }
@@ -602,8 +577,11 @@ enum dn_code dn_consensus_start(const struct dn_consensus_options *options, stru
     c->groups = calloc(o.group_count, sizeof *c->groups);
     c->proposals = dn_queue_create(API_QUEUE_MAX);
     c->waits = dn_queue_create(API_QUEUE_MAX);
+    c->change_queue = dn_queue_create(CHANGE_QUEUE_MAX);
+    uv_mutex_init(&c->view_lock);
     if (c->data_dir == NULL || c->cluster_id == NULL || c->groups == NULL || c->proposals == NULL ||
-        c->waits == NULL || getrandom(&c->nonce, sizeof c->nonce, 0) != sizeof c->nonce) {
+        c->waits == NULL || c->change_queue == NULL ||
+        getrandom(&c->nonce, sizeof c->nonce, 0) != sizeof c->nonce) {
         code = dn_fail(err, DN_NO_MEMORY, "start consensus");
         goto fail;
     }
@@ -696,6 +674,8 @@ void dn_consensus_destroy(struct dn_consensus *c)
     }
     dn_queue_destroy(c->proposals);
     dn_queue_destroy(c->waits);
+    dn_queue_destroy(c->change_queue);
+    uv_mutex_destroy(&c->view_lock);
     free(c->groups);
     free(c->bind_address);
     free(c->key_file);
@@ -731,6 +711,12 @@ bool dn_consensus_wait(struct dn_consensus *c, struct dn_wait *wait)
 {
     DN_ASSERT(wait->group < c->o.group_count && wait->done != NULL);
     return push(c, c->waits, wait);
+}
+
+bool dn_consensus_member_change(struct dn_consensus *c, struct dn_member_change *change)
+{
+    DN_ASSERT(change->done != NULL && change->node_id != 0);
+    return push(c, c->change_queue, change);
 }
 
 uint64_t dn_consensus_loop_age_us(const struct dn_consensus *c)

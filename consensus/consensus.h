@@ -29,7 +29,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define DN_NODES_MAX 7           /* members of a cluster */
+#define DN_NODES_MAX 7           /* initial members of a cluster */
+#define DN_MEMBERS_MAX 16        /* members and nodes that wait to become one */
+#define DN_ADDRESS_MAX 256       /* "host:port", with its zero */
 #define DN_GROUPS_MAX 65         /* group 0 and at most 64 shards */
 #define DN_RECORD_MAX (4u << 20) /* bytes in one record */
 #define DN_RESULT_MAX (1u << 20) /* bytes in one record's result */
@@ -83,8 +85,17 @@ struct dn_consensus_options {
     const char *data_dir;   /* exists; data_dir/journal holds all groups' log, snapshots/<group> states */
     const char *cluster_id; /* 1..64 printable characters; bound into every peer connection */
     uint64_t node_id;       /* this node; one of members */
-    const struct dn_member *members; /* identical on every node; used when the data directory is empty */
+    /* The initial members: identical on every one of them; used when the data directory is empty. They form
+     * the cluster when all of them are reachable, empty, and say the same. A node that is not among them, or
+     * finds a cluster formed without it, waits until it is made a member, and learns the others from these.
+     */
+    const struct dn_member *members;
     size_t member_count;
+    const char *address;  /* of this node's peer port, for the others; NULL: from members */
+    bool bootstrap_alone; /* an empty node forms a cluster of itself without asking anyone: the way out when
+                             the others are lost for good */
+    unsigned balance_ms; /* leaders are spread over the nodes, one move at most this often; 0: 5000; UINT_MAX:
+                            never */
     const char *bind_address; /* "host:port" to listen on for peers; NULL: own member address */
     const char *key_file;     /* the cluster's pre-shared key (transport/transport.h); NULL: none, anyone who
                                  reaches the peer port is believed */
@@ -95,8 +106,9 @@ struct dn_consensus_options {
     const struct dn_fsm *fsms; /* group_count of them; copied */
     unsigned election_timeout_ms; /* 0: 300 */
     unsigned heartbeat_ms;        /* 0: 50 */
-    unsigned tick_ms;             /* idle leader commits a tick this often; 0: 200 */
-    uint64_t snapshot_log_bytes;  /* snapshot a group after this many bytes of log; 0: 64 MiB */
+    unsigned tick_ms; /* a busy leader commits a tick this often, an idle one every 50th time, and a
+                         round goes out twice as often (age.c); 0: 200 */
+    uint64_t snapshot_log_bytes; /* snapshot a group after this many bytes of log; 0: 64 MiB */
     uint64_t
         journal_held_bytes; /* a group whose log holds back more of the journal is snapshotted; 0: 256 MiB */
     uint64_t snapshot_rate_bytes; /* a leader's snapshot is fetched at most so fast, a second; 0: 256 MiB */
@@ -113,6 +125,9 @@ struct dn_consensus_options {
     /* Called on the consensus thread when this node became (true) or stopped being (false) a group's leader,
      * once everything committed before was applied. May be NULL. */
     void (*on_leader)(void *data, uint32_t group, bool leader, uint64_t term);
+    /* Called on the consensus thread when the cluster has removed this node: hand over and leave. It will
+     * not start on this data directory again. May be NULL (then on_fatal). */
+    void (*on_removed)(void *data, const char *reason);
     void *callback_data;
 };
 
@@ -166,6 +181,63 @@ struct dn_wait {
 };
 
 bool dn_consensus_wait(struct dn_consensus *consensus, struct dn_wait *wait);
+
+/* ---- membership (any thread) -------------------------------------------------------------------------
+
+ * A node has a name for people (node_id) and a random raft id, one for each data directory: a node that lost
+ * its disk is another one to Raft, whatever its name. The Raft configuration of group 0 is the list of
+ * members; the leaders of the other groups follow it, one change at a time (Raft dissertation, chapter 4). */
+
+enum dn_member_role {
+    DN_ROLE_WAITING, /* no member: it greeted us and waits for `member add` or `member replace` */
+    DN_ROLE_LEARNER, /* catches up; becomes a voter by itself when it is close in every group */
+    DN_ROLE_REPLICA, /* a learner that stays one: it serves reads and has no vote */
+    DN_ROLE_VOTER,
+    DN_ROLE_LEAVING, /* taken out of group 0, and on its way out of the others */
+};
+
+struct dn_member_info {
+    uint64_t node_id, raft_id;
+    char address[DN_ADDRESS_MAX];
+    enum dn_member_role role; /* in group 0 */
+    uint64_t replaces;        /* raft id of the member it takes the place of; 0: none */
+    bool connected;           /* to this node; true for itself */
+    bool self;
+    uint32_t groups, voting; /* groups it is in, and those it votes in, as this node knows them */
+    uint32_t leading;        /* groups it leads */
+};
+
+struct dn_members {
+    bool formed;           /* this node is part of a cluster */
+    char waiting_for[512]; /* not formed: what is missing, for people */
+    uint64_t config_index; /* of group 0 */
+    size_t count;
+    struct dn_member_info members[DN_MEMBERS_MAX]; /* by node_id; those that wait come last */
+};
+void dn_consensus_members(struct dn_consensus *consensus, struct dn_members *ret);
+
+enum dn_member_op {
+    DN_MEMBER_ADD,     /* a waiting node becomes a learner, or a replica */
+    DN_MEMBER_PROMOTE, /* a replica gets a vote; DN_PRECONDITION while it is not close */
+    DN_MEMBER_REMOVE,
+    DN_MEMBER_REPLACE, /* a waiting node of the same name takes the place of a member: it is added, promoted
+                          when it is close, and then the old one is removed */
+};
+
+/* The struct belongs to the caller and stays untouched and alive until `done` ran. */
+struct dn_member_change {
+    enum dn_member_op op;
+    uint64_t node_id;
+    bool replica; /* DN_MEMBER_ADD: stays without a vote */
+    uint64_t deadline_us;
+    /* DN_OK: committed in group 0; the other groups follow. DN_PRECONDITION, DN_NOT_FOUND, DN_EXISTS: err
+     * says what to do. DN_DEADLINE, DN_UNAVAILABLE: it may have happened; look at the list. */
+    void (*done)(struct dn_member_change *change, enum dn_code code, const struct dn_error *err);
+    void *data;
+    uint64_t opaque[64]; /* consensus' own */
+};
+/* At any node: passed on to the leader of group 0. False: too many are under way. */
+bool dn_consensus_member_change(struct dn_consensus *consensus, struct dn_member_change *change);
 
 /* ---- queries (any thread, wait-free) ---------------------------------------------------------------- */
 

@@ -46,7 +46,7 @@ void entry_encode(const struct entry_head *head, const struct entry_record *reco
         at += 8;
         for (uint32_t i = 0; i < head->mark_count; i++) {
             const struct entry_mark *mark = &head->marks[i];
-            put_u64(out + at, mark->node_id);
+            put_u64(out + at, mark->raft_id);
             put_u64(out + at + 8, mark->nonce);
             put_u64(out + at + 16, mark->stamp_us);
             put_u64(out + at + 24, mark->hash_index);
@@ -116,7 +116,7 @@ enum dn_code entry_decode(const uint8_t *bytes, size_t length, struct entry_view
         view.head.has_tick = true;
         view.head.mark_count = dn_reader_u32(&reader);
         uint32_t reserved = dn_reader_u32(&reader);
-        if (reader.failed || reserved != 0 || view.head.mark_count > DN_NODES_MAX) {
+        if (reader.failed || reserved != 0 || view.head.mark_count > DN_MEMBERS_MAX) {
             return dn_fail(err, DN_CORRUPT, "entry: bad tick section");
         }
         view.mark_bytes = dn_reader_bytes(&reader, (size_t)view.head.mark_count * ENTRY_MARK_BYTES);
@@ -138,7 +138,7 @@ struct entry_mark entry_mark_at(const struct entry_view *view, uint32_t i)
     struct dn_reader reader;
     struct entry_mark mark;
     dn_reader_init(&reader, view->mark_bytes + (size_t)i * ENTRY_MARK_BYTES, ENTRY_MARK_BYTES);
-    mark.node_id = dn_reader_u64(&reader);
+    mark.raft_id = dn_reader_u64(&reader);
     mark.nonce = dn_reader_u64(&reader);
     mark.stamp_us = dn_reader_u64(&reader);
     mark.hash_index = dn_reader_u64(&reader);

@@ -31,7 +31,7 @@
 
 /* One node's mark in a tick: its clock stamp, and the state hash it reported. */
 struct entry_mark {
-    uint64_t node_id;
+    uint64_t raft_id;
     uint64_t nonce;      /* of the process life the stamp belongs to */
     uint64_t stamp_us;   /* that node's CLOCK_BOOTTIME */
     uint64_t hash_index; /* 0: no hash reported */

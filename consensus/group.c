@@ -20,6 +20,7 @@
 #include <sys/stat.h>
 
 #define COMPONENT "consensus"
+#define STILL_PAUSE_US 2000000 /* writes go on for so long before the log stands still again */
 #define INSTALL_TIMEOUT_MS                                                                                   \
     (20u * 1000) /* a leader repeats its InstallSnapshot (a manifest) until it is answered */
 
@@ -57,8 +58,12 @@ static enum dn_code bootstrap_group(struct group *g, struct dn_error *err)
     struct raft_configuration configuration;
     int rv = 0;
     raft_configuration_init(&configuration);
-    for (unsigned i = 0; i < c->member_count && rv == 0; i++) {
-        rv = raft_configuration_add(&configuration, c->members[i].node_id, c->members[i].address, RAFT_VOTER);
+    for (unsigned i = 0; i < c->identity.initial.count && rv == 0; i++) {
+        char text[MEMBER_TEXT_MAX];
+        struct listed written = c->identity.initial.of[i];
+        written.role = DN_ROLE_LEARNER; /* the vote is said beside the text */
+        member_text(&written, text);
+        rv = raft_configuration_add(&configuration, written.raft_id, text, RAFT_VOTER);
     }
     if (rv == 0) {
         rv = raft_bootstrap(&g->raft, &configuration);
@@ -90,7 +95,7 @@ enum dn_code group_open(struct group *g, bool bootstrap, struct dn_error *err)
                                     .restore = snapshot_fsm_restore};
     raft_io_install(g);
     io_shim_install(g);
-    rv = raft_init(r, &g->io, &g->raft_fsm, c->o.node_id, c->members[c->self].address);
+    rv = raft_init(r, &g->io, &g->raft_fsm, c->raft_id, c->members[0].address);
     if (rv != 0) {
         uv_close((uv_handle_t *)&g->ticker, NULL);
         return dn_fail(err, DN_INTERNAL, "group %u: %s: %s", g->id, raft_strerror(rv), r->errmsg);
@@ -132,11 +137,22 @@ enum dn_code group_start(struct group *g, struct dn_error *err)
     return DN_OK;
 }
 
+unsigned group_others(const struct group *g)
+{
+    unsigned count = 0;
+    for (unsigned i = 0; i < g->raft.configuration.n; i++) {
+        count += g->raft.configuration.servers[i].role == RAFT_VOTER &&
+                 g->raft.configuration.servers[i].id != g->c->raft_id;
+    }
+    return count;
+}
+
 bool group_can_submit(struct group *g)
 {
     /* While leadership is being handed over the log must stand still: libraft sends TimeoutNow once, and a
      * follower that lacks the last entry ignores it. */
-    bool handing_over = g->c->phase == PHASE_TRANSFER && g->c->member_count > 1;
+    bool handing_over = (g->c->phase == PHASE_TRANSFER && group_others(g) > 0) ||
+                        (g->still_until_us != 0 && dn_monotonic_us() < g->still_until_us);
     return g->started && !g->fenced && !g->c->disk_fault && !g->closing && !handing_over &&
            raft_state(&g->raft) == RAFT_LEADER && raft_transferee(&g->raft) == 0;
 }
@@ -172,7 +188,7 @@ static void gain_leadership(struct group *g, uint64_t term)
     g->leader = true;
     g->term = term;
     memset(g->commit_sent, 0, sizeof g->commit_sent);
-    memset(g->stamps, 0, sizeof g->stamps);
+    age_lead(g);
 }
 
 void group_roles(struct group *g)
@@ -195,6 +211,10 @@ void group_roles(struct group *g)
     g->term = term;
     if (leader_id != g->leader_id) {
         g->leader_id = leader_id;
+        g->leader_since_us = dn_monotonic_us();
+        if (g->id == 0) {
+            members_leader_moved(g->c);
+        }
         g->retry_at_us = 0;
         propose_unforward(g);
         wait_unfence(g);
@@ -214,17 +234,28 @@ void group_roles(struct group *g)
  * whole election timeout for what is known would be a choice. The leader is forgotten (so that pre-votes are
  * granted) and the timer brought forward, one tick apart on each node so that votes do not split. A false
  * alarm is harmless: Raft's safety knows no clocks, and the leader's next message sets all of it back. */
-void group_leader_gone(struct group *g, uint64_t node_id)
+void group_leader_gone(struct group *g, uint64_t raft_id)
 {
     struct dn_consensus *c = g->c;
     struct raft *r = &g->raft;
-    int leader = member_find(c, node_id);
-    if (!g->started || g->fenced || g->closing || raft_state(r) != RAFT_FOLLOWER || leader < 0 ||
-        r->follower_state.current_leader.id != node_id || r->snapshot.installing) {
+    if (!g->started || g->fenced || g->closing || raft_state(r) != RAFT_FOLLOWER ||
+        r->follower_state.current_leader.id != raft_id || r->snapshot.installing ||
+        !group_voter(g, raft_id) || !group_voter(g, c->raft_id)) {
         return;
     }
-    unsigned after = (c->self + c->member_count - (unsigned)leader - 1) % c->member_count;
-    unsigned rank = (after + g->id) % (c->member_count - 1);
+    /* Where we stand among the voters behind the one that is gone; groups begin with different ones. */
+    unsigned voters = 0, before = 0, gone = 0;
+    for (unsigned i = 0; i < r->configuration.n; i++) {
+        const struct raft_server *s = &r->configuration.servers[i];
+        voters += s->role == RAFT_VOTER;
+        before += s->role == RAFT_VOTER && s->id < c->raft_id;
+        gone += s->role == RAFT_VOTER && s->id < raft_id;
+    }
+    if (voters < 2) {
+        return;
+    }
+    unsigned after = (before + voters - gone - 1) % voters;
+    unsigned rank = (after + g->id) % (voters - 1);
     raft_time now = g->io.time(&g->io), timeout = r->follower_state.randomized_election_timeout;
     raft_time left = (raft_time)rank * 2 * c->o.heartbeat_ms;
     if (left >= timeout || now < timeout || r->election_timer_start + timeout <= now + left) {
@@ -234,10 +265,59 @@ void group_leader_gone(struct group *g, uint64_t node_id)
         r->election_timer_start = now - timeout + left;
     }
     dn_info(COMPONENT, "group %u: the leader (node %llu) closed its link: election in %llu ms", g->id,
-            (unsigned long long)node_id, (unsigned long long)left);
+            (unsigned long long)member_node(c, raft_id), (unsigned long long)left);
     raft_free(r->follower_state.current_leader.address);
     r->follower_state.current_leader.address = NULL;
     r->follower_state.current_leader.id = 0;
+}
+
+static void transfer_done(struct raft_transfer *req)
+{
+    struct group *g = container_of(req, struct group, transfer);
+    g->transferring = false;
+}
+
+bool group_hand_over(struct group *g, uint64_t to)
+{
+    struct dn_consensus *c = g->c;
+    const struct raft_configuration *configuration = &g->raft.configuration;
+    if (g->transferring || g->raft.transfer != NULL || configuration->n == 0) {
+        return false;
+    }
+    for (unsigned k = 0; k < configuration->n; k++) { /* groups spread over the others */
+        const struct raft_server *s = &configuration->servers[(k + g->id) % configuration->n];
+        raft_index match;
+        if (s->id == c->raft_id || s->role != RAFT_VOTER || (to != 0 && s->id != to) || !link_up(c, s->id) ||
+            raft_match_index(&g->raft, s->id, &match) != 0 || match != raft_last_index(&g->raft)) {
+            continue;
+        }
+        if (raft_transfer(&g->raft, &g->transfer, s->id, transfer_done) != 0) {
+            return false;
+        }
+        g->transferring = true;
+        g->still_until_us = 0;
+        dn_info(COMPONENT, "group %u: handing leadership to node %llu", g->id,
+                (unsigned long long)member_node(c, s->id));
+        return true;
+    }
+    uint64_t now_us = dn_monotonic_us();
+    if (now_us >= g->still_next_us) { /* under load no follower ever has the last entry */
+        g->hand_to = to;
+        g->still_until_us = now_us + (uint64_t)c->o.election_timeout_ms * 1000;
+        g->still_next_us = g->still_until_us + STILL_PAUSE_US;
+    }
+    return false;
+}
+
+void group_hand_over_turn(struct group *g)
+{
+    if (g->still_until_us == 0) {
+        return;
+    }
+    if (!g->leader || dn_monotonic_us() >= g->still_until_us || group_hand_over(g, g->hand_to)) {
+        g->still_until_us = 0;
+        consensus_kick(g->c);
+    }
 }
 
 /* ---- commit notices --------------------------------------------------------------------------------- */
@@ -261,7 +341,7 @@ static void send_notice(struct group *g, unsigned member, uint64_t commit)
     }
     memset(&message, 0, sizeof message);
     message.type = RAFT_APPEND_ENTRIES;
-    message.server_id = g->c->members[member].node_id;
+    message.server_id = g->c->members[member].raft_id;
     message.server_address = g->c->members[member].address;
     message.append_entries.version = 0;
     message.append_entries.term = raft_current_term(&g->raft);
@@ -272,18 +352,44 @@ static void send_notice(struct group *g, unsigned member, uint64_t commit)
     g->io.send(&g->io, &notice->req, &message, notice_sent);
 }
 
+static bool may_notify(const struct group *g, uint64_t commit)
+{
+    const struct raft *r = &g->raft;
+    return g->leader && !g->fenced && !g->closing && g->term_index != 0 && commit >= g->term_index &&
+           raft_state((struct raft *)r) == RAFT_LEADER && raft_current_term((struct raft *)r) == g->term;
+}
+
 void group_commit_notices(struct group *g)
 {
     struct dn_consensus *c = g->c;
     uint64_t commit = raft_commit_index(&g->raft);
-    if (!g->leader || g->fenced || g->closing || g->term_index == 0 || commit < g->term_index ||
-        raft_state(&g->raft) != RAFT_LEADER || raft_current_term(&g->raft) != g->term) {
+    if (!may_notify(g, commit)) {
         return;
     }
-    for (unsigned i = 0; i < c->member_count; i++) {
+    for (unsigned i = 1; i < DN_MEMBERS_MAX; i++) {
         raft_index match;
-        if (i != c->self && g->commit_sent[i] < commit &&
-            raft_match_index(&g->raft, c->members[i].node_id, &match) == 0 && match >= commit) {
+        if (c->members[i].configured && g->commit_sent[i] < commit &&
+            raft_match_index(&g->raft, c->members[i].raft_id, &match) == 0 && match >= commit) {
+            send_notice(g, i, commit);
+        }
+    }
+}
+
+/* libraft takes a follower that did not answer between two ticks for lost, and sends it new entries only with
+ * heartbeats from then on, until it stores something new. But it sends no heartbeat in a tick when something
+ * was sent shortly before: after a burst and a pause of two ticks every follower is "lost", and the next
+ * write waits up to a heartbeat. So each tick sends something to each. */
+void group_keep_contact(struct group *g)
+{
+    struct dn_consensus *c = g->c;
+    uint64_t commit = raft_commit_index(&g->raft);
+    if (!may_notify(g, commit)) {
+        return;
+    }
+    for (unsigned i = 1; i < DN_MEMBERS_MAX; i++) {
+        raft_index match;
+        if (c->members[i].configured && !g->sent_in_tick[i] &&
+            raft_match_index(&g->raft, c->members[i].raft_id, &match) == 0 && match >= commit) {
             send_notice(g, i, commit);
         }
     }

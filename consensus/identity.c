@@ -11,10 +11,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define IDENTITY_MAX 1024 /* bytes of the file */
+#define IDENTITY_MAX 8192 /* bytes of the file */
 
 enum dn_code identity_lock(const char *data_dir, int *ret_fd, struct dn_error *err)
 {
@@ -44,8 +45,16 @@ enum dn_code identity_lock(const char *data_dir, int *ret_fd, struct dn_error *e
 static void render(const struct identity *id, const char *state, char out[IDENTITY_MAX])
 {
     int n = snprintf(out, IDENTITY_MAX,
-                     "dunlin-identity 2\nstate %s\ncluster %s\nnode %" PRIu64 "\naddress %s\ngroups %u\n",
-                     state, id->cluster_id, id->node_id, id->address, id->group_count);
+                     "dunlin-identity 3\nstate %s\ncluster %s\nnode %" PRIu64 "\nraft_id %016" PRIx64
+                     "\naddress %s\ngroups %u\njoined %" PRIu64 "\n",
+                     state, id->cluster_id, id->node_id, id->raft_id, id->address, id->group_count,
+                     id->joined_index);
+    for (unsigned i = 0; i < id->initial.count; i++) {
+        const struct listed *m = &id->initial.of[i];
+        DN_ASSERT(n > 0 && n < IDENTITY_MAX);
+        n += snprintf(out + n, IDENTITY_MAX - (size_t)n, "initial %" PRIu64 " %016" PRIx64 " %s\n",
+                      m->node_id, m->raft_id, m->address);
+    }
     DN_ASSERT(n > 0 && n < IDENTITY_MAX - 20);
     snprintf(out + n, IDENTITY_MAX - (size_t)n, "crc32c %08x\n", dn_crc32c(0, out, (size_t)n));
 }
@@ -156,23 +165,44 @@ static enum dn_code compare(const char *path, const char *what, const char *have
         path, what, have, want);
 }
 
-static enum dn_code check(const char *path, char *text, const struct identity *want, bool *ret_ready,
+/* The lines "initial <node> <raft id> <address>". */
+static bool read_initial(const char *text, struct member_list *ret)
+{
+    ret->count = 0;
+    for (const char *line = strstr(text, "\ninitial "); line != NULL; line = strstr(line + 1, "\ninitial ")) {
+        struct listed *m = &ret->of[ret->count];
+        char address[DN_ADDRESS_MAX];
+        if (ret->count == DN_MEMBERS_MAX ||
+            sscanf(line, "\ninitial %" SCNu64 " %" SCNx64 " %255s", &m->node_id, &m->raft_id, address) != 3) {
+            return false;
+        }
+        snprintf(m->address, sizeof m->address, "%s", address);
+        m->replaces = 0;
+        m->role = DN_ROLE_VOTER;
+        ret->count++;
+    }
+    return true;
+}
+
+static enum dn_code check(const char *path, char *text, struct identity *id, bool *ret_ready,
                           struct dn_error *err)
 {
-    char state[16], cluster[128], node[32], address[320], groups[16], crc[16], expect[32];
+    char state[16], cluster[128], node[32], raft[32], address[320], groups[16], joined[32], crc[16],
+        expect[32];
     char *last = strstr(text, "crc32c ");
-    if (strncmp(text, "dunlin-identity 1\n", 18) == 0) {
+    if (strncmp(text, "dunlin-identity 1\n", 18) == 0 || strncmp(text, "dunlin-identity 2\n", 18) == 0) {
         return dn_fail(
             err, DN_UNIMPLEMENTED,
-            "'%s' was written by a version of dunlin before its own journal, and this one cannot read its "
-            "log: set the node up anew in an empty directory",
+            "'%s' was written by an earlier version of dunlin, whose log this one cannot read: set the node "
+            "up anew in an empty directory",
             path);
     }
     if (last == NULL || field(text, "state", state, sizeof state) == NULL ||
         field(text, "cluster", cluster, sizeof cluster) == NULL ||
-        field(text, "node", node, sizeof node) == NULL ||
+        field(text, "node", node, sizeof node) == NULL || field(text, "raft_id", raft, sizeof raft) == NULL ||
         field(text, "address", address, sizeof address) == NULL ||
         field(text, "groups", groups, sizeof groups) == NULL ||
+        field(text, "joined", joined, sizeof joined) == NULL ||
         field(text, "crc32c", crc, sizeof crc) == NULL) {
         return dn_fail(err, DN_CORRUPT, "'%s' is damaged: a line is missing", path);
     }
@@ -180,24 +210,47 @@ static enum dn_code check(const char *path, char *text, const struct identity *w
     if (strcmp(crc, expect) != 0) {
         return dn_fail(err, DN_CORRUPT, "'%s' is damaged: checksum %s, expected %s", path, crc, expect);
     }
-    enum dn_code code = compare(path, "cluster", cluster, want->cluster_id, err);
+    id->raft_id = strtoull(raft, NULL, 16);
+    id->joined_index = strtoull(joined, NULL, 10);
+    if (id->raft_id == 0 || !read_initial(text, &id->initial)) {
+        return dn_fail(err, DN_CORRUPT, "'%s' is damaged: a raft id or an initial member cannot be read",
+                       path);
+    }
+    enum dn_code code = compare(path, "cluster", cluster, id->cluster_id, err);
     if (code == DN_OK) {
-        snprintf(expect, sizeof expect, "%" PRIu64, want->node_id);
+        snprintf(expect, sizeof expect, "%" PRIu64, id->node_id);
         code = compare(path, "node", node, expect, err);
     }
     if (code == DN_OK) {
-        code = compare(path, "address", address, want->address, err);
+        code = compare(path, "address", address, id->address, err);
     }
     if (code == DN_OK) {
-        snprintf(expect, sizeof expect, "%u", want->group_count);
+        snprintf(expect, sizeof expect, "%u", id->group_count);
         code = compare(path, "a cluster with group count", groups, expect, err);
+    }
+    if (code == DN_OK && strcmp(state, "removed") == 0) {
+        code = dn_fail(err, DN_PRECONDITION,
+                       "'%s' says that the cluster has removed this node: to let it in again, start it on an "
+                       "empty data directory and use 'dunlin member add %s'",
+                       path, node);
     }
     *ret_ready = strcmp(state, "ready") == 0;
     return code;
 }
 
-enum dn_code identity_open(const char *data_dir, const struct identity *want, bool *ret_ready,
-                           struct dn_error *err)
+static enum dn_code choose_raft_id(struct identity *id, struct dn_error *err)
+{
+    do {
+        if (getrandom(&id->raft_id, sizeof id->raft_id, 0) != sizeof id->raft_id) {
+            return dn_fail(err, DN_IO, "no random numbers: %s", strerror(errno));
+        }
+    } while (id->raft_id == 0);
+    id->joined_index = 0;
+    id->initial.count = 0;
+    return DN_OK;
+}
+
+enum dn_code identity_open(const char *data_dir, struct identity *id, bool *ret_ready, struct dn_error *err)
 {
     char path[PATH_MAX], journal_dir[PATH_MAX], text[IDENTITY_MAX];
     if (snprintf(path, sizeof path, "%s/identity", data_dir) >= (int)sizeof path ||
@@ -218,7 +271,8 @@ enum dn_code identity_open(const char *data_dir, const struct identity *want, bo
                 journal_dir, path);
         }
         *ret_ready = false;
-        code = store(data_dir, want, "new", err);
+        code = choose_raft_id(id, err);
+        code = code == DN_OK ? store(data_dir, id, "new", err) : code;
     } else {
         ssize_t n = read(fd, text, sizeof text - 1);
         int reason = errno;
@@ -227,7 +281,7 @@ enum dn_code identity_open(const char *data_dir, const struct identity *want, bo
             return dn_fail(err, DN_IO, "read '%s': %s", path, strerror(reason));
         }
         text[n] = 0;
-        code = check(path, text, want, ret_ready, err);
+        code = check(path, text, id, ret_ready, err);
     }
     if (code == DN_OK && !*ret_ready) {
         code = wipe(journal_dir, err);
@@ -238,7 +292,12 @@ enum dn_code identity_open(const char *data_dir, const struct identity *want, bo
     return code == DN_OK ? sync_dir(data_dir, err) : code;
 }
 
-enum dn_code identity_ready(const char *data_dir, const struct identity *want, struct dn_error *err)
+enum dn_code identity_ready(const char *data_dir, const struct identity *id, struct dn_error *err)
 {
-    return store(data_dir, want, "ready", err);
+    return store(data_dir, id, "ready", err);
+}
+
+enum dn_code identity_removed(const char *data_dir, const struct identity *id, struct dn_error *err)
+{
+    return store(data_dir, id, "removed", err);
 }

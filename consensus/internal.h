@@ -18,6 +18,7 @@
 #include "base/queue.h"
 #include "consensus/consensus.h"
 #include "consensus/entry.h"
+#include "consensus/greet.h"
 #include "consensus/identity.h"
 #include "consensus/snapshot_store.h"
 #include "consensus/wire.h"
@@ -32,6 +33,7 @@
 #include <stdatomic.h>
 
 #define API_QUEUE_MAX 16384           /* calls waiting for the thread */
+#define CHANGE_QUEUE_MAX 64           /* changes of members */
 #define TURN_TAKE_MAX 4096            /* calls taken from it in one loop turn */
 #define PENDING_MAX 32768             /* proposals waiting in one group */
 #define PENDING_BYTES_MAX (64u << 20) /* and their bytes */
@@ -67,6 +69,8 @@
 #define CHECK_EVERY 16       /* hashes are compared at indexes that are multiples of this */
 #define CHECK_RING 1024      /* such hashes kept */
 #define REPORTS_KEPT 4       /* reported hashes kept for each node */
+#define QUIET_TICKS 4        /* a group without records ticks so often as usual, */
+#define QUIET_FACTOR 50      /* then so much more seldom: time and state hashes go on, the disk rests */
 #define LOG_PAUSE_US 1000000 /* between two log lines about the same thing */
 
 #define container_of(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
@@ -195,7 +199,7 @@ struct pin {
 /* The leader whose snapshot could not be had: its next heartbeat is made one that we refuse, so that it tries
  * again. */
 struct spurn {
-    uint64_t node_id, term, index, index_term; /* index 0: none */
+    uint64_t raft_id, term, index, index_term; /* index 0: none */
 };
 
 struct prune {
@@ -246,7 +250,8 @@ struct group {
     raft_io_tick_cb raft_tick; /* libraft's, called by io_shim.c */
     raft_io_recv_cb raft_recv;
     bool opened, started, closing, closed;
-    bool fenced; /* invariant 3 */
+    uint64_t heard_us; /* a leader's message came */
+    bool fenced;       /* invariant 3 */
     struct dn_error start_error;
 
     /* disk and network (raft_io.c) */
@@ -280,6 +285,11 @@ struct group {
     bool term_asked;
     struct raft_transfer transfer;
     bool transferring;
+    struct raft_change change; /* membership.c */
+    bool changing;
+    uint64_t step_at_us;                             /* no look before at what is to be reconciled */
+    uint64_t still_until_us, still_next_us, hand_to; /* group_hand_over: the log stands still meanwhile */
+    uint64_t leader_since_us;                        /* leader_id is what it is */
 
     /* proposals (propose.c) */
     struct proposals pending;   /* waiting to be packed or forwarded */
@@ -308,12 +318,22 @@ struct group {
     /* age and hashes (age.c) */
     uint64_t tick_at_us;
     bool tick_now;                /* put a tick section in the next entry */
+    unsigned quiet_ticks;         /* ticks since the last entry with records */
     _Atomic uint64_t age_base_us; /* 0: unknown */
     struct {
         uint64_t nonce, stamp_us, hash_index, hash;
-    } stamps[DN_NODES_MAX]; /* latest from each member, when leading */
-    struct report reports[DN_NODES_MAX][REPORTS_KEPT];
-    unsigned report_next[DN_NODES_MAX];
+        uint64_t echo; /* newest round that it answered in our term */
+        /* A stamp that waits for a round sent after it came to be answered by a majority, and one that did.
+         */
+        uint64_t wait_nonce, wait_us, wait_index, wait_round;
+        uint64_t sure_nonce, sure_us, sure_index;
+    } stamps[DN_MEMBERS_MAX]; /* latest from each member, when leading; slot 0: our own */
+    uint64_t round_floor;     /* rounds up to this one were sent before this term of ours */
+    struct {
+        uint64_t stamp_us, index; /* index 0: none */
+    } promised;                   /* our stamp holds for this group once this index is applied here */
+    struct report reports[DN_MEMBERS_MAX][REPORTS_KEPT];
+    unsigned report_next[DN_MEMBERS_MAX];
     struct report checks[CHECK_RING];
     uint64_t mismatch_index; /* last one counted */
     struct {
@@ -339,7 +359,8 @@ struct group {
     atomic_bool stopping; /* read by pool threads */
 
     /* commit notices: highest leader_commit sent to each member in this term */
-    uint64_t commit_sent[DN_NODES_MAX];
+    uint64_t commit_sent[DN_MEMBERS_MAX];
+    bool sent_in_tick[DN_MEMBERS_MAX];  /* an AppendEntries, since the last tick began */
     uint64_t loaded_index, loaded_term; /* of the snapshot that was read last to be sent */
 
     _Atomic uint64_t status_seq;
@@ -352,17 +373,27 @@ struct group {
 
 /* ---- peers ------------------------------------------------------------------------------------------ */
 
+/* A slot: a node that we know of, member or not. Slot 0 is this node. What other structs keep by slot is
+ * cleared when the slot gets another owner (member_take). */
 struct member {
-    uint64_t node_id;
+    uint64_t raft_id;     /* 0: the slot is free */
+    uint64_t node_id;     /* its name */
     uint64_t incarnation; /* of the process that sent last; 0: none yet */
     uint64_t
         link; /* counts up whenever a connection with it came or went: what was asked before may be lost */
-    char address[300];
+    char address[DN_ADDRESS_MAX];
+    bool configured;      /* in some group's configuration */
+    bool listed;          /* in group 0's */
+    uint32_t group_count; /* of its configuration */
+    bool greeted, empty;  /* as it said itself: part of no cluster yet */
+    uint64_t list_hash;   /* of the initial members it was configured with */
+    uint64_t seen_us;     /* when it greeted, or was configured, last */
+    uint64_t greet_us;    /* do not greet it again before */
 };
 
 /* Who asked for something: a node in one of its lives. */
 struct asker {
-    uint64_t node_id, incarnation;
+    uint64_t raft_id, incarnation;
 };
 
 /* Chunks that a node asked us for. */
@@ -385,8 +416,36 @@ struct dn_consensus {
     struct dn_consensus_options o;
     char *data_dir, *cluster_id, *bind_address, *key_file, *previous_key_file;
     char journal_dir[PATH_MAX];
-    struct member members[DN_NODES_MAX];
-    unsigned member_count, self; /* self: index into members */
+    struct member members[DN_MEMBERS_MAX]; /* slot 0: this node */
+    uint64_t raft_id;
+    struct identity identity;
+
+    /* forming.c */
+    struct member_list initial; /* not formed: those we were configured with, raft ids as far as known;
+                                   formed: those the cluster began with */
+    uint64_t list_hash;
+    enum forming { FORMING_NOT, FORMING_WAITING, FORMING_WRITING, FORMED } forming;
+    bool sole; /* the only initial member: forms, if nobody knows better, at sole_at_us */
+    uint64_t sole_at_us;
+    bool expected; /* this node is among the initial ones */
+    struct dn_journal_wait formed_wait;
+    char waiting_for[512], refused[400];
+    uint64_t forming_at_us, forming_log_us, refused_us;
+
+    /* membership.c */
+    uint64_t configs_seen; /* sum of all groups' configuration indexes when the slots were last brought up to
+                              date */
+    /* The newest committed configuration of group 0 that we have heard of: a node that was taken out of group
+     * 0 gets no more of it, and must know that it is to leave the others. */
+    struct member_list newest;
+    uint64_t newest_index;
+    uint64_t balance_at_us;
+    bool removed;
+    struct dn_member_change *changes;
+    struct dn_queue *change_queue;
+    uv_mutex_t view_lock;
+    struct dn_members view; /* what dn_consensus_members answers; under view_lock */
+    uint64_t view_at_us;
     struct group *groups;
     uint64_t nonce; /* of this process life */
     int lock_fd;
@@ -428,12 +487,12 @@ struct dn_consensus {
     unsigned fetch_jobs, build_jobs, serve_jobs;
     uint64_t fetch_bytes;   /* asked for and not yet written */
     uint64_t fetch_next_us; /* no ask before: snapshot_rate_bytes */
-    struct serve serve[DN_NODES_MAX];
+    struct serve serve[DN_MEMBERS_MAX];
     unsigned serve_from; /* member whose turn is first */
     bool moved;          /* some group's applied index moved in this turn */
     bool work_left;
-    unsigned apply_from; /* group the next slice starts with */
-    uint64_t stamp_at_us;
+    unsigned apply_from;         /* group the next slice starts with */
+    uint64_t round, round_at_us; /* rounds sent so far, of all groups together */
     uint64_t malformed_log_us;
 
     _Atomic bool no_space;
@@ -454,18 +513,66 @@ static inline bool bulk_room(const struct dn_consensus *c)
 /* consensus.c */
 void consensus_kick(struct dn_consensus *c); /* run a turn soon, even if nothing else happens */
 void consensus_fatal(struct dn_consensus *c, const char *format, ...) __attribute__((format(printf, 2, 3)));
-int member_find(const struct dn_consensus *c, uint64_t node_id); /* -1: none */
+
+/* membership.c */
+int member_find(const struct dn_consensus *c, uint64_t raft_id); /* its slot; -1: none */
+/* Finds or makes the slot of a node. -1: all are taken by members and nodes seen lately. */
+int member_take(struct dn_consensus *c, uint64_t raft_id, uint64_t node_id, const char *address);
+uint64_t member_node(const struct dn_consensus *c, uint64_t raft_id); /* its name, for logs; 0: unknown */
+const struct raft_server *group_server(const struct group *g, uint64_t raft_id); /* NULL: not in its
+                                                                                    configuration */
+bool group_voter(const struct group *g, uint64_t raft_id);
+/* The committed configuration. False: not known (yet). */
+bool group_members(const struct group *g, struct member_list *ret, uint64_t *ret_index);
+uint64_t members_index(const struct group *g); /* of it; 0: not known */
+void members_heard(struct dn_consensus *c, const struct member_list *list, uint64_t index);
+void members_turn(struct dn_consensus *c, uint64_t now_us);
+/* Steps of one group: begun only when member_step_free says so. */
+bool member_step_free(const struct group *g);
+bool member_step_add(struct group *g, const struct listed *member);
+bool member_step_assign(struct group *g, uint64_t raft_id, int role);
+bool member_step_remove(struct group *g, uint64_t raft_id);
+bool member_close(const struct group *g, uint64_t raft_id); /* connected, and its log is nearly ours */
+
+/* member_change.c */
+void changes_turn(struct dn_consensus *c, uint64_t now_us);
+void changes_step_over(struct dn_consensus *c, bool done); /* group 0's step */
+void members_housekeep(struct dn_consensus *c, uint64_t now_us);
+void members_drain(struct dn_consensus *c, enum dn_code code, const char *why);
+void members_request(struct dn_consensus *c, const struct asker *asker, const struct wire_frame *frame);
+void members_answer(struct dn_consensus *c, const struct wire_frame *frame);
+void members_lost(struct dn_consensus *c, uint64_t raft_id); /* answers of it may be missing */
+void members_leader_moved(struct dn_consensus *c);
+
+/* forming.c */
+enum dn_code forming_begin(struct dn_consensus *c, struct dn_error *err); /* before the loop runs */
+void forming_turn(struct dn_consensus *c, uint64_t now_us);
+void forming_greet(struct dn_consensus *c, unsigned slot); /* tells it who we are, if it is connected */
+void forming_greeted(struct dn_consensus *c, const struct dn_transport_peer_id *from, const uint8_t *bytes,
+                     size_t length);
+void forming_mistaken(struct dn_consensus *c,
+                      const struct dn_transport_peer_id *peer);                     /* it knows who lived at
+                                                                                      our address before */
+bool forming_peer(struct dn_consensus *c, const struct dn_transport_peer_id *peer); /* a stranger dialled us,
+                                                                                       or was found at an
+                                                                                       initial address */
 
 /* group.c */
 enum dn_code group_open(struct group *g, bool bootstrap, struct dn_error *err);
 enum dn_code group_start(struct group *g, struct dn_error *err);
 void group_roles(struct group *g);
-void group_leader_gone(struct group *g, uint64_t node_id);
+void group_leader_gone(struct group *g, uint64_t raft_id);
 void group_commit_notices(struct group *g);
+void group_keep_contact(struct group *g); /* after a tick */
 bool group_may_close(const struct group *g);
 void group_close(struct group *g);
 void group_free(struct group *g);
 bool group_can_submit(struct group *g);
+unsigned group_others(const struct group *g); /* other voters of it */
+/* Hands leadership to a connected voter whose log is complete: to that one, or (0) to any. When none is, the
+ * log stands still for a while so that one may be, and it is tried again each turn. False: not now. */
+bool group_hand_over(struct group *g, uint64_t to);
+void group_hand_over_turn(struct group *g);
 
 /* io_shim.c */
 void io_shim_install(struct group *g);
@@ -502,12 +609,15 @@ void wait_expire(struct group *g, uint64_t now_us);
 void wait_fail_all(struct group *g, enum dn_code code, const char *why);
 
 /* age.c */
-uint32_t age_marks(struct group *g, struct entry_mark marks[DN_NODES_MAX]);
+uint32_t age_marks(struct group *g, struct entry_mark marks[DN_MEMBERS_MAX]);
 void age_applied(struct group *g, const struct entry_view *view);
 void age_record_hash(struct group *g, uint64_t from, uint64_t index, uint64_t hash);
 void age_reset(struct group *g, uint64_t index, uint64_t hash);
-void age_stamps_in(struct dn_consensus *c, uint64_t node_id, const struct wire_frame *frame);
-void age_send_stamps(struct dn_consensus *c, uint64_t now_us);
+void age_stamps_in(struct dn_consensus *c, uint64_t raft_id, const struct wire_frame *frame);
+void age_send_round(struct dn_consensus *c);
+void age_round_in(struct dn_consensus *c, uint64_t raft_id, const struct wire_frame *frame);
+void age_moved(struct group *g); /* applied moved */
+void age_lead(struct group *g);  /* a term of ours begins */
 void status_publish(struct group *g);
 
 /* snapshot.c */
@@ -529,10 +639,10 @@ enum dn_code snapshot_load(struct group *g, const struct raft_buffer *buf, struc
 /* snapshot_fetch.c: the receiving side */
 struct fetch;
 enum fetch_state { FETCH_RUNNING, FETCH_WHOLE, FETCH_FAILED };
-struct fetch *fetch_start(struct group *g, uint64_t node_id, struct manifest *manifest); /* NULL: no memory */
+struct fetch *fetch_start(struct group *g, uint64_t raft_id, struct manifest *manifest); /* NULL: no memory */
 enum fetch_state fetch_turn(struct fetch *fetch, uint64_t now_us, struct dn_error *err);
 void fetch_end(struct fetch *fetch); /* frees it, after its pool job where one runs */
-void fetch_answer(struct dn_consensus *c, uint64_t node_id, const struct wire_frame *frame);
+void fetch_answer(struct dn_consensus *c, uint64_t raft_id, const struct wire_frame *frame);
 
 /* snapshot_serve.c: the sending side */
 void serve_ask(struct dn_consensus *c, const struct asker *asker, const struct wire_frame *frame);
@@ -549,11 +659,13 @@ void raft_io_free(struct group *g); /* after the journal is gone */
 /* link.c */
 enum dn_code link_open(struct dn_consensus *c, struct dn_error *err);
 void link_free(struct dn_consensus *c);
-bool link_up(const struct dn_consensus *c, uint64_t node_id);
+bool link_up(const struct dn_consensus *c, uint64_t raft_id);
 /* False: not connected, or no room now. */
-bool link_send(struct dn_consensus *c, uint64_t node_id, const struct wire_frame *frame);
+bool link_send(struct dn_consensus *c, uint64_t raft_id, const struct wire_frame *frame);
 bool link_is(const struct dn_consensus *c, const struct asker *asker); /* still there, in the same life */
-size_t link_bulk_queued(const struct dn_consensus *c, uint64_t node_id);
+/* To who asked, or the connection ends, which tells it that something is missing. */
+void link_answer(struct dn_consensus *c, const struct asker *asker, const struct wire_frame *frame);
+size_t link_bulk_queued(const struct dn_consensus *c, uint64_t raft_id);
 void link_malformed(struct dn_consensus *c, unsigned member, const struct dn_error *err);
 
 #endif

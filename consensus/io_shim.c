@@ -8,9 +8,11 @@
  * is closing. */
 #include "consensus/internal.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 static struct group *group_of(struct raft_io *io)
 {
@@ -101,10 +103,15 @@ static bool silent(const struct group *g)
     return g->fenced || g->closing || g->c->disk_fault || g->c->phase >= PHASE_CLOSE;
 }
 
+/* Only to a follower that is known to hold the entry durably: libraft there ignores a commit beyond that, and
+ * would hear of it again with the next heartbeat. */
 static void note_commit_sent(struct group *g, const struct raft_message *message)
 {
     int member = member_find(g->c, message->server_id);
-    if (member >= 0 && message->append_entries.leader_commit > g->commit_sent[member]) {
+    raft_index match;
+    if (member >= 0 && message->append_entries.leader_commit > g->commit_sent[member] &&
+        raft_match_index(&g->raft, message->server_id, &match) == 0 &&
+        match >= message->append_entries.leader_commit) {
         g->commit_sent[member] = message->append_entries.leader_commit;
     }
 }
@@ -120,6 +127,10 @@ static int send_shim(struct raft_io *io, struct raft_io_send *req, const struct 
     if (!silent(g)) {
         if (message->type == RAFT_APPEND_ENTRIES) {
             note_commit_sent(g, message);
+            int member = member_find(g->c, message->server_id);
+            if (member >= 0) {
+                g->sent_in_tick[member] = true;
+            }
         }
         /* When a newer snapshot was taken while the wanted one was being read, libraft corrects the message's
          * last_index and forgets its last_term: the follower would install a term that never was. */
@@ -141,9 +152,56 @@ static void tick_shim(struct raft_io *io)
 {
     struct group *g = group_of(io);
     if (!silent(g)) {
+        memset(g->sent_in_tick, 0, sizeof g->sent_in_tick);
         g->raft_tick(io);
+        group_keep_contact(g);
         consensus_kick(g->c);
     }
+}
+
+/* A learner that was promoted may not know it yet, and the others may need its vote to have a leader who
+ * could tell it: so it votes as a voter would. That is safe: a candidate counts only voters of its own
+ * configuration, and the vote is durable before it leaves. libraft would refuse, and never forgets a
+ * standby's leader. */
+static bool vote_of_a_standby(struct group *g, struct raft_message *message)
+{
+    struct raft *r = &g->raft;
+    struct raft_server *own = (struct raft_server *)group_server(g, g->c->raft_id);
+    if (own == NULL || own->role != RAFT_STANDBY || raft_state(r) != RAFT_FOLLOWER) {
+        return false;
+    }
+    if (dn_monotonic_us() - g->heard_us > (uint64_t)g->c->o.election_timeout_ms * 1000) {
+        raft_free(r->follower_state.current_leader.address);
+        r->follower_state.current_leader.address = NULL;
+        r->follower_state.current_leader.id = 0;
+    }
+    own->role = RAFT_VOTER;
+    g->raft_recv(&g->io, message);
+    own = (struct raft_server *)group_server(g, g->c->raft_id);
+    if (own != NULL) {
+        own->role = RAFT_STANDBY;
+    }
+    return true;
+}
+
+/* libraft knows one uncommitted change of members. When the next one comes in the message that also says that
+ * the one before is committed, it forgets that, and would roll back too far: so it hears of the commit first.
+ * False: it cannot take the change yet; the leader sends it again. */
+static bool change_fits(struct group *g, const struct raft_message *message)
+{
+    const struct raft_append_entries *append = &message->append_entries;
+    struct raft *r = &g->raft;
+    if (append->n_entries == 0 || append->entries[0].type != RAFT_CHANGE ||
+        r->configuration_uncommitted_index == 0 ||
+        append->prev_log_index < r->configuration_uncommitted_index ||
+        append->leader_commit < r->configuration_uncommitted_index || r->snapshot.installing) {
+        return true;
+    }
+    struct raft_message hollow = *message;
+    hollow.append_entries.entries = NULL;
+    hollow.append_entries.n_entries = 0;
+    g->raft_recv(&g->io, &hollow);
+    return r->configuration_uncommitted_index == 0;
 }
 
 static void recv_shim(struct raft_io *io, struct raft_message *message)
@@ -153,7 +211,14 @@ static void recv_shim(struct raft_io *io, struct raft_message *message)
         snapshot_message_free(message);
         return;
     }
-    if (!snapshot_hold(g, message)) {
+    if (message->type == RAFT_APPEND_ENTRIES || message->type == RAFT_INSTALL_SNAPSHOT) {
+        g->heard_us = dn_monotonic_us();
+    }
+    if (message->type == RAFT_REQUEST_VOTE && vote_of_a_standby(g, message)) {
+        /* done */
+    } else if (message->type == RAFT_APPEND_ENTRIES && !change_fits(g, message)) {
+        snapshot_message_free(message);
+    } else if (!snapshot_hold(g, message)) {
         g->raft_recv(io, message);
     }
     consensus_kick(g->c);

@@ -21,16 +21,16 @@
 #define COMPONENT "peer"
 #define BULK_QUEUE_BYTES (SNAP_CHUNK_MAX + (4u << 20)) /* the largest chunk, and its pieces' heads */
 
-bool link_up(const struct dn_consensus *c, uint64_t node_id)
+bool link_up(const struct dn_consensus *c, uint64_t raft_id)
 {
-    return c->transport != NULL && dn_transport_peer_up(c->transport, node_id);
+    return c->transport != NULL && dn_transport_peer_up(c->transport, raft_id);
 }
 
-bool link_send(struct dn_consensus *c, uint64_t node_id, const struct wire_frame *frame)
+bool link_send(struct dn_consensus *c, uint64_t raft_id, const struct wire_frame *frame)
 {
     struct dn_buffer *out = &c->message;
     enum dn_transport_queue queue = DN_TRANSPORT_NORMAL;
-    if (!link_up(c, node_id)) {
+    if (!link_up(c, raft_id)) {
         return false;
     }
     dn_buffer_clear(out);
@@ -41,32 +41,32 @@ bool link_send(struct dn_consensus *c, uint64_t node_id, const struct wire_frame
     }
     if (frame->type == WIRE_CHUNK) {
         queue = DN_TRANSPORT_BULK;
-    } else if (frame->type == WIRE_CHUNK_ASK || frame->type == WIRE_STAMPS || frame->type == WIRE_BARRIER ||
-               frame->type == WIRE_BARRIER_ANSWER) {
+    } else if (frame->type == WIRE_CHUNK_ASK || frame->type == WIRE_STAMPS || frame->type == WIRE_ROUND ||
+               frame->type == WIRE_BARRIER || frame->type == WIRE_BARRIER_ANSWER) {
         queue = DN_TRANSPORT_URGENT;
     }
     struct dn_transport_part part = {out->bytes, out->length};
-    return dn_transport_send(c->transport, node_id, queue, &part, 1);
+    return dn_transport_send(c->transport, raft_id, queue, &part, 1);
 }
 
 bool link_is(const struct dn_consensus *c, const struct asker *asker)
 {
-    int member = member_find(c, asker->node_id);
-    return member >= 0 && c->members[member].incarnation == asker->incarnation && link_up(c, asker->node_id);
+    int member = member_find(c, asker->raft_id);
+    return member >= 0 && c->members[member].incarnation == asker->incarnation && link_up(c, asker->raft_id);
 }
 
-size_t link_bulk_queued(const struct dn_consensus *c, uint64_t node_id)
+size_t link_bulk_queued(const struct dn_consensus *c, uint64_t raft_id)
 {
-    return dn_transport_queued(c->transport, node_id, DN_TRANSPORT_BULK);
+    return dn_transport_queued(c->transport, raft_id, DN_TRANSPORT_BULK);
 }
 
-static void answer(struct dn_consensus *c, const struct asker *asker, const struct wire_frame *frame)
+void link_answer(struct dn_consensus *c, const struct asker *asker, const struct wire_frame *frame)
 {
     if (!link_is(c, asker)) {
         return; /* its on_gap, or its death, has told it */
     }
-    if (!link_send(c, asker->node_id, frame)) {
-        dn_transport_reset(c->transport, asker->node_id);
+    if (!link_send(c, asker->raft_id, frame)) {
+        dn_transport_reset(c->transport, asker->raft_id);
     }
 }
 
@@ -94,7 +94,7 @@ static void remote_proposed(struct dn_proposal *p, enum dn_code code, uint64_t i
         frame.message = err->message;
         frame.message_length = strlen(err->message);
     }
-    answer(r->c, &r->asker, &frame);
+    link_answer(r->c, &r->asker, &frame);
     free(r);
 }
 
@@ -102,7 +102,7 @@ static void on_propose(struct dn_consensus *c, const struct asker *asker, const 
 {
     struct remote_proposal *r = calloc(1, sizeof *r + frame->length);
     if (r == NULL) {
-        dn_transport_reset(c->transport, asker->node_id); /* the other side tries again */
+        dn_transport_reset(c->transport, asker->raft_id); /* the other side tries again */
         return;
     }
     memcpy(r->record, frame->bytes, frame->length);
@@ -134,7 +134,7 @@ static void remote_fenced(struct dn_wait *w, enum dn_code code, uint64_t applied
                                .index = w->index};
     (void)applied;
     (void)err;
-    answer(r->c, &r->asker, &frame);
+    link_answer(r->c, &r->asker, &frame);
     free(r);
 }
 
@@ -142,7 +142,7 @@ static void on_barrier(struct dn_consensus *c, const struct asker *asker, const 
 {
     struct remote_wait *r = calloc(1, sizeof *r);
     if (r == NULL) {
-        dn_transport_reset(c->transport, asker->node_id);
+        dn_transport_reset(c->transport, asker->raft_id);
         return;
     }
     r->c = c;
@@ -175,7 +175,7 @@ static void on_frame(struct dn_consensus *c, unsigned member, const uint8_t *byt
     struct wire_frame frame;
     struct dn_error err;
     size_t used = 0;
-    struct asker asker = {c->members[member].node_id, c->members[member].incarnation};
+    struct asker asker = {c->members[member].raft_id, c->members[member].incarnation};
     enum dn_code code = wire_frame_decode(bytes, length, &frame, &used, &err);
     if (code == DN_OK && (used != length || frame.group >= c->o.group_count)) {
         code =
@@ -199,14 +199,23 @@ static void on_frame(struct dn_consensus *c, unsigned member, const uint8_t *byt
         wait_answer(c, &frame);
         break;
     case WIRE_STAMPS:
-        age_stamps_in(c, asker.node_id, &frame);
+        age_stamps_in(c, asker.raft_id, &frame);
+        break;
+    case WIRE_ROUND:
+        age_round_in(c, asker.raft_id, &frame);
         break;
     case WIRE_CHUNK_ASK:
         serve_ask(c, &asker, &frame);
         break;
     case WIRE_CHUNK:
     case WIRE_CHUNK_GONE:
-        fetch_answer(c, asker.node_id, &frame);
+        fetch_answer(c, asker.raft_id, &frame);
+        break;
+    case WIRE_MEMBER:
+        members_request(c, &asker, &frame);
+        break;
+    case WIRE_MEMBER_ANSWER:
+        members_answer(c, &frame);
         break;
     }
 }
@@ -215,12 +224,19 @@ static void on_message(void *data, const struct dn_transport_peer_id *from, cons
                        size_t length)
 {
     struct dn_consensus *c = data;
+    if (c->phase > PHASE_TRANSFER || length == 0) {
+        return;
+    }
+    consensus_kick(c);
+    if (bytes[0] == MESSAGE_GREET) {
+        forming_greeted(c, from, bytes + 1, length - 1);
+        return;
+    }
     int member = member_find(c, from->raft_id);
-    if (member < 0 || c->phase > PHASE_TRANSFER || length == 0) {
+    if (member < 0 || c->forming != FORMED) {
         return;
     }
     c->members[member].incarnation = from->incarnation;
-    consensus_kick(c);
     if (bytes[0] == MESSAGE_RAFT) {
         raft_io_receive(c, (unsigned)member, bytes + 1, length - 1);
     } else if (bytes[0] == MESSAGE_FRAME) {
@@ -234,29 +250,33 @@ static void on_message(void *data, const struct dn_transport_peer_id *from, cons
 
 /* ---- connections come and go ------------------------------------------------------------------------- */
 
-static void ask_again(struct dn_consensus *c, uint64_t node_id)
+static void ask_again(struct dn_consensus *c, uint64_t raft_id)
 {
-    int member = member_find(c, node_id);
+    int member = member_find(c, raft_id);
     if (member >= 0) {
         c->members[member].link++;
     }
     for (uint32_t i = 0; i < c->o.group_count; i++) {
-        if (c->groups[i].leader_id == node_id) {
+        if (c->groups[i].leader_id == raft_id) {
             propose_unforward(&c->groups[i]);
             wait_unfence(&c->groups[i]);
         }
     }
+    members_lost(c, raft_id);
     consensus_kick(c);
 }
 
 static void on_up(void *data, const struct dn_transport_peer_id *peer)
 {
     struct dn_consensus *c = data;
+    forming_peer(c, peer); /* found at an initial address, perhaps */
     int member = member_find(c, peer->raft_id);
     if (member >= 0) {
         c->members[member].link++;
+        c->members[member].greeted = false; /* it may be another life of it */
+        forming_greet(c, (unsigned)member);
     }
-    dn_debug(COMPONENT, "connected to node %llu", (unsigned long long)peer->raft_id);
+    dn_debug(COMPONENT, "connected to %s (raft id %016llx)", peer->name, (unsigned long long)peer->raft_id);
     consensus_kick(c);
 }
 
@@ -270,6 +290,19 @@ static void on_down(void *data, uint64_t raft_id, enum dn_transport_down how)
         group_leader_gone(&c->groups[i], raft_id);
     }
     ask_again(c, raft_id);
+}
+
+/* A node of our cluster that we do not know: it may be on its way to become a member, it may have been one,
+ * or it is one, perhaps our leader, of which we have not heard. All of them have proved the key. */
+static bool on_unknown(void *data, const struct dn_transport_peer_id *peer)
+{
+    struct dn_consensus *c = data;
+    return c->phase <= PHASE_TRANSFER && forming_peer(c, peer);
+}
+
+static void on_mistaken(void *data, const struct dn_transport_peer_id *peer)
+{
+    forming_mistaken(data, peer);
 }
 
 static void on_gap(void *data, uint64_t raft_id)
@@ -287,8 +320,8 @@ enum dn_code link_open(struct dn_consensus *c, struct dn_error *err)
     struct dn_transport_options options = {
         .loop = &c->loop,
         .cluster_id = c->cluster_id,
-        .self = {.raft_id = c->o.node_id, .incarnation = c->nonce},
-        .bind_address = c->bind_address != NULL ? c->bind_address : c->members[c->self].address,
+        .self = {.raft_id = c->raft_id, .incarnation = c->nonce},
+        .bind_address = c->bind_address != NULL ? c->bind_address : c->members[0].address,
         .queue_bytes = {0, 0, BULK_QUEUE_BYTES},
         .user_timeout_ms = USER_TIMEOUT_MS,
         .connect_timeout_ms = CONNECT_TIMEOUT_MS,
@@ -297,6 +330,8 @@ enum dn_code link_open(struct dn_consensus *c, struct dn_error *err)
         .on_up = on_up,
         .on_down = on_down,
         .on_gap = on_gap,
+        .on_unknown = on_unknown,
+        .on_mistaken = on_mistaken,
         .data = c,
     };
     snprintf(options.self.name, sizeof options.self.name, "node-%llu", (unsigned long long)c->o.node_id);
@@ -305,11 +340,6 @@ enum dn_code link_open(struct dn_consensus *c, struct dn_error *err)
     if (code == DN_OK) {
         options.keys = c->keys;
         code = dn_transport_start(&options, &c->transport, err);
-    }
-    for (unsigned i = 0; code == DN_OK && i < c->member_count; i++) {
-        if (i != c->self) {
-            code = dn_transport_peer_add(c->transport, c->members[i].node_id, c->members[i].address, err);
-        }
     }
     return code;
 }

@@ -215,7 +215,7 @@ static uint32_t choose(struct group *g, size_t *ret_bytes)
 
 static bool encode_batch(struct group *g, struct batch *b, size_t record_bytes, struct raft_buffer *ret)
 {
-    struct entry_mark marks[DN_NODES_MAX];
+    struct entry_mark marks[DN_MEMBERS_MAX];
     struct entry_head head = {.time_ms = dn_wall_ms(),
                               .nonce = g->c->nonce,
                               .sequence = b->sequence,
@@ -273,11 +273,13 @@ static bool submit(struct group *g)
         batch_failed(g, b);
         return false;
     }
+    g->quiet_ticks = count > 0 ? 0 : g->quiet_ticks + 1;
     if (g->tick_now) {
         g->tick_now = false;
         /* all groups tick at the same moments, so that an idle node writes its journal once for all of them
          */
-        uint64_t period_us = (uint64_t)g->c->o.tick_ms * 1000;
+        uint64_t period_us =
+            (uint64_t)g->c->o.tick_ms * (g->quiet_ticks < QUIET_TICKS ? 1 : QUIET_FACTOR) * 1000;
         g->tick_at_us = (dn_monotonic_us() / period_us + 1) * period_us;
     }
     return true;
@@ -342,6 +344,9 @@ void propose_turn(struct group *g)
     struct dn_consensus *c = g->c;
     if (group_can_submit(g)) {
         bool low = c->ticks_stopped;
+        if (g->quiet_ticks >= QUIET_TICKS && g->pending.first != NULL) {
+            g->tick_at_us = 0; /* the first records after a quiet time carry one */
+        }
         if (now >= g->tick_at_us && g->ready && !low) {
             g->tick_now = true;
         }

@@ -145,6 +145,30 @@ static enum dn_code load_entry(void *data, uint64_t index, const struct dn_journ
     return DN_OK;
 }
 
+/* Is this node the only voter of what was loaded? libraft makes it leader in the term it already had; but in
+ * that term its last life may have sent a learner what its own disk never got, and other entries would take
+ * the same places. So each life of a sole voter begins a term of its own. */
+static bool sole_voter(const struct group *g, const struct loading *loading,
+                       const struct raft_snapshot *snapshot)
+{
+    struct raft_configuration decoded;
+    const struct raft_configuration *in = snapshot == NULL ? NULL : &snapshot->configuration;
+    unsigned voters = 0;
+    bool self = false, found = false;
+    raft_configuration_init(&decoded);
+    for (size_t i = loading->count; i-- > 0 && !found;) {
+        found = loading->entries[i].type == RAFT_CHANGE &&
+                raft_configuration_decode(&loading->entries[i].buf, &decoded) == 0;
+    }
+    in = found ? &decoded : in;
+    for (unsigned i = 0; in != NULL && i < in->n; i++) {
+        voters += in->servers[i].role == RAFT_VOTER;
+        self |= in->servers[i].role == RAFT_VOTER && in->servers[i].id == g->c->raft_id;
+    }
+    raft_configuration_close(&decoded);
+    return voters == 1 && self;
+}
+
 static int load_failed(struct group *g, enum dn_code code, const struct dn_error *err)
 {
     g->start_error = *err;
@@ -196,12 +220,16 @@ static int io_load(struct raft_io *io, raft_term *term, raft_id *voted_for, stru
         }
     }
     if (code != DN_OK) {
-        for (size_t i = 0; i < loading.count; i++) {
-            raft_free(loading.entries[i].buf.base);
+        goto fail;
+    }
+    if (sole_voter(g, &loading, loaded)) {
+        if (!dn_journal_set_term(g->c->journal, g->id, have.term + 1, 0)) {
+            code = dn_fail(&err, DN_NO_MEMORY, "begin a term");
+            goto fail;
         }
-        raft_free(loading.entries);
-        raft_snapshot_free(loaded);
-        return load_failed(g, code, &err);
+        have.term++;
+        have.voted_for = 0;
+        g->promise_lsn = dn_journal_appended(g->c->journal);
     }
     *term = have.term;
     *voted_for = have.voted_for;
@@ -212,6 +240,14 @@ static int io_load(struct raft_io *io, raft_term *term, raft_id *voted_for, stru
     g->io_term = have.term;
     g->io_last = *start_index + loading.count - 1;
     return 0;
+
+fail:
+    for (size_t i = 0; i < loading.count; i++) {
+        raft_free(loading.entries[i].buf.base);
+    }
+    raft_free(loading.entries);
+    raft_snapshot_free(loaded);
+    return load_failed(g, code, &err);
 }
 
 /* ---- storing ------------------------------------------------------------------------------------------ */
@@ -419,7 +455,7 @@ static int io_snapshot_get(struct raft_io *io, struct raft_io_snapshot_get *req,
 
 struct raft_io_held {
     struct raft_io_held *next;
-    uint64_t node_id;
+    uint64_t raft_id;
     enum dn_transport_queue queue;
     size_t length;
     uint8_t bytes[];
@@ -432,7 +468,7 @@ static void held_send(struct group *g)
         struct dn_transport_part part = {held->bytes, held->length};
         g->held_first = held->next;
         g->held_count--;
-        dn_transport_send(g->c->transport, held->node_id, held->queue, &part, 1); /* or it is lost */
+        dn_transport_send(g->c->transport, held->raft_id, held->queue, &part, 1); /* or it is lost */
         free(held);
     }
     if (g->held_first == NULL) {
@@ -470,7 +506,7 @@ static void held_drop(struct group *g)
     g->held_count = 0;
 }
 
-static bool hold(struct group *g, uint64_t node_id, enum dn_transport_queue queue,
+static bool hold(struct group *g, uint64_t raft_id, enum dn_transport_queue queue,
                  const struct dn_transport_part *parts, size_t count)
 {
     size_t length = 0;
@@ -482,7 +518,7 @@ static bool hold(struct group *g, uint64_t node_id, enum dn_transport_queue queu
     if (held == NULL) {
         return false;
     }
-    *held = (struct raft_io_held){.node_id = node_id, .queue = queue, .length = length};
+    *held = (struct raft_io_held){.raft_id = raft_id, .queue = queue, .length = length};
     length = 0;
     for (size_t i = 0; i < count; i++) {
         memcpy(held->bytes + length, parts[i].bytes, parts[i].length);
@@ -570,7 +606,7 @@ void raft_io_receive(struct dn_consensus *c, unsigned member, const uint8_t *byt
         rpc_free(&message);
         return;
     }
-    message.server_id = c->members[member].node_id;
+    message.server_id = c->members[member].raft_id;
     message.server_address = c->members[member].address;
     g->recv(&g->io, &message);
 }

@@ -75,7 +75,7 @@ unsigned rpc_entries_fit(const struct raft_append_entries *append, size_t bytes_
     size_t bytes = 0;
     while (fit < append->n_entries && fit < RPC_ENTRIES_MAX) {
         bytes += ENTRY_HEAD_BYTES + append->entries[fit].buf.len;
-        if (fit > 0 && bytes > bytes_max) {
+        if (fit > 0 && (bytes > bytes_max || append->entries[fit].type == RAFT_CHANGE)) {
             break;
         }
         fit++;

@@ -37,7 +37,10 @@ enum dn_code rpc_decode(const uint8_t *bytes, size_t length, struct raft_message
                         struct dn_error *err);
 void rpc_free(struct raft_message *message);
 
-/* How many of the entries go into one message: as many as stay below `bytes_max`, at least one. */
+/* How many of the entries go into one message: as many as stay below `bytes_max`, at least one. A change of
+ * the configuration only comes first in its message: libraft 0.22.1 (replication.c, replicationAppend) notes
+ * the index of the first new entry for it, wherever it stands, and a follower would never take it for
+ * committed. */
 unsigned rpc_entries_fit(const struct raft_append_entries *append, size_t bytes_max);
 
 void rpc_configuration_encode(const struct raft_configuration *configuration, struct dn_buffer *out);

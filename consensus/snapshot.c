@@ -124,7 +124,9 @@ int snapshot_fsm(struct raft_fsm *fsm, struct raft_buffer *bufs[], unsigned *n_b
     uint64_t average, trailing;
     if (g->queue_first != NULL || c->snapshot_jobs > 0 || g->hold.state != HOLD_NONE || g->fenced ||
         g->snap.state != SNAP_NONE || g->prune.busy || prune_due(g, dn_monotonic_us()) ||
-        c->phase != PHASE_RUN) {
+        c->phase != PHASE_RUN ||
+        (g->raft.configuration_uncommitted_index != 0 && /* it would carry the configuration before */
+         g->raft.configuration_uncommitted_index <= raft_last_applied(&g->raft))) {
         return RAFT_BUSY; /* asked again at the next event */
     }
     *bufs = raft_malloc(sizeof **bufs);
@@ -545,9 +547,9 @@ static void hollow(struct raft_message *message)
 }
 
 /* See the head of this file: the heartbeat's previous entry becomes one that this leader surely has. */
-static void spurn(struct group *g, struct raft_append_entries *args, uint64_t node_id)
+static void spurn(struct group *g, struct raft_append_entries *args, uint64_t raft_id)
 {
-    if (args->term != g->spurn.term || node_id != g->spurn.node_id) {
+    if (args->term != g->spurn.term || raft_id != g->spurn.raft_id) {
         g->spurn.index = 0;
     } else if (args->n_entries == 0) {
         args->prev_log_index = g->spurn.index;

@@ -34,7 +34,7 @@ enum stage { OPENING, ASKING, FINISHING, WHOLE, FAILED };
 
 struct fetch {
     struct group *g;
-    uint64_t node_id;
+    uint64_t raft_id;
     struct manifest *manifest;
     struct snapfetch file;
     enum stage stage;
@@ -90,7 +90,7 @@ static void chunk_was_bad(struct fetch *f, uint32_t chunk, enum dn_code code, co
     }
     f->ask_after_us = dn_monotonic_us() + FETCH_PAUSE_US;
     dn_warn(COMPONENT, "group %u: snapshot at index %llu: chunk %u from node %llu: %.*s", f->g->id,
-            (unsigned long long)f->manifest->name.index, chunk, (unsigned long long)f->node_id, (int)length,
+            (unsigned long long)f->manifest->name.index, chunk, (unsigned long long)f->raft_id, (int)length,
             why);
     if (f->bad >= FETCH_BAD_MAX) {
         failed(f, code, "too many chunks could not be had; see the lines before");
@@ -264,7 +264,7 @@ static bool ask(struct fetch *f, struct slot *slot, uint32_t chunk, uint64_t now
                                .id = f->manifest->name.id,
                                .chunk = chunk};
     uint8_t *bytes = malloc(length);
-    if (bytes == NULL || !link_send(c, f->node_id, &frame)) {
+    if (bytes == NULL || !link_send(c, f->raft_id, &frame)) {
         free(bytes); /* tried again soon */
         return false;
     }
@@ -283,8 +283,8 @@ static bool ask(struct fetch *f, struct slot *slot, uint32_t chunk, uint64_t now
 static void ask_more(struct fetch *f, uint64_t now_us)
 {
     struct dn_consensus *c = f->g->c;
-    int member = member_find(c, f->node_id);
-    bool up = member >= 0 && link_up(c, f->node_id);
+    int member = member_find(c, f->raft_id);
+    bool up = member >= 0 && link_up(c, f->raft_id);
     uint64_t link = up ? c->members[member].link : 0;
     for (unsigned i = 0; i < FETCH_SLOTS; i++) {
         struct slot *slot = &f->slots[i];
@@ -332,10 +332,10 @@ static void take_piece(struct fetch *f, struct slot *slot, const struct wire_fra
     }
 }
 
-void fetch_answer(struct dn_consensus *c, uint64_t node_id, const struct wire_frame *frame)
+void fetch_answer(struct dn_consensus *c, uint64_t raft_id, const struct wire_frame *frame)
 {
     struct fetch *f = c->groups[frame->group].hold.fetch;
-    struct slot *slot = f == NULL || f->node_id != node_id ? NULL : asked(f, frame->request);
+    struct slot *slot = f == NULL || f->raft_id != raft_id ? NULL : asked(f, frame->request);
     if (slot == NULL || slot->chunk != frame->chunk) {
         return; /* too late: asked for again, or not wanted any more */
     }
@@ -370,19 +370,19 @@ static void log_progress(struct fetch *f, uint64_t now_us)
     if (now_us >= f->logged_us + FETCH_LOG_US) {
         f->logged_us = now_us;
         dn_info(COMPONENT, "group %u: snapshot at index %llu from node %llu: %llu of %llu MiB are here",
-                f->g->id, (unsigned long long)f->manifest->name.index, (unsigned long long)f->node_id,
+                f->g->id, (unsigned long long)f->manifest->name.index, (unsigned long long)f->raft_id,
                 (unsigned long long)f->here_bytes >> 20, (unsigned long long)f->manifest->total_bytes >> 20);
     }
 }
 
-struct fetch *fetch_start(struct group *g, uint64_t node_id, struct manifest *manifest)
+struct fetch *fetch_start(struct group *g, uint64_t raft_id, struct manifest *manifest)
 {
     struct fetch *f = calloc(1, sizeof *f);
     if (f == NULL) {
         return NULL;
     }
     f->g = g;
-    f->node_id = node_id;
+    f->raft_id = raft_id;
     f->manifest = manifest_ref(manifest);
     f->file.fd = -1;
     f->start_us = dn_monotonic_us();

@@ -79,7 +79,7 @@ static void refuse(struct dn_consensus *c, const struct asker *asker, uint64_t r
                                .message = why,
                                .message_length = strnlen(why, WIRE_MESSAGE_MAX)};
     if (link_is(c, asker)) {
-        (void)link_send(c, asker->node_id, &frame);
+        (void)link_send(c, asker->raft_id, &frame);
     }
 }
 
@@ -95,7 +95,7 @@ static void send_chunk(struct dn_consensus *c, const struct serve_ask *ask, cons
                                    .offset = at,
                                    .bytes = bytes + at,
                                    .length = part};
-        if (!link_send(c, ask->asker.node_id, &frame)) {
+        if (!link_send(c, ask->asker.raft_id, &frame)) {
             return;
         }
         at += part;
@@ -107,7 +107,7 @@ static void send_chunk(struct dn_consensus *c, const struct serve_ask *ask, cons
 void serve_ask(struct dn_consensus *c, const struct asker *asker, const struct wire_frame *frame)
 {
     struct group *g = &c->groups[frame->group];
-    int member = member_find(c, asker->node_id);
+    int member = member_find(c, asker->raft_id);
     struct snap_name name = {frame->index, frame->term, frame->id};
     struct manifest *manifest = find(g, &name);
     if (manifest == NULL || frame->chunk >= manifest->chunk_count || member < 0) {
@@ -180,7 +180,7 @@ static void serve_one(struct dn_consensus *c, struct serve *s)
     while (s->count > 0 && !s->busy && bulk_room(c)) {
         struct serve_ask ask = s->asks[s->first];
         bool there = link_is(c, &ask.asker);
-        if (there && link_bulk_queued(c, ask.asker.node_id) >= SERVE_LINK_BYTES) {
+        if (there && link_bulk_queued(c, ask.asker.raft_id) >= SERVE_LINK_BYTES) {
             return;
         }
         s->first = (s->first + 1) % SERVE_QUEUE_MAX;
@@ -195,19 +195,19 @@ static void serve_one(struct dn_consensus *c, struct serve *s)
 
 void serve_turn(struct dn_consensus *c)
 {
-    if (c->phase > PHASE_TRANSFER || c->member_count == 0) {
+    if (c->phase > PHASE_TRANSFER) {
         return;
     }
     /* Each in turn first, or two would keep the others waiting. */
-    for (unsigned i = 0; i < c->member_count; i++) {
-        serve_one(c, &c->serve[(c->serve_from + i) % c->member_count]);
+    for (unsigned i = 0; i < DN_MEMBERS_MAX; i++) {
+        serve_one(c, &c->serve[(c->serve_from + i) % DN_MEMBERS_MAX]);
     }
-    c->serve_from = (c->serve_from + 1) % c->member_count;
+    c->serve_from = (c->serve_from + 1) % DN_MEMBERS_MAX;
 }
 
 void serve_forget(struct dn_consensus *c)
 {
-    for (unsigned i = 0; i < DN_NODES_MAX; i++) {
+    for (unsigned i = 0; i < DN_MEMBERS_MAX; i++) {
         struct serve *s = &c->serve[i];
         for (; s->count > 0; s->count--, s->first = (s->first + 1) % SERVE_QUEUE_MAX) {
             manifest_unref(s->asks[s->first].manifest);

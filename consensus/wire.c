@@ -41,7 +41,19 @@ void wire_frame_encode(const struct wire_frame *frame, struct dn_buffer *out)
         dn_buffer_u32(out, frame->code);
         dn_buffer_u64(out, frame->index);
         break;
+    case WIRE_ROUND:
+        dn_buffer_u64(out, frame->round);
+        dn_buffer_u64(out, frame->nonce);
+        dn_buffer_u64(out, frame->stamp_us);
+        dn_buffer_u32(out, frame->lead_count);
+        for (uint32_t i = 0; i < frame->lead_count; i++) {
+            dn_buffer_u32(out, frame->leads[i].group);
+            dn_buffer_u64(out, frame->leads[i].term);
+            dn_buffer_u64(out, frame->leads[i].index);
+        }
+        break;
     case WIRE_STAMPS:
+        dn_buffer_u64(out, frame->round);
         dn_buffer_u64(out, frame->nonce);
         dn_buffer_u64(out, frame->stamp_us);
         dn_buffer_u32(out, frame->stamp_count);
@@ -70,6 +82,18 @@ void wire_frame_encode(const struct wire_frame *frame, struct dn_buffer *out)
         dn_buffer_u64(out, frame->request);
         dn_buffer_u32(out, frame->group);
         dn_buffer_u32(out, frame->chunk);
+        dn_buffer_u32(out, frame->code);
+        dn_buffer_blob(out, frame->message, frame->message_length);
+        break;
+    case WIRE_MEMBER:
+        dn_buffer_u64(out, frame->request);
+        dn_buffer_u32(out, frame->left_ms);
+        dn_buffer_u8(out, frame->op);
+        dn_buffer_u8(out, frame->flags);
+        dn_buffer_u64(out, frame->node_id);
+        break;
+    case WIRE_MEMBER_ANSWER:
+        dn_buffer_u64(out, frame->request);
         dn_buffer_u32(out, frame->code);
         dn_buffer_blob(out, frame->message, frame->message_length);
         break;
@@ -123,7 +147,23 @@ static void read_payload(struct dn_reader *reader, struct wire_frame *frame)
         frame->code = read_code(reader);
         frame->index = dn_reader_u64(reader);
         break;
+    case WIRE_ROUND:
+        frame->round = dn_reader_u64(reader);
+        frame->nonce = dn_reader_u64(reader);
+        frame->stamp_us = dn_reader_u64(reader);
+        frame->lead_count = dn_reader_u32(reader);
+        if (frame->lead_count > DN_GROUPS_MAX) {
+            reader->failed = true;
+            return;
+        }
+        for (uint32_t i = 0; i < frame->lead_count; i++) {
+            frame->leads[i].group = dn_reader_u32(reader);
+            frame->leads[i].term = dn_reader_u64(reader);
+            frame->leads[i].index = dn_reader_u64(reader);
+        }
+        break;
     case WIRE_STAMPS:
+        frame->round = dn_reader_u64(reader);
         frame->nonce = dn_reader_u64(reader);
         frame->stamp_us = dn_reader_u64(reader);
         frame->stamp_count = dn_reader_u32(reader);
@@ -165,6 +205,21 @@ static void read_payload(struct dn_reader *reader, struct wire_frame *frame)
             reader->failed = true;
         }
         break;
+    case WIRE_MEMBER:
+        frame->request = dn_reader_u64(reader);
+        frame->left_ms = dn_reader_u32(reader);
+        frame->op = dn_reader_u8(reader);
+        frame->flags = dn_reader_u8(reader);
+        frame->node_id = dn_reader_u64(reader);
+        if (frame->op > DN_MEMBER_REPLACE || frame->flags > WIRE_MEMBER_FLAGS || frame->node_id == 0) {
+            reader->failed = true;
+        }
+        break;
+    case WIRE_MEMBER_ANSWER:
+        frame->request = dn_reader_u64(reader);
+        frame->code = read_code(reader);
+        frame->message = (const char *)dn_reader_blob(reader, WIRE_MESSAGE_MAX, &frame->message_length);
+        break;
     }
 }
 
@@ -189,7 +244,7 @@ enum dn_code wire_frame_decode(const uint8_t *bytes, size_t length, struct wire_
     if (crc != dn_crc32c(dn_crc32c(0, &type, 1), bytes + WIRE_FRAME_HEADER_BYTES, payload)) {
         return dn_fail(err, DN_CORRUPT, "frame of type %u has a wrong checksum", type);
     }
-    if (type < WIRE_PROPOSE || type > WIRE_CHUNK_GONE) {
+    if (type < WIRE_PROPOSE || type > WIRE_ROUND) {
         return dn_fail(err, DN_CORRUPT, "unknown frame type %u", type);
     }
     memset(ret, 0, sizeof *ret);

@@ -27,6 +27,21 @@ enum wire_type {
     WIRE_CHUNK_ASK = 6,  /* for one chunk of a snapshot */
     WIRE_CHUNK = 7,      /* a piece of it, in order */
     WIRE_CHUNK_GONE = 8, /* it cannot be had: code and message say why */
+    WIRE_MEMBER = 9,     /* a change of membership, for the leader of group 0 */
+    WIRE_MEMBER_ANSWER = 10,
+    WIRE_ROUND = 11, /* a leader's: answered by STAMPS; see age.c */
+};
+
+enum wire_member_flags {
+    WIRE_MEMBER_REPLICA = 1,
+    WIRE_MEMBER_AGAIN = 2, /* it was asked for before, and may have happened */
+    WIRE_MEMBER_FLAGS = 3
+};
+
+/* One group of a ROUND. index 0: the stamp is not confirmed for this group. */
+struct wire_lead {
+    uint32_t group;
+    uint64_t term, index;
 };
 
 struct wire_stamp {
@@ -36,9 +51,9 @@ struct wire_stamp {
 
 struct wire_frame {
     enum wire_type type;
-    uint64_t request;     /* all but STAMPS */
+    uint64_t request;     /* all but STAMPS, ROUND */
     uint32_t group;       /* PROPOSE, BARRIER, BARRIER_ANSWER, CHUNK_* */
-    uint32_t left_ms;     /* PROPOSE: time left until its deadline */
+    uint32_t left_ms;     /* PROPOSE, MEMBER: time left until its deadline */
     enum dn_code code;    /* answers */
     uint64_t index;       /* answers; CHUNK_ASK: which snapshot, with term and id */
     uint64_t term, id;    /* CHUNK_ASK */
@@ -46,9 +61,14 @@ struct wire_frame {
     uint32_t offset;      /* CHUNK: of the piece in the chunk */
     const uint8_t *bytes; /* PROPOSE: record; PROPOSE_ANSWER: result; CHUNK: piece */
     size_t length;
-    const char *message; /* PROPOSE_ANSWER, CHUNK_GONE: error text, not terminated */
+    const char *message; /* PROPOSE_ANSWER, CHUNK_GONE, MEMBER_ANSWER: error text, not terminated */
     size_t message_length;
-    uint64_t nonce, stamp_us; /* STAMPS */
+    uint64_t node_id;         /* MEMBER */
+    uint8_t op, flags;        /* MEMBER: enum dn_member_op, enum wire_member_flags */
+    uint64_t round;           /* ROUND, STAMPS */
+    uint64_t nonce, stamp_us; /* STAMPS: the sender's; ROUND: the receiver's, given back */
+    uint32_t lead_count;
+    struct wire_lead leads[DN_GROUPS_MAX]; /* ROUND */
     uint32_t stamp_count;
     struct wire_stamp stamps[DN_GROUPS_MAX];
 };

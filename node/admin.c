@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PAGE_BYTES_MAX = 16 << 20, CONNECTION_BYTES = 32 << 10, REASON_MAX = 300 };
+enum { PAGE_BYTES_MAX = 16 << 20, CONNECTION_BYTES = 32 << 10, REASON_MAX = DN_API_REASON_MAX };
 
 struct dn_admin {
     struct dn_node *node;

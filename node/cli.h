@@ -27,6 +27,7 @@ struct dn_cli {
 };
 
 int dn_cli_status(struct dn_cli *cli, int argc, char **argv);
+int dn_cli_member(struct dn_cli *cli, int argc, char **argv);
 int dn_cli_health(struct dn_cli *cli, int argc, char **argv);
 int dn_cli_publish(struct dn_cli *cli, int argc, char **argv);
 int dn_cli_recommend(struct dn_cli *cli, int argc, char **argv);
@@ -47,8 +48,24 @@ int dn_cli_connect(struct dn_cli *cli);
  * was printed with what to do about it. */
 int dn_cli_call(struct dn_cli *cli, const char *path, const ProtobufCMessage *request,
                 const ProtobufCMessageDescriptor *answer_type, ProtobufCMessage **ret);
+/* The same, but nothing is printed: the code and *err say what happened. A connection that was lost is opened
+ * again by the next call; *err is about connecting when *ret_connected is false. */
+enum dn_code dn_cli_try(struct dn_cli *cli, const char *path, const ProtobufCMessage *request,
+                        const ProtobufCMessageDescriptor *answer_type, ProtobufCMessage **ret,
+                        bool *ret_connected, struct dn_error *err);
 /* Prints "dunlin: what: message" and advice for the code; returns the exit code. */
 int dn_cli_complain(const struct dn_cli *cli, const char *what, enum dn_code code, const char *message);
+
+/* Whether the member is what a change wanted it to be, in every group; `progress` gets how far it is, for
+ * people. */
+struct dn_cli_wish {
+    Dunlin__V1__MemberOp op;
+    uint64_t node_id;
+    bool replica;         /* it is to have no vote */
+    uint64_t old_raft_id; /* REPLACE: of the one that goes; 0: there was none */
+};
+bool dn_cli_wish_met(const struct dn_cli_wish *wish, const Dunlin__V1__ListMembersResponse *now,
+                     char *progress, size_t size);
 
 /* Options of reads: --level, --token, --max-staleness. Its input is a struct dn_cli_read. */
 struct dn_cli_read {

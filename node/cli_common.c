@@ -105,31 +105,52 @@ int dn_cli_connect(struct dn_cli *cli)
     return code == DN_INVALID ? DN_CLI_USAGE : DN_CLI_NO_CONNECTION;
 }
 
+enum dn_code dn_cli_try(struct dn_cli *cli, const char *path, const ProtobufCMessage *request,
+                        const ProtobufCMessageDescriptor *answer_type, ProtobufCMessage **ret,
+                        bool *ret_connected, struct dn_error *err)
+{
+    size_t length = protobuf_c_message_get_packed_size(request), answer_length = 0;
+    uint8_t *bytes, *answer = NULL;
+    enum dn_code code;
+
+    *ret_connected = cli->client != NULL;
+    if (cli->client == NULL) {
+        code = dn_client_connect(cli->server, CONNECT_TIMEOUT_MS, &cli->client, err);
+        if (code != DN_OK)
+            return code;
+        *ret_connected = true;
+    }
+    bytes = malloc(length + 1);
+    if (bytes == NULL)
+        return dn_fail(err, DN_NO_MEMORY, "the request");
+    protobuf_c_message_pack(request, bytes);
+    code = dn_client_call(cli->client, path, bytes, length, cli->timeout_ms, &answer, &answer_length, err);
+    free(bytes);
+    if (code == DN_UNAVAILABLE) { /* perhaps because the connection is gone */
+        dn_client_close(cli->client);
+        cli->client = NULL;
+    }
+    if (code != DN_OK)
+        return code;
+    *ret = protobuf_c_message_unpack(answer_type, NULL, answer_length, answer);
+    free(answer);
+    if (*ret == NULL)
+        return dn_fail(err, DN_INTERNAL, "the answer is not what this program knows");
+    return DN_OK;
+}
+
 int dn_cli_call(struct dn_cli *cli, const char *path, const ProtobufCMessage *request,
                 const ProtobufCMessageDescriptor *answer_type, ProtobufCMessage **ret)
 {
-    const char *what = strrchr(path, '/') + 1;
-    size_t length = protobuf_c_message_get_packed_size(request), answer_length = 0;
-    uint8_t *bytes, *answer = NULL;
-    struct dn_error err;
+    struct dn_error err = {0};
+    bool connected;
     enum dn_code code;
     int exit_code = dn_cli_connect(cli);
 
     if (exit_code != DN_CLI_OK)
         return exit_code;
-    bytes = malloc(length + 1);
-    if (bytes == NULL)
-        return dn_cli_complain(cli, what, DN_NO_MEMORY, "");
-    protobuf_c_message_pack(request, bytes);
-    code = dn_client_call(cli->client, path, bytes, length, cli->timeout_ms, &answer, &answer_length, &err);
-    free(bytes);
-    if (code != DN_OK)
-        return dn_cli_complain(cli, what, code, err.message);
-    *ret = protobuf_c_message_unpack(answer_type, NULL, answer_length, answer);
-    free(answer);
-    if (*ret == NULL)
-        return dn_cli_complain(cli, what, DN_INTERNAL, "the answer is not what this program knows");
-    return DN_CLI_OK;
+    code = dn_cli_try(cli, path, request, answer_type, ret, &connected, &err);
+    return code == DN_OK ? DN_CLI_OK : dn_cli_complain(cli, strrchr(path, '/') + 1, code, err.message);
 }
 
 /* ---- read options

@@ -79,12 +79,14 @@ static void status_json(const Dunlin__V1__StatusResponse *status)
 
 static void print_group(const Dunlin__V1__GroupStatus *group)
 {
-    char age[32] = "unknown";
+    char age[32] = "unknown", leader[32] = "none";
 
+    if (group->leader_id != 0) /* a node that joined later has no name here */
+        snprintf(leader, sizeof leader, "node %llu", (unsigned long long)group->leader_id);
     if (group->age_known)
         snprintf(age, sizeof age, "%.1f ms", (double)group->age_us / 1000);
     printf("%5u  %-16.16s %5llu %10llu %10llu %12s  %016llx @%-8llu %9llu %11llu%s%s\n", group->group,
-           group->leader_id == 0 ? "none" : dn_cli_clean(group->leader), (unsigned long long)group->term,
+           group->leader[0] != '\0' ? dn_cli_clean(group->leader) : leader, (unsigned long long)group->term,
            (unsigned long long)group->commit_index, (unsigned long long)group->applied_index, age,
            (unsigned long long)group->state_hash, (unsigned long long)group->hash_index,
            (unsigned long long)group->users, (unsigned long long)group->events_applied,
@@ -102,7 +104,8 @@ static void status_text(const Dunlin__V1__StatusResponse *status)
         printf("NOT READY: %s\n", dn_cli_clean(status->not_ready_reason));
     fputs("members:", stdout);
     for (size_t i = 0; i < status->n_members; i++)
-        printf(" %s (%s)", dn_cli_clean(status->members[i]->name),
+        printf(" %llu%s%s (%s)", (unsigned long long)status->members[i]->node_id,
+               status->members[i]->name[0] != '\0' ? " " : "", dn_cli_clean(status->members[i]->name),
                dn_cli_clean(status->members[i]->peer_address));
     printf("\ncatalogue: %llu items, vectors of %u, index %s with %llu built and %llu pending%s\n\n",
            (unsigned long long)status->catalog_items, status->vector_dim, dn_cli_clean(status->index_factory),

@@ -315,7 +315,7 @@ const struct dn_config_member *dn_config_self(const struct dn_config *config)
     for (size_t i = 0; i < config->cluster.member_count; i++)
         if (config->cluster.members[i].id == config->node.id)
             return &config->cluster.members[i];
-    return NULL;
+    return config->joining.id != 0 ? &config->joining : NULL;
 }
 
 #define NEEDS_KEY                                                                                            \
@@ -352,9 +352,54 @@ static enum dn_code check_members(struct loader *loader)
                 return fail_at(loader, a->line, "cluster.members[].address", "is used by another member too");
         }
     }
-    if (!dn_config_self(config))
+    return DN_OK;
+}
+
+/* node.address is held to what is asked of the members' addresses. */
+static enum dn_code check_own_address(struct loader *loader)
+{
+    const struct dn_config *config = &loader->config;
+    const char *address = config->node.address;
+    unsigned line = key_line(loader, "node.address");
+    char host[256];
+    uint16_t port;
+
+    if (!address[0])
+        return DN_OK;
+    if (dn_parse_address(address, host, &port) && port == 0)
+        return fail_at(loader, line, "node.address", "port 0 cannot be reached by others");
+    if (!dn_address_is_loopback(address) && !peers_guarded(config))
+        return fail_at(loader, line, "node.address", "is beyond loopback" NEEDS_KEY);
+    for (size_t i = 0; i < config->cluster.member_count; i++)
+        if (config->cluster.members[i].id != config->node.id &&
+            strcmp(config->cluster.members[i].address, address) == 0)
+            return fail_at(loader, line, "node.address", "is another node's in cluster.members");
+    return DN_OK;
+}
+
+/* A node that is none of the members joins a cluster: it needs an address, and gets an entry of its own. */
+static enum dn_code check_joining(struct loader *loader)
+{
+    struct dn_config *config = &loader->config;
+    struct dn_config_member *joining = &config->joining;
+
+    if (dn_config_self(config))
+        return DN_OK;
+    if (!config->node.address[0])
         return fail_at(loader, key_line(loader, "node.id"), "node.id",
-                       "is not among cluster.members: add this node there, or correct the number");
+                       "is not among cluster.members: to join their cluster, give node.address (where the "
+                       "others reach this node); to form one together, add this node to the list on every "
+                       "node");
+    joining->id = config->node.id;
+    if (config->node.name[0])
+        memcpy(joining->name, config->node.name, sizeof(joining->name));
+    else
+        snprintf(joining->name, sizeof(joining->name), "node-%llu", (unsigned long long)config->node.id);
+    memcpy(joining->address, config->node.address, sizeof(joining->address));
+    for (size_t i = 0; i < config->cluster.member_count; i++)
+        if (strcmp(config->cluster.members[i].name, joining->name) == 0)
+            return fail_at(loader, key_line(loader, "node.name"), "node.name",
+                           "is another node's in cluster.members: give this one its own");
     return DN_OK;
 }
 
@@ -438,7 +483,8 @@ static void default_members(struct dn_config *config)
         return;
     self->id = config->node.id;
     snprintf(self->name, sizeof(self->name), "%s", config->node.name[0] ? config->node.name : "node1");
-    snprintf(self->address, sizeof(self->address), "127.0.0.1:7071");
+    snprintf(self->address, sizeof(self->address), "%s",
+             config->node.address[0] ? config->node.address : "127.0.0.1:7071");
     self->line = 1;
     config->cluster.member_count = 1;
 }
@@ -455,12 +501,16 @@ static enum dn_code check_all(struct loader *loader)
     if (code == DN_OK)
         code = check_members(loader);
     if (code == DN_OK)
+        code = check_own_address(loader);
+    if (code == DN_OK)
+        code = check_joining(loader);
+    if (code == DN_OK)
         code = check_addresses(loader);
     if (code == DN_OK)
         code = check_relations(loader);
     if (code == DN_OK && !config->node.name[0]) {
         const struct dn_config_member *self = dn_config_self(config);
-        DN_ASSERT(self != NULL); /* check_members found it */
+        DN_ASSERT(self != NULL); /* check_joining saw to it */
         memcpy(config->node.name, self->name, sizeof(config->node.name));
     }
     return code;

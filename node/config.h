@@ -19,7 +19,7 @@
 #define DN_CONFIG_FILE_MAX (1u << 20) /* bytes */
 #define DN_CONFIG_TEXT_MAX 512        /* bytes in a text value, with the NUL */
 #define DN_CONFIG_NAME_MAX 65
-#define DN_CONFIG_ADDRESS_MAX 272
+#define DN_CONFIG_ADDRESS_MAX DN_ADDRESS_MAX
 #define DN_CONFIG_KEYS_MAX 96
 
 struct dn_config_member {
@@ -33,6 +33,7 @@ struct dn_config { /* names and units are those of the keys */
     struct {
         uint64_t id;
         char name[DN_CONFIG_NAME_MAX];
+        char address[DN_CONFIG_ADDRESS_MAX]; /* empty: that of its entry */
         char data_dir[DN_CONFIG_TEXT_MAX];
         uint64_t drain_ms;
     } node;
@@ -61,7 +62,7 @@ struct dn_config { /* names and units are those of the keys */
         char level[DN_CONFIG_NAME_MAX];
     } log;
     struct {
-        uint64_t election_timeout_ms, heartbeat_ms, tick_ms, snapshot_log_bytes, min_free_bytes,
+        uint64_t election_timeout_ms, heartbeat_ms, tick_ms, balance_ms, snapshot_log_bytes, min_free_bytes,
             segment_bytes, entry_max_bytes, inflight_entries;
         char journal_io[DN_CONFIG_NAME_MAX];
     } raft;
@@ -84,6 +85,7 @@ struct dn_config { /* names and units are those of the keys */
         char hash_key_file[DN_CONFIG_TEXT_MAX];
     } secrets;
 
+    struct dn_config_member joining;    /* of a node that is none of the members; id 0: it is one */
     unsigned lines[DN_CONFIG_KEYS_MAX]; /* by key: where the file sets it; 0: it does not */
 };
 
@@ -130,7 +132,8 @@ void dn_config_print(const struct dn_config *config, struct dn_buffer *out);
 /* The documented sample: every key with its default. */
 void dn_config_print_sample(struct dn_buffer *out);
 
-/* This node's entry among the members. */
+/* This node's entry among the members, or, when it is none of them, one made of node.id, name and address.
+ * node.address stands above the address of an entry. Never NULL for a configuration that was loaded. */
 const struct dn_config_member *dn_config_self(const struct dn_config *config);
 bool dn_address_is_loopback(const char *address);
 

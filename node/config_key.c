@@ -56,7 +56,8 @@ enum dn_code dn_config_hash_key(const struct dn_config *config, uint8_t ret_key[
                                 bool *ret_derived, struct dn_error *err)
 {
     char text[DN_CONFIG_NAME_MAX + 32];
-    bool is_private = dn_address_is_loopback(config->api.address);
+    bool is_private = dn_address_is_loopback(config->api.address) &&
+                      (!config->node.address[0] || dn_address_is_loopback(config->node.address));
 
     if (config->secrets.hash_key_file[0]) {
         *ret_derived = false;

@@ -42,9 +42,14 @@
 
 static const struct dn_config_key KEYS[] = {
     {"node.id", DN_CONFIG_UINT, FIELD(node.id), 1, 1e18, NULL, "",
-     "Number of this node: one of cluster.members.", "1"},
+     "Number of this node. One of cluster.members: it forms the cluster together with the others. None of "
+     "them: it joins a cluster that is there (node.address; `dunlin member add`).",
+     "1"},
     TEXT("node.name", node.name, 0, "",
-         "Name in answers and logs. Empty: the name of its entry in cluster.members.", NULL),
+         "Name in answers and logs. Empty: the name of its entry in cluster.members, else node-ID.", NULL),
+    ADDRESS("node.address", node.address, "",
+            "host:port where other nodes reach this one's peer port. Empty: its entry in cluster.members; "
+            "must be given when there is none."),
     TEXT("node.data_dir", node.data_dir, 1, NULL,
          "Folder of this node's data, made (mode 0700) when missing. It belongs to one node of one cluster "
          "for good.",
@@ -58,8 +63,9 @@ static const struct dn_config_key KEYS[] = {
     UINT("cluster.shards", cluster.shards, 1, 64, "4", "shards",
          "Session shards, fixed when the cluster is made: the same on every node, for good."),
     {"cluster.members[].id", DN_CONFIG_UINT, MEMBER(id), 1, 1e18, NULL, "",
-     "The members: the same list on every node. Without it, the node is a cluster of one (peers on "
-     "127.0.0.1:7071).\n"
+     "The first members: the same list on each of them; they form the cluster when all are there. A node "
+     "that joins later lists the nodes it asks. Who is a member now: `dunlin member list`. Without it, the "
+     "node is a cluster of one (peers on 127.0.0.1:7071).\n"
      "id: unique number.",
      "1"},
     {"cluster.members[].name", DN_CONFIG_TEXT, MEMBER(name), 1, 0, NULL, "", "name: unique, for people.",
@@ -68,7 +74,8 @@ static const struct dn_config_key KEYS[] = {
      "address: host:port where the others reach its peer port.", "127.0.0.1:7071"},
 
     ADDRESS("peers.bind", peers.bind, "",
-            "Address to listen on for other nodes. Empty: this node's address in cluster.members."),
+            "Address to listen on for other nodes. Empty: node.address, else this node's entry in "
+            "cluster.members."),
     TEXT("peers.key_file", peers.key_file, 0, "",
          "File with the cluster's key, readable by its owner only (make one with `dunlin key create FILE`): "
          "the same "
@@ -118,7 +125,11 @@ static const struct dn_config_key KEYS[] = {
     UINT("raft.heartbeat_ms", raft.heartbeat_ms, 5, 20000, "50", "ms",
          "An idle leader sends this often; at most a third of the election timeout."),
     UINT("raft.tick_ms", raft.tick_ms, 10, 10000, "200", "ms",
-         "An idle leader commits a tick this often: the age of reads and expiry live from it."),
+         "A busy leader puts a tick into its log this often (an idle one every 50th time, to let time go "
+         "on), and asks\n"
+         "its followers twice as often whether they are still with it: the age of reads lives from both."),
+    UINT("raft.balance_ms", raft.balance_ms, 0, 3600000, "5000", "ms",
+         "Groups' leaders are spread over the nodes, one move at most this often. 0: never."),
     BYTES("raft.snapshot_log_bytes", raft.snapshot_log_bytes, 64 * KIB, 1024 * GIB, "64MiB",
           "A group is snapshotted after this much log."),
     BYTES("raft.min_free_bytes", raft.min_free_bytes, MIB, 1024 * GIB, "64MiB",

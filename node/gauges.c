@@ -62,6 +62,29 @@ static void update_shard(struct dn_node *node, uint32_t group)
         "Time of the newest event applied (Unix time)");
 }
 
+static void update_members(struct dn_node *node, struct dn_consensus *consensus)
+{
+    static const char *const ROLES[] = {
+        [DN_ROLE_WAITING] = "waiting", [DN_ROLE_LEARNER] = "learner", [DN_ROLE_REPLICA] = "replica",
+        [DN_ROLE_VOTER] = "voter",     [DN_ROLE_LEAVING] = "leaving",
+    };
+    enum { ROLE_COUNT = sizeof(ROLES) / sizeof(ROLES[0]) };
+    struct shelf shelf = {.metrics = node->metrics};
+    unsigned counts[ROLE_COUNT] = {0};
+    struct dn_members members;
+
+    dn_consensus_members(consensus, &members);
+    for (size_t i = 0; i < members.count; i++)
+        counts[members.members[i].role]++;
+    for (size_t role = 0; role < ROLE_COUNT; role++) {
+        snprintf(shelf.labels, sizeof(shelf.labels), "role=\"%s\"", ROLES[role]);
+        set(&shelf, "dunlin_members", counts[role],
+            "Nodes of the cluster by what they are in group 0, as this node knows it");
+    }
+    shelf.labels[0] = 0;
+    set(&shelf, "dunlin_formed", members.formed, "1 when this node is part of a cluster");
+}
+
 /* Resident memory of the process, from the second number of /proc/self/statm. */
 static double resident_bytes(void)
 {
@@ -99,7 +122,7 @@ void dn_gauges_update(struct dn_node *node, struct dn_epoch_reader *reader)
 {
     struct shelf shelf = {.metrics = node->metrics};
     struct dn_consensus *consensus = atomic_load(&node->consensus);
-    char reason[256];
+    char reason[DN_API_REASON_MAX];
 
     dn_epoch_enter(reader);
     for (uint32_t group = 0; consensus && group <= node->shard_count; group++)
@@ -108,9 +131,11 @@ void dn_gauges_update(struct dn_node *node, struct dn_epoch_reader *reader)
         update_shard(node, group);
     update_index(node);
     dn_epoch_leave(reader);
-    if (consensus)
+    if (consensus) {
+        update_members(node, consensus);
         set(&shelf, "dunlin_consensus_loop_age_seconds", (double)dn_consensus_loop_age_us(consensus) / 1e6,
             "Time since the consensus loop last turned");
+    }
     set(&shelf, "dunlin_ready", dn_node_ready(node, reason, sizeof(reason)),
         "1 when the node is ready for traffic");
     set(&shelf, "dunlin_freshness_alarm_seconds", (double)node->config->freshness_alarm_ms / 1e3,

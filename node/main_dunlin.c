@@ -14,7 +14,7 @@ static const struct {
     {"status", dn_cli_status},       {"health", dn_cli_health},   {"publish", dn_cli_publish},
     {"recommend", dn_cli_recommend}, {"similar", dn_cli_similar}, {"trending", dn_cli_trending},
     {"session", dn_cli_session},     {"catalog", dn_cli_catalog}, {"key", dn_cli_key},
-    {"journal", dn_cli_journal},
+    {"journal", dn_cli_journal},     {"member", dn_cli_member},
 };
 
 struct arguments {
@@ -56,6 +56,8 @@ int main(int argc, char **argv)
             "Talks to a dunlin cluster.\n\n"
             "  status                 groups, leaders, freshness, readiness\n"
             "  health                 is the node serving?\n"
+            "  member list            who is in the cluster, and who waits to be\n"
+            "  member add|promote|remove|replace ID  changes that\n"
             "  publish                an event, or a file of them\n"
             "  recommend USER         items for a user\n"
             "  similar ITEM           items near an item\n"

@@ -13,11 +13,11 @@
 
 const char *argp_program_version = "dunlind " DUNLIN_VERSION;
 
-enum { OPTION_CHECK = 1000, OPTION_PRINT, OPTION_SAMPLE };
+enum { OPTION_CHECK = 1000, OPTION_PRINT, OPTION_SAMPLE, OPTION_ALONE };
 
 struct options {
     const char *config;
-    bool check, print, sample;
+    bool check, print, sample, alone;
 };
 
 static const struct argp_option OPTIONS[] = {
@@ -25,6 +25,11 @@ static const struct argp_option OPTIONS[] = {
     {"check-config", OPTION_CHECK, NULL, 0, "check the configuration and exit", 0},
     {"print-config", OPTION_PRINT, NULL, 0, "print every key with the value in force and exit", 0},
     {"sample-config", OPTION_SAMPLE, NULL, 0, "print a documented sample with every key and exit", 0},
+    {"bootstrap-alone", OPTION_ALONE, NULL, 0,
+     "with an empty data directory: form a new cluster of this node alone, without asking anyone (the way "
+     "out "
+     "when the others are lost for good)",
+     0},
     {0},
 };
 
@@ -45,6 +50,9 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
     case OPTION_SAMPLE:
         options->sample = true;
         return 0;
+    case OPTION_ALONE:
+        options->alone = true;
+        return 0;
     case ARGP_KEY_ARG:
         argp_error(state, "unexpected argument '%s'", argument);
         return EINVAL;
@@ -62,7 +70,8 @@ static const struct argp ARGP = {
     parse_option,
     NULL,
     "dunlind: a node of a dunlin cluster.\v"
-    "SIGTERM and SIGINT drain and stop it; a second one stops it at once; SIGKILL is always safe.\n"
+    "SIGTERM and SIGINT drain and stop it; a second one stops it at once; SIGKILL is always safe. It "
+    "also stops when the cluster removes it.\n"
     "Exit codes: 0 stopped cleanly, 1 failed at run time, 2 bad options or configuration, 3 data directory "
     "refused "
     "or damaged (or another key or shard count than the cluster's), 4 an address is in use or not to be had, "
@@ -153,5 +162,5 @@ int main(int argc, char **argv)
     }
     if (dn_log_level_parse(config.log.level, &level))
         dn_log_set_level(level);
-    return dn_node_run(&config);
+    return dn_node_run(&config, options.alone);
 }

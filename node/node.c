@@ -3,7 +3,8 @@
  * Invariants:
  *  1. The consensus thread is the one writer of catalogue, shards and epoch; it is stopped before they are
  *     freed, and nothing applies after that.
- *  2. The API listens only once the cluster's facts are known to be this node's (steward.c).
+ *  2. The API answers about users and items only once the cluster's facts are known to be this node's
+ *     (steward.c).
  *  3. From the first signal on, the process ends within drain + transfer + SPARE_S, whatever hangs: an alarm
  *     sees to it. A second signal ends it at once. Killing it is always safe. */
 #include "node/node.h"
@@ -13,6 +14,7 @@
 #include "base/text.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <netdb.h>
 #include <signal.h>
 #include <stdio.h>
@@ -54,6 +56,17 @@ static void on_leader(void *data, uint32_t group, bool leader, uint64_t term)
             (unsigned long long)term);
     if (leader)
         dn_steward_on_leader(node->steward, group);
+}
+
+static void on_removed(void *data, const char *reason)
+{
+    struct dn_node *node = data;
+
+    if (atomic_load(&node->removed))
+        return;
+    dn_warn("node", "the cluster has removed this node: %s", reason);
+    snprintf(node->removed_reason, sizeof(node->removed_reason), "%s", reason);
+    atomic_store(&node->removed, true); /* the main thread drains and leaves */
 }
 
 /* ---- opening ---------------------------------------------------------------------------------------------
@@ -189,7 +202,7 @@ static enum dn_exit consensus_exit(enum dn_code code)
     }
 }
 
-static enum dn_exit open_consensus(struct dn_node *node)
+static enum dn_exit open_consensus(struct dn_node *node, bool bootstrap_alone)
 {
     const struct dn_config *config = node->config;
     struct dn_fsm fsms[DN_GROUPS_MAX];
@@ -199,13 +212,17 @@ static enum dn_exit open_consensus(struct dn_node *node)
     fsms[0] = dn_fsm_catalog(node->catalog);
     for (uint32_t i = 0; i < node->shard_count; i++)
         fsms[i + 1] = dn_fsm_shard(node->shards[i]);
+    const char *address = config->node.address[0] ? config->node.address : NULL;
     struct dn_consensus_options options = {
         .data_dir = config->node.data_dir,
         .cluster_id = config->cluster.id,
         .node_id = config->node.id,
         .members = node->members,
         .member_count = config->cluster.member_count,
-        .bind_address = config->peers.bind[0] ? config->peers.bind : NULL,
+        .address = address,
+        .bootstrap_alone = bootstrap_alone,
+        .balance_ms = config->raft.balance_ms > 0 ? (unsigned)config->raft.balance_ms : UINT_MAX,
+        .bind_address = config->peers.bind[0] ? config->peers.bind : address,
         .group_count = node->shard_count + 1,
         .fsms = fsms,
         .election_timeout_ms = (unsigned)config->raft.election_timeout_ms,
@@ -223,6 +240,7 @@ static enum dn_exit open_consensus(struct dn_node *node)
         .on_applied = on_applied,
         .on_fatal = on_fatal,
         .on_leader = on_leader,
+        .on_removed = on_removed,
         .callback_data = node,
     };
     enum dn_code code = dn_consensus_start(&options, &consensus, &err);
@@ -268,12 +286,13 @@ static enum dn_exit open_api(struct dn_node *node)
         .freshness_alarm_ms = (uint32_t)config->freshness_alarm_ms,
         .ready = dn_node_ready,
         .ready_data = node,
+        .open = &node->facts_known,
         .metrics = node->metrics,
     };
 
     dn_config_recommend_settings(config, &options.recommend);
     memcpy(options.hash_key, node->hash_key, sizeof(options.hash_key));
-    /* Once more: the port may have been taken while the node waited for the cluster's facts. */
+    /* Once more: the port may have been taken while state was restored. */
     enum dn_code code = probe_address("api.address", config->api.address, &err);
     if (code == DN_OK)
         code = dn_api_start(&options, &api, &err);
@@ -310,7 +329,7 @@ static enum dn_exit open_key(struct dn_node *node)
     return DN_EXIT_OK;
 }
 
-static enum dn_exit open_all(struct dn_node *node)
+static enum dn_exit open_all(struct dn_node *node, bool bootstrap_alone)
 {
     const struct dn_config *config = node->config;
     char cache_dir[DN_CONFIG_TEXT_MAX + 8];
@@ -330,7 +349,7 @@ static enum dn_exit open_all(struct dn_node *node)
         return rv;
     /* Consensus restores the catalogue, so retrieval, which follows it, comes after. It also knows whose data
      * directory this is, so what it says about that comes before what facts_seen says. */
-    rv = open_consensus(node);
+    rv = open_consensus(node, bootstrap_alone);
     if (rv != DN_EXIT_OK)
         return rv;
     if (dn_steward_check_file(node->steward, &err) != DN_OK)
@@ -341,7 +360,7 @@ static enum dn_exit open_all(struct dn_node *node)
     rv = open_admin(node);
     if (rv != DN_EXIT_OK)
         return rv;
-    return atomic_load(&node->facts_known) ? open_api(node) : DN_EXIT_OK;
+    return open_api(node);
 }
 
 /* ---- closing ---------------------------------------------------------------------------------------------
@@ -403,7 +422,7 @@ static void bound_shutdown(const struct dn_node *node, const sigset_t *stops)
     alarm((unsigned)(node->config->node.drain_ms / 1000) + TRANSFER_MS / 1000 + SPARE_S);
 }
 
-/* Until a signal, or until the node finds that it must not go on. */
+/* Until a signal, until the cluster removes the node, or until it finds that it must not go on. */
 static enum dn_exit run(struct dn_node *node, const sigset_t *stops)
 {
     const struct timespec turn = {.tv_nsec = TURN_MS * 1000000L};
@@ -416,18 +435,16 @@ static enum dn_exit run(struct dn_node *node, const sigset_t *stops)
             dn_info("node", "signal %d: draining", number);
             return DN_EXIT_OK;
         }
+        if (atomic_load(&node->removed)) {
+            dn_info("node", "removed: draining");
+            return DN_EXIT_OK;
+        }
         if (dn_steward_turn(node->steward, &err) != DN_OK)
             return fail(DN_EXIT_DATA, &err);
-        if (!atomic_load(&node->api) && atomic_load(&node->facts_known)) {
-            enum dn_exit rv = open_api(node);
-
-            if (rv != DN_EXIT_OK)
-                return rv;
-        }
     }
 }
 
-enum dn_exit dn_node_run(const struct dn_config *config)
+enum dn_exit dn_node_run(const struct dn_config *config, bool bootstrap_alone)
 {
     struct dn_node *node = calloc(1, sizeof(*node));
     sigset_t stops;
@@ -449,12 +466,19 @@ enum dn_exit dn_node_run(const struct dn_config *config)
             (unsigned long long)config->node.id, config->node.name, config->cluster.id, node->shard_count,
             config->node.data_dir);
 
-    rv = open_all(node);
+    rv = open_all(node, bootstrap_alone);
     if (rv == DN_EXIT_OK)
         rv = run(node, &stops);
     bound_shutdown(node, &stops);
     close_all(node);
-    if (rv == DN_EXIT_OK)
+    if (rv == DN_EXIT_OK && atomic_load(&node->removed))
+        dn_warn(
+            "node",
+            "stopped for good: node %llu is no longer a member of cluster %s (%s); it does not start again "
+            "with the data in %s",
+            (unsigned long long)config->node.id, config->cluster.id, node->removed_reason,
+            config->node.data_dir);
+    else if (rv == DN_EXIT_OK)
         dn_info("node", "stopped");
     free(node);
     return rv;

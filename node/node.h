@@ -1,10 +1,11 @@
 /* Private to node: one running dunlind.
  *
- *   opening -> (facts known) -> serving -> draining -> stopped
+ *   opening -> waiting -> (facts known) -> serving -> draining -> stopped
  *
  * The main thread owns the life of everything: it opens from the bottom up, then turns a slow loop (steward)
- * that proposes settings and facts, starts the API once the cluster's facts are known to match, and waits for
- * signals; it closes from the top down. The consensus thread is the one writer of catalogue and shards. */
+ * that proposes settings and facts and learns whether they match; it ends at a signal, or when the cluster
+ * removed this node, and closes from the top down. Until the facts are known, the API answers about the
+ * cluster and itself only. The consensus thread is the one writer of catalogue and shards. */
 #ifndef DN_NODE_NODE_H
 #define DN_NODE_NODE_H
 
@@ -57,11 +58,14 @@ struct dn_node {
     struct dn_admin *admin;
     atomic_bool facts_known; /* the cluster's shard count and key fingerprint are those of this node */
     atomic_bool draining;
-    _Atomic uint64_t epoch_backlog; /* objects that wait to be freed */
+    char removed_reason[DN_ERROR_MESSAGE_MAX]; /* written before `removed` is set */
+    atomic_bool removed;                       /* the cluster has removed this node */
+    _Atomic uint64_t epoch_backlog;            /* objects that wait to be freed */
 };
 
-/* Runs the node until a signal; returns the exit code. Errors are logged. */
-enum dn_exit dn_node_run(const struct dn_config *config);
+/* Runs the node until a signal, or until the cluster removes it; returns the exit code. Errors are logged.
+ * bootstrap_alone: as in struct dn_consensus_options. */
+enum dn_exit dn_node_run(const struct dn_config *config, bool bootstrap_alone);
 
 /* Whether the node should get traffic; writes why not. Any thread, no epoch needed. */
 bool dn_node_ready(void *node, char *ret_reason, size_t size);

@@ -30,6 +30,17 @@ static bool group_ready(const struct dn_node *node, struct dn_consensus *consens
     return true;
 }
 
+/* A node that is no part of a cluster has no groups to speak of: the reason is what it waits for. */
+static void explain_waiting(struct dn_consensus *consensus, char *ret_reason, size_t size)
+{
+    struct dn_members members;
+
+    dn_consensus_members(consensus, &members);
+    if (!members.formed)
+        snprintf(ret_reason, size, "not part of a cluster yet: %s",
+                 members.waiting_for[0] ? members.waiting_for : "starting");
+}
+
 bool dn_node_ready(void *data, char *ret_reason, size_t size)
 {
     struct dn_node *node = data;
@@ -47,8 +58,10 @@ bool dn_node_ready(void *data, char *ret_reason, size_t size)
         return false;
     }
     for (uint32_t group = 0; group <= node->shard_count; group++)
-        if (!group_ready(node, consensus, group, ret_reason, size))
+        if (!group_ready(node, consensus, group, ret_reason, size)) {
+            explain_waiting(consensus, ret_reason, size);
             return false;
+        }
     if (!atomic_load(&node->facts_known)) {
         snprintf(ret_reason, size, "waiting for the cluster's facts (shard count, key)");
         return false;

@@ -1,7 +1,7 @@
 # Completion for bash: `source scripts/dunlin-completion.bash`, or put it in ~/.local/share/bash-completion/completions/dunlin
 _dunlin() {
     local word=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} command="" i
-    local commands="status health publish recommend similar trending session catalog key journal"
+    local commands="status health member publish recommend similar trending session catalog key journal"
     for ((i = 1; i < COMP_CWORD; i++)); do
         if [[ " $commands " == *" ${COMP_WORDS[i]} "* ]]; then
             command=${COMP_WORDS[i]}
@@ -24,6 +24,7 @@ _dunlin() {
     recommend) COMPREPLY=($(compgen -W "-k --items --exclude --include-seen $filter $read $common" -- "$word")) ;;
     similar | trending) COMPREPLY=($(compgen -W "-k $filter $read $common" -- "$word")) ;;
     session) COMPREPLY=($(compgen -W "get delete $read $common" -- "$word")) ;;
+    member) COMPREPLY=($(compgen -W "list add promote remove replace --replica --wait $common" -- "$word")) ;;
     journal) COMPREPLY=($(compgen -W "verify dump --json" -- "$word") $(compgen -d -- "$word")) ;;
     key) COMPREPLY=($(compgen -W "create" -- "$word") $(compgen -f -- "$word")) ;;
     catalog)

@@ -32,6 +32,8 @@
 #define DRAIN_TIMEOUT_MS 500 /* how long a closed connection may take to send what is queued */
 #define BACKOFF_MIN_MS 50
 #define BACKOFF_MAX_MS 500
+#define HASTY_MS 5     /* between attempts that are reset while a process may be dying, */
+#define HASTY_MAX 20   /* so many of them */
 #define SETTLED_MS 100 /* a connection that lasted so long is dialled again at once, without a pause */
 #define LOG_PAUSE_MS 10000
 #define KEEPALIVE_S 1
@@ -104,6 +106,8 @@ struct peer {
     enum peer_state state;
     enum peer_owed owed;
     bool told_up; /* on_up was called, on_down not yet */
+    bool suspect; /* it was up, was cut, and has not come up again: a refused attempt says that it is gone */
+    unsigned hasty;
     uv_timer_t timer;
     struct outbound *conn;
     struct resolve *resolve;

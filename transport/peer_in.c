@@ -209,7 +209,13 @@ static void on_handshake(struct inbound *in, size_t length)
         if (ourselves(in)) {
             slot_close(in); /* the dialling half of us draws the conclusion */
         } else {
+            struct dn_transport_peer_id peer = h->peer;
+            bool mistaken =
+                h->refusal == REFUSED_WRONG_PEER && peer.raft_id != 0 && peer.raft_id != t->o.self.raft_id;
             refuse(in, h->refusal);
+            if (mistaken && t->o.on_mistaken != NULL) {
+                t->o.on_mistaken(t->o.data, &peer);
+            }
         }
     } else if (used < length) {
         refuse(in, REFUSED_MALFORMED); /* nothing may follow before our answer */

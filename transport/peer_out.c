@@ -125,18 +125,39 @@ static void back_off(struct peer *peer)
     peer->backoff_ms = peer->backoff_ms * 2 < BACKOFF_MAX_MS ? peer->backoff_ms * 2 : BACKOFF_MAX_MS;
 }
 
-/* The attempt came to nothing: another one after a pause. */
-static void attempt_failed(struct peer *peer, const char *what, bool refused)
+static void tell_gone(struct peer *peer)
 {
+    struct dn_transport *t = peer->t;
+    peer->suspect = false;
+    if (peer->told_up) {
+        tell_down(peer, DN_TRANSPORT_DOWN_RESET_GONE);
+    } else if (t->o.on_down != NULL) { /* it was told to be lost before */
+        t->o.on_down(t->o.data, peer->raft_id, DN_TRANSPORT_DOWN_RESET_GONE);
+    }
+}
+
+/* The attempt came to nothing: another one after a pause. A process that dies takes its connections and its
+ * listening socket with it one after the other: an attempt in between is taken and then reset, and proves
+ * nothing. It is made again soon, until it is refused. */
+static void attempt_failed(struct peer *peer, const char *what, int status)
+{
+    bool reset = status == UV_ECONNRESET || status == UV_EOF || status == UV_EPIPE;
     log_failure(peer, what);
     detach(peer);
-    if (peer->owed == OWED_DIAL) {
-        tell_down(peer, refused ? DN_TRANSPORT_DOWN_RESET_GONE : DN_TRANSPORT_DOWN_LOST);
-        if (peer->state != PEER_WAITING) {
-            return; /* the owner removed it */
-        }
+    if (reset && peer->suspect && peer->hasty < HASTY_MAX) {
+        peer->hasty++;
+        wait_ms(peer, HASTY_MS);
+        return;
     }
-    back_off(peer);
+    peer->hasty = HASTY_MAX;
+    if (status == UV_ECONNREFUSED && peer->suspect) {
+        tell_gone(peer);
+    } else if (peer->owed == OWED_DIAL) {
+        tell_down(peer, DN_TRANSPORT_DOWN_LOST);
+    }
+    if (peer->state == PEER_WAITING) { /* or the owner removed it */
+        back_off(peer);
+    }
 }
 
 /* The connection was up and is to be made anew, at once if it had lasted. The timer sees to it, so that
@@ -146,6 +167,8 @@ static void dial_anew(struct peer *peer)
     bool settled = transport_now_ms(peer->t) - peer->up_since_ms >= SETTLED_MS;
     detach(peer);
     peer->owed = OWED_DIAL;
+    peer->suspect = true;
+    peer->hasty = 0;
     if (settled) {
         peer->backoff_ms = BACKOFF_MIN_MS;
         wait_ms(peer, 0);
@@ -184,20 +207,21 @@ static void timer_cb(uv_timer_t *timer)
             tell_down(peer, DN_TRANSPORT_DOWN_LOST);
         }
         if (peer->state == PEER_WAITING) {
-            peer_dial(peer, peer->owed == OWED_DIAL);
+            peer_dial(peer, peer->owed == OWED_DIAL ||
+                                (peer->suspect && peer->hasty > 0 && peer->hasty < HASTY_MAX));
         }
         break;
     case PEER_RESOLVING:
-        attempt_failed(peer, "the name was not resolved in time", false);
+        attempt_failed(peer, "the name was not resolved in time", 0);
         break;
     case PEER_CONNECTING:
-        attempt_failed(peer, "not connected in time", false);
+        attempt_failed(peer, "not connected in time", 0);
         break;
     case PEER_PROVING: {
         char remote[REMOTE_MAX];
         transport_remote((const struct sockaddr *)&peer->current, remote);
         transport_refused(peer->t, REFUSED_TIMEOUT, remote, NULL);
-        attempt_failed(peer, "no handshake in time", false);
+        attempt_failed(peer, "no handshake in time", 0);
         break;
     }
     case PEER_UP: /* a write failed and the reading side saw nothing */
@@ -226,7 +250,7 @@ static bool take_raft_id(struct peer *peer, uint64_t raft_id)
         return true;
     }
     if (peer->raft_id != 0) {
-        attempt_failed(peer, "another node answered", false);
+        attempt_failed(peer, "another node answered", 0);
         return false;
     }
     if (known != NULL) {
@@ -253,7 +277,7 @@ static void come_up(struct peer *peer)
     }
     conn->out = malloc(BATCH_MAX);
     if (conn->out == NULL) {
-        attempt_failed(peer, "out of memory", false);
+        attempt_failed(peer, "out of memory", 0);
         return;
     }
     tell_down(peer, DN_TRANSPORT_DOWN_LOST); /* if it is still owed */
@@ -262,6 +286,7 @@ static void come_up(struct peer *peer)
     }
     uv_timer_stop(&peer->timer);
     peer->state = PEER_UP;
+    peer->suspect = false;
     peer->last = peer->current;
     peer->last_valid = true;
     peer->up_since_ms = transport_now_ms(t);
@@ -294,7 +319,7 @@ static void refused(struct peer *peer)
         transport_refused(t, h->refusal, remote, h->peer.raft_id != 0 ? h->peer.name : NULL);
         snprintf(what, sizeof what, "refused: %s", refusal_text(h->refusal));
     }
-    attempt_failed(peer, what, false);
+    attempt_failed(peer, what, 0);
 }
 
 static void on_handshake(struct peer *peer, size_t length)
@@ -306,8 +331,9 @@ static void on_handshake(struct peer *peer, size_t length)
         used += handshake_input(&conn->handshake, conn->in + used, length - used, out, &out_length);
         if (out_length > 0) {
             uv_buf_t buf = uv_buf_init((char *)out, (unsigned)out_length);
-            if (uv_try_write((uv_stream_t *)&conn->tcp, &buf, 1) != (int)out_length) {
-                attempt_failed(peer, "the handshake cannot be written", false);
+            int rv = uv_try_write((uv_stream_t *)&conn->tcp, &buf, 1);
+            if (rv != (int)out_length) {
+                attempt_failed(peer, "the handshake cannot be written", rv < 0 ? rv : 0);
                 return;
             }
         }
@@ -364,7 +390,7 @@ static void read_cb(uv_stream_t *stream, ssize_t nread, const uv_buf_t *buf)
             attempt_failed(peer,
                            nread == UV_EOF ? "it hung up during the handshake (another key?)"
                                            : uv_strerror((int)nread),
-                           false);
+                           (int)nread);
             return;
         }
         on_handshake(peer, (size_t)nread);
@@ -393,7 +419,7 @@ static void connected(uv_connect_t *connect, int status)
         return;
     }
     if (status != 0) {
-        attempt_failed(peer, uv_strerror(status), status == UV_ECONNREFUSED);
+        attempt_failed(peer, uv_strerror(status), status);
         return;
     }
     if (peer->owed == OWED_DIAL) {
@@ -404,13 +430,13 @@ static void connected(uv_connect_t *connect, int status)
     }
     transport_tune(t, &conn->tcp);
     if (!handshake_dial(&conn->handshake, &t->party, peer->raft_id, hello, &length)) {
-        attempt_failed(peer, "the key's memory cannot be opened", false);
+        attempt_failed(peer, "the key's memory cannot be opened", 0);
         return;
     }
     uv_buf_t buf = uv_buf_init((char *)hello, (unsigned)length);
-    if (uv_try_write((uv_stream_t *)&conn->tcp, &buf, 1) != (int)length ||
-        uv_read_start((uv_stream_t *)&conn->tcp, alloc_cb, read_cb) != 0) {
-        attempt_failed(peer, "the handshake cannot be written", false);
+    int rv = uv_try_write((uv_stream_t *)&conn->tcp, &buf, 1);
+    if (rv != (int)length || uv_read_start((uv_stream_t *)&conn->tcp, alloc_cb, read_cb) != 0) {
+        attempt_failed(peer, "the handshake cannot be written", rv < 0 ? rv : 0);
         return;
     }
     peer->state = PEER_PROVING;
@@ -422,7 +448,7 @@ static void connect_to(struct peer *peer, const struct sockaddr *address, size_t
     struct dn_transport *t = peer->t;
     struct outbound *conn = calloc(1, sizeof *conn);
     if (conn == NULL) {
-        attempt_failed(peer, "out of memory", false);
+        attempt_failed(peer, "out of memory", 0);
         return;
     }
     memset(&peer->current, 0, sizeof peer->current);
@@ -439,7 +465,7 @@ static void connect_to(struct peer *peer, const struct sockaddr *address, size_t
     wait_ms(peer, t->o.connect_timeout_ms);
     int rv = uv_tcp_connect(&conn->connect, &conn->tcp, address, connected);
     if (rv != 0) {
-        attempt_failed(peer, uv_strerror(rv), rv == UV_ECONNREFUSED);
+        attempt_failed(peer, uv_strerror(rv), rv);
     }
 }
 
@@ -456,7 +482,7 @@ static void resolved(uv_getaddrinfo_t *request, int status, struct addrinfo *lis
             count++;
         }
         if (status != 0 || count == 0) {
-            attempt_failed(peer, uv_strerror(status == 0 ? UV_EAI_NONAME : status), false);
+            attempt_failed(peer, uv_strerror(status == 0 ? UV_EAI_NONAME : status), 0);
         } else {
             struct addrinfo *chosen = list;
             for (unsigned skip = peer->attempt++ % count; skip > 0; skip--) {
@@ -476,7 +502,7 @@ static void resolve_name(struct peer *peer)
     struct resolve *resolve = calloc(1, sizeof *resolve);
     char service[8];
     if (resolve == NULL) {
-        attempt_failed(peer, "out of memory", false);
+        attempt_failed(peer, "out of memory", 0);
         return;
     }
     snprintf(service, sizeof service, "%u", peer->port);
@@ -486,7 +512,7 @@ static void resolve_name(struct peer *peer)
     int rv = uv_getaddrinfo(t->o.loop, &resolve->request, resolved, peer->host, service, &hints);
     if (rv != 0) {
         free(resolve);
-        attempt_failed(peer, uv_strerror(rv), false);
+        attempt_failed(peer, uv_strerror(rv), 0);
         return;
     }
     t->handles++;

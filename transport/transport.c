@@ -376,6 +376,7 @@ void dn_transport_destroy(struct dn_transport *t)
     t->o.on_gap = NULL;
     t->o.on_room = NULL;
     t->o.on_unknown = NULL;
+    t->o.on_mistaken = NULL;
     t->closed_cb = NULL;
     forget_metrics(t); /* they and the keys may be gone before the handles are */
     dn_transport_close(t, NULL, NULL);

@@ -56,7 +56,8 @@ enum dn_transport_queue {
 };
 
 /* How a connection ended, for elections: RESET_GONE says that the connection was reset or closed without the
- * final tag and that dialling again at once was refused: the process is gone, its machine is not. */
+ * final tag and that dialling again soon was refused: the process is gone, its machine is not. It may follow
+ * a LOST of the same connection, when a first attempt was taken by a process that was dying. */
 enum dn_transport_down { DN_TRANSPORT_DOWN_CLOSED, DN_TRANSPORT_DOWN_LOST, DN_TRANSPORT_DOWN_RESET_GONE };
 
 struct dn_transport_peer_id {
@@ -91,6 +92,9 @@ struct dn_transport_options {
     /* A proved stranger dialled us: of our cluster, but not among our peers. Return false to drop it (its
      * messages are handed to on_message otherwise). NULL: dropped. */
     bool (*on_unknown)(void *data, const struct dn_transport_peer_id *peer);
+    /* A proved node of our cluster dialled this address for another raft id, and was refused: it knows who
+     * lived here before. May be NULL. */
+    void (*on_mistaken)(void *data, const struct dn_transport_peer_id *peer);
     void *data;
 };
 

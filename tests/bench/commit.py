@@ -76,7 +76,7 @@ def main():
         print(json.dumps(rows, indent=1))
         return
     keys = ["build", "writers", "groups", "commits_per_s", "p50_ms", "p99_ms", "max_ms", "disk_writes_per_s",
-            "disk_flushes_per_s", "cpu_us_per_commit", "peak_mib"]
+            "disk_flushes_per_s", "cpu_us_per_commit", "mib_at_10k", "mib_at_100k", "peak_mib"]
     print("  ".join(f"{k:>18}" for k in keys))
     for row in rows:
         print("  ".join(f"{row[k]:>18}" if isinstance(row[k], str) else f"{row[k]:>18.6g}" for k in keys))

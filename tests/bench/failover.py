@@ -254,7 +254,7 @@ class NetworkCluster(Cluster):
             self.ip("-n", space, "link", "set", "eth0", "up")
             self.ip("-n", space, "link", "set", "lo", "up")
         plain = "  allow_plaintext: true\n"
-        super().write_configs(f"{extra}peers:\n{plain}secrets:\n  hash_key_file: \"{key}\"\n")
+        super().write_configs(f"{extra}secrets:\n  hash_key_file: \"{key}\"\n")
         for node in self.nodes:
             text = open(node.config).read().replace("api:\n", "api:\n" + plain)
             text = text.replace("admin:\n", "admin:\n  allow_plaintext: true\n") if "admin.allow_plaintext" in extra else text

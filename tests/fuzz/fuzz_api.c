@@ -19,6 +19,7 @@ static const ProtobufCMessageDescriptor *const types[] = {
     &dunlin__v1__delete_session_request__descriptor, &dunlin__v1__delete_items_request__descriptor,
     &dunlin__v1__get_item_request__descriptor,       &dunlin__v1__status_request__descriptor,
     &dunlin__v1__ping_request__descriptor,           &grpc__health__v1__health_check_request__descriptor,
+    &dunlin__v1__change_member_request__descriptor,
 };
 #define TYPES (sizeof types / sizeof *types)
 

@@ -13,7 +13,7 @@ const unsigned dn_fuzz_runs = 1000000;
 static void encode_again(const struct entry_view *view, const uint8_t *bytes, size_t length)
 {
     static struct entry_record records[RECORDS_MAX];
-    struct entry_mark marks[DN_NODES_MAX];
+    struct entry_mark marks[DN_MEMBERS_MAX];
     struct entry_head head = view->head;
     size_t offset = 0, total = 0;
     for (uint32_t i = 0; i < head.mark_count; i++) {

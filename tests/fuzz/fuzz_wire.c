@@ -82,7 +82,7 @@ size_t dn_fuzz_seed(unsigned n, uint8_t *out, size_t max)
 {
     static struct wire_frame frame;
     struct dn_buffer bytes;
-    if (++n > 2 * WIRE_CHUNK_GONE) {
+    if (++n > 2 * WIRE_ROUND) {
         return 0;
     }
     frame = (struct wire_frame){
@@ -100,6 +100,11 @@ size_t dn_fuzz_seed(unsigned n, uint8_t *out, size_t max)
         .length = 21,
         .message = "why",
         .message_length = 3,
+        .round = 8,
+        .op = DN_MEMBER_REMOVE,
+        .flags = WIRE_MEMBER_AGAIN,
+        .node_id = 4,
+        .lead_count = 2,
         .nonce = 5,
         .stamp_us = 6,
         .stamp_count = 3,

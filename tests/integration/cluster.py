@@ -76,13 +76,15 @@ def wait_until(what, condition, timeout_s=60.0, every_s=0.05):
 
 
 class Node:
-    def __init__(self, cluster, number, api_port, admin_port):
+    def __init__(self, cluster, number, peer_port, api_port, admin_port):
         self.cluster, self.number = cluster, number
+        self.peer = f"127.0.0.1:{peer_port}"
         self.api, self.admin = f"127.0.0.1:{api_port}", f"127.0.0.1:{admin_port}"
         self.folder = os.path.join(cluster.folder, f"node-{number}")
         self.config = os.path.join(cluster.folder, f"node-{number}.yaml")
         self.log = os.path.join(cluster.folder, f"node-{number}.log")
         self.process = None
+        self.not_ready = ""
         self._channel = None
 
     def start(self, wrapper=()):
@@ -103,6 +105,18 @@ class Node:
 
     def stop(self):
         return self.kill(signal.SIGTERM)
+
+    def ended(self, timeout_s=60):
+        """Waits until the process ends by itself; its exit code."""
+        code = self.process.wait(timeout_s)
+        self.process = None
+        self.close_channel()
+        return code
+
+    def wipe(self):
+        """The disk is lost: an empty data directory under the same id."""
+        assert self.process is None
+        shutil.rmtree(self.folder)
 
     def close_channel(self):
         if self._channel is not None:
@@ -151,23 +165,38 @@ class Cluster:
         self._own = folder is None
         self.shards = shards
         ports = free_ports(3 * n)
-        self.nodes = [Node(self, i + 1, ports[3 * i + 1], ports[3 * i + 2]) for i in range(n)]
-        self.peers = [f"127.0.0.1:{ports[3 * i]}" for i in range(n)]
+        self.nodes = [Node(self, i + 1, *ports[3 * i:3 * i + 3]) for i in range(n)]
+        self.all_nodes = list(self.nodes)  # also those that were taken out of `nodes`
+        self.peers = [node.peer for node in self.nodes]
         self.write_configs(extra)
         atexit.register(self.close)
 
     def write_configs(self, extra=""):
-        key = os.path.join(self.folder, "key")
-        if not os.path.exists(key):
-            subprocess.run([os.path.join(BIN, "dunlin"), "key", "create", key], check=True, stdout=subprocess.DEVNULL)
+        self.extra = extra
+        self.key = os.path.join(self.folder, "key")
+        if not os.path.exists(self.key):
+            subprocess.run([os.path.join(BIN, "dunlin"), "key", "create", self.key], check=True,
+                           stdout=subprocess.DEVNULL)
         for node in self.nodes:
-            with open(node.config, "w") as out:
-                out.write(f"node:\n  id: {node.number}\n  name: node-{node.number}\n  data_dir: {node.folder}\n"
-                          f"cluster:\n  id: test\n  shards: {self.shards}\n  members:\n")
-                for i, peer in enumerate(self.peers):
-                    out.write(f"    - {{id: {i + 1}, name: node-{i + 1}, address: \"{peer}\"}}\n")
-                out.write(f"peers:\n  key_file: {key}\n")
-                out.write(f"api:\n  address: \"{node.api}\"\n  threads: 1\nadmin:\n  address: \"{node.admin}\"\n{extra}")
+            self.write_config(node)
+
+    def write_config(self, node):
+        with open(node.config, "w") as out:
+            out.write(f"node:\n  id: {node.number}\n  name: node-{node.number}\n  data_dir: {node.folder}\n")
+            if node not in self.nodes:  # it joins
+                out.write(f"  address: \"{node.peer}\"\n")
+            out.write(f"cluster:\n  id: test\n  shards: {self.shards}\n  members:\n")
+            for i, peer in enumerate(self.peers):
+                out.write(f"    - {{id: {i + 1}, name: node-{i + 1}, address: \"{peer}\"}}\n")
+            out.write(f"peers:\n  key_file: {self.key}\n")
+            out.write(f"api:\n  address: \"{node.api}\"\n  threads: 1\nadmin:\n  address: \"{node.admin}\"\n{self.extra}")
+
+    def joining(self, number):
+        """Another node, not among the first members and not in `nodes` yet; it asks the first members."""
+        node = Node(self, number, *free_ports(3))
+        self.write_config(node)
+        self.all_nodes.append(node)
+        return node
 
     def start(self):
         for node in self.nodes:
@@ -224,7 +253,7 @@ class Cluster:
             wait_until(f"hashes of group {group}", equal)
 
     def close(self):
-        for node in self.nodes:
+        for node in self.all_nodes:
             if node.process is not None:
                 node.process.kill()
                 node.process.wait()

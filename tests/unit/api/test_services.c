@@ -575,6 +575,33 @@ static void test_status(void **state)
     atomic_store(&cluster.ready, true);
 }
 
+/* What consensus answers is its own matter (test_members.c plays it): here, that the calls get there. */
+static void test_members(void **state)
+{
+    (void)state;
+    Dunlin__V1__ListMembersRequest request = DUNLIN__V1__LIST_MEMBERS_REQUEST__INIT;
+    Dunlin__V1__ListMembersResponse *list =
+        CALL("Cluster", "ListMembers", ListMembersResponse, list_members_response, &request);
+    if (!list)
+        fail_msg("list: %d %s", last_status, last_message);
+    assert_true(list->formed);
+    assert_int_equal(list->groups, CLUSTER_SHARDS + 1);
+    assert_int_equal(list->node_id, 1);
+    for (size_t i = 0; i < list->n_members; i++) {
+        assert_int_equal(list->members[i]->node_id, 1);
+        assert_string_equal(list->members[i]->name, "solo");
+        assert_true(list->members[i]->self);
+    }
+    FREE(list);
+    Dunlin__V1__ChangeMemberRequest change = DUNLIN__V1__CHANGE_MEMBER_REQUEST__INIT;
+    refused("/dunlin.v1.Cluster/ChangeMember", &change, 3, "op: 0");
+    change.op = DUNLIN__V1__MEMBER_OP__MEMBER_OP_PROMOTE;
+    refused("/dunlin.v1.Cluster/ChangeMember", &change, 3, "node_id: 0");
+    change.node_id = 99; /* nobody */
+    assert_null(CALL("Cluster", "ChangeMember", ChangeMemberResponse, change_member_response, &change));
+    assert_true(last_status > 0 && last_message[0] != '\0');
+}
+
 static int health(const char *service)
 {
     Grpc__Health__V1__HealthCheckRequest request = GRPC__HEALTH__V1__HEALTH_CHECK_REQUEST__INIT;
@@ -698,6 +725,7 @@ int main(void)
         cmocka_unit_test(test_catalog),
         cmocka_unit_test(test_catalog_refused),
         cmocka_unit_test(test_status),
+        cmocka_unit_test(test_members),
         cmocka_unit_test(test_health),
         cmocka_unit_test(test_watches_are_limited),
         cmocka_unit_test(test_watch_and_drain),

@@ -191,7 +191,7 @@ struct cluster {
     struct dn_fsm fsms[NODES][GROUPS_MAX_HERE];
     struct dn_consensus_options options; /* common part */
     bool sick_from[NODES];               /* start this node with a state machine that miscounts */
-    _Atomic unsigned fatal[NODES];
+    _Atomic unsigned fatal[NODES], removed[NODES];
     _Atomic uint64_t applied_calls, leader_calls;
     struct {
         struct cluster *cluster;
@@ -205,6 +205,14 @@ static inline void on_fatal(void *data, const char *reason)
     unsigned node = *(unsigned *)((char *)data + sizeof(struct cluster *));
     fprintf(stderr, "# node %u fatal: %s\n", node, reason);
     atomic_fetch_add(&c->fatal[node], 1);
+}
+
+static inline void on_removed(void *data, const char *reason)
+{
+    struct cluster *c = *(struct cluster **)data;
+    unsigned node = *(unsigned *)((char *)data + sizeof(struct cluster *));
+    (void)reason;
+    atomic_fetch_add(&c->removed[node], 1);
 }
 
 static inline void on_applied(void *data)
@@ -258,6 +266,7 @@ static inline void cluster_init(struct cluster *c, unsigned nodes, unsigned grou
                                                .segment_bytes = 256 << 10,
                                                .min_free_bytes = 1 << 20,
                                                .on_fatal = on_fatal,
+                                               .on_removed = on_removed,
                                                .on_applied = on_applied,
                                                .on_leader = on_leader};
     dn_log_set_level(getenv("DN_TEST_LOG") != NULL ? DN_LOG_DEBUG : DN_LOG_ERROR);
@@ -271,6 +280,7 @@ static inline enum dn_code cluster_start_err(struct cluster *c, unsigned i, stru
     snprintf(path, sizeof path, "%s/%u", c->dir, i);
     o.data_dir = path;
     o.node_id = i + 1;
+    o.address = i < o.member_count ? NULL : c->addresses[i]; /* one that joins */
     for (unsigned g = 0; g < c->groups; g++) {
         struct log_state *s = &c->state[i][g];
         unsigned slow = s->slow_us, write_us = s->write_us;
@@ -321,6 +331,15 @@ static inline int remove_one(const char *path, const struct stat *st, int flag, 
     (void)flag;
     (void)ftw;
     return remove(path);
+}
+
+/* As when a disk is replaced by an empty one. */
+static inline void cluster_wipe(struct cluster *c, unsigned i)
+{
+    char path[96];
+    snprintf(path, sizeof path, "%s/%u", c->dir, i);
+    nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    assert_int_equal(mkdir(path, 0700), 0);
 }
 
 static inline void cluster_free(struct cluster *c)

@@ -361,6 +361,7 @@ static void lost_journal_keeps_the_node_down(void **unused)
     (void)unused;
     cluster_init(&c, 1, 2);
     cluster_start_all(&c);
+    leader_of(&c, 0); /* it is a cluster by now */
     cluster_stop(&c, 0, 0);
     snprintf(path, sizeof path, "%s/0/journal", c.dir);
     nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS);

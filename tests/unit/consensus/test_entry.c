@@ -25,7 +25,7 @@ static uint64_t rng(void)
 
 struct sample {
     struct entry_head head;
-    struct entry_mark marks[DN_NODES_MAX];
+    struct entry_mark marks[DN_MEMBERS_MAX];
     struct entry_record records[RECORDS_MAX];
     uint8_t bytes[RECORDS_MAX * 64];
     uint8_t *entry;
@@ -42,7 +42,7 @@ static void make(struct sample *s)
                                   .count = (uint32_t)(rng() % RECORDS_MAX),
                                   .has_tick = rng() % 2,
                                   .marks = s->marks};
-    s->head.mark_count = s->head.has_tick ? (uint32_t)(rng() % (DN_NODES_MAX + 1)) : 0;
+    s->head.mark_count = s->head.has_tick ? (uint32_t)(rng() % (DN_MEMBERS_MAX + 1)) : 0;
     for (unsigned i = 0; i < s->head.mark_count; i++) {
         s->marks[i] = (struct entry_mark){rng(), rng(), rng(), rng(), rng()};
     }

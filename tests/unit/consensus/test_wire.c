@@ -18,8 +18,8 @@ static uint64_t rng(void)
 static void make_frame(struct wire_frame *frame, uint8_t *bytes, size_t max)
 {
     memset(frame, 0, sizeof *frame);
-    frame->type = (enum wire_type)(1 + rng() % 8);
-    if (frame->type != WIRE_STAMPS) {
+    frame->type = (enum wire_type)(1 + rng() % WIRE_ROUND);
+    if (frame->type != WIRE_STAMPS && frame->type != WIRE_ROUND) {
         frame->request = rng();
     }
     if (frame->type == WIRE_PROPOSE || frame->type == WIRE_PROPOSE_ANSWER || frame->type == WIRE_CHUNK) {
@@ -29,16 +29,21 @@ static void make_frame(struct wire_frame *frame, uint8_t *bytes, size_t max)
         }
         frame->bytes = bytes;
     }
-    if (frame->type == WIRE_PROPOSE) {
+    if (frame->type == WIRE_PROPOSE || frame->type == WIRE_MEMBER) {
         frame->left_ms = (uint32_t)rng();
     }
-    if (frame->type == WIRE_PROPOSE_ANSWER) {
+    if (frame->type == WIRE_MEMBER) {
+        frame->op = (uint8_t)(rng() % (DN_MEMBER_REPLACE + 1));
+        frame->flags = (uint8_t)(rng() % (WIRE_MEMBER_FLAGS + 1));
+        frame->node_id = 1 + rng() % 99;
+    }
+    if (frame->type == WIRE_PROPOSE_ANSWER || frame->type == WIRE_MEMBER_ANSWER) {
         frame->message = "because";
         frame->message_length = 7;
-    } else if (frame->type != WIRE_STAMPS) {
+    } else if (frame->type < WIRE_MEMBER && frame->type != WIRE_STAMPS) {
         frame->group = (uint32_t)rng();
     }
-    if (frame->type >= WIRE_CHUNK_ASK) {
+    if (frame->type >= WIRE_CHUNK_ASK && frame->type <= WIRE_CHUNK_GONE) {
         frame->chunk = (uint32_t)rng();
     }
     if (frame->type == WIRE_CHUNK_ASK) {
@@ -54,13 +59,25 @@ static void make_frame(struct wire_frame *frame, uint8_t *bytes, size_t max)
         frame->message = "gone";
         frame->message_length = 4;
     }
+    if (frame->type == WIRE_MEMBER_ANSWER) {
+        frame->code = (enum dn_code)(rng() % DN_CODE_COUNT);
+    }
     if (frame->type == WIRE_PROPOSE_ANSWER || frame->type == WIRE_BARRIER_ANSWER) {
         frame->code = (enum dn_code)(rng() % DN_CODE_COUNT);
         frame->index = rng();
     }
-    if (frame->type == WIRE_STAMPS) {
+    if (frame->type == WIRE_ROUND) {
+        frame->lead_count = (uint32_t)(rng() % (DN_GROUPS_MAX + 1));
+        for (uint32_t i = 0; i < frame->lead_count; i++) {
+            frame->leads[i] = (struct wire_lead){(uint32_t)rng(), rng(), rng()};
+        }
+    }
+    if (frame->type == WIRE_STAMPS || frame->type == WIRE_ROUND) {
         frame->nonce = rng();
         frame->stamp_us = rng();
+        frame->round = rng();
+    }
+    if (frame->type == WIRE_STAMPS) {
         frame->stamp_count = (uint32_t)(rng() % (DN_GROUPS_MAX + 1));
         for (uint32_t i = 0; i < frame->stamp_count; i++) {
             frame->stamps[i] = (struct wire_stamp){(uint32_t)rng(), rng(), rng()};
@@ -90,9 +107,14 @@ static void frames_round_trip_and_damage(void **unused)
                     in.left_ms == back.left_ms && in.term == back.term && in.id == back.id &&
                     in.chunk == back.chunk && in.offset == back.offset && in.nonce == back.nonce &&
                     in.stamp_us == back.stamp_us && in.stamp_count == back.stamp_count &&
-                    in.message_length == back.message_length);
+                    in.message_length == back.message_length && in.round == back.round && in.op == back.op &&
+                    in.flags == back.flags && in.node_id == back.node_id && in.lead_count == back.lead_count);
         if (in.length > 0) {
             assert_memory_equal(in.bytes, back.bytes, in.length);
+        }
+        for (uint32_t i = 0; i < in.lead_count; i++) {
+            assert_true(in.leads[i].group == back.leads[i].group && in.leads[i].term == back.leads[i].term &&
+                        in.leads[i].index == back.leads[i].index);
         }
         for (uint32_t i = 0; i < in.stamp_count; i++) {
             assert_true(in.stamps[i].hash == back.stamps[i].hash &&

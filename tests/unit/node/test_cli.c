@@ -74,10 +74,78 @@ static void test_clean(void **state)
     assert_true(strlen(dn_cli_clean(text)) < 400);
 }
 
+static void wish(const struct dn_cli_wish *wish, Dunlin__V1__ListMembersResponse *list, bool met,
+                 const char *says)
+{
+    char progress[200];
+
+    if (dn_cli_wish_met(wish, list, progress, sizeof progress) != met || strstr(progress, says) == NULL)
+        fail_msg("met is not %d, or '%s' not in '%s'", met, says, progress);
+}
+
+/* What --wait waits for: the role in every group of the cluster, not only in those the member is in yet. */
+static void test_wishes(void **state)
+{
+    Dunlin__V1__Member members[4], *pointers[4];
+    Dunlin__V1__ListMembersResponse list = DUNLIN__V1__LIST_MEMBERS_RESPONSE__INIT;
+    struct dn_cli_wish add = {.op = DUNLIN__V1__MEMBER_OP__MEMBER_OP_ADD, .node_id = 4};
+    struct dn_cli_wish replica = {.op = DUNLIN__V1__MEMBER_OP__MEMBER_OP_ADD, .node_id = 4, .replica = true};
+    struct dn_cli_wish removal = {.op = DUNLIN__V1__MEMBER_OP__MEMBER_OP_REMOVE, .node_id = 1};
+    struct dn_cli_wish replace = {
+        .op = DUNLIN__V1__MEMBER_OP__MEMBER_OP_REPLACE, .node_id = 1, .old_raft_id = 11};
+
+    (void)state;
+    for (size_t i = 0; i < 4; i++) {
+        dunlin__v1__member__init(&members[i]);
+        pointers[i] = &members[i];
+        members[i].role = DUNLIN__V1__MEMBER_ROLE__MEMBER_ROLE_VOTER;
+        members[i].node_id = i + 1;
+        members[i].raft_id = 11 + i;
+        members[i].groups = members[i].voting = 5;
+    }
+    list.groups = 5;
+    list.node_id = 3;
+    list.members = pointers;
+    list.n_members = 3;
+    wish(&add, &list, false, "node 4: not in the list of node 3 yet");
+    list.n_members = 4;
+    members[3].role = DUNLIN__V1__MEMBER_ROLE__MEMBER_ROLE_WAITING;
+    wish(&add, &list, false, "not in the list");
+    members[3].role = DUNLIN__V1__MEMBER_ROLE__MEMBER_ROLE_LEARNER;
+    members[3].groups = 1;
+    members[3].voting = 0;
+    wish(&add, &list, false, "node 4: learner, in 1 of 5 groups, votes in 0");
+    members[3].role = DUNLIN__V1__MEMBER_ROLE__MEMBER_ROLE_VOTER;
+    members[3].voting = 1; /* in every group it is in: not enough */
+    wish(&add, &list, false, "voter, in 1 of 5 groups, votes in 1");
+    members[3].groups = 5;
+    wish(&add, &list, false, "in 5 of 5 groups, votes in 1");
+    members[3].voting = 5;
+    wish(&add, &list, true, "votes in 5");
+    wish(&replica, &list, false, "voter");
+    members[3].role = DUNLIN__V1__MEMBER_ROLE__MEMBER_ROLE_REPLICA;
+    members[3].voting = 0;
+    wish(&replica, &list, true, "replica, in 5 of 5 groups");
+    wish(&add, &list, false, "replica");
+
+    wish(&removal, &list, false, "node 1: still in 5 of 5 groups");
+    members[0].role = DUNLIN__V1__MEMBER_ROLE__MEMBER_ROLE_WAITING; /* come back empty */
+    wish(&removal, &list, true, "no longer a member");
+
+    members[0].role = DUNLIN__V1__MEMBER_ROLE__MEMBER_ROLE_VOTER;
+    wish(&replace, &list, false, "not in the list");
+    members[3] = members[0];
+    members[3].raft_id = 99;
+    wish(&replace, &list, false, "the one it replaces is there yet");
+    members[0].node_id = 2;
+    members[0].raft_id = 12;
+    wish(&replace, &list, true, "node 1: voter, in 5 of 5 groups, votes in 5");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_filters), cmocka_unit_test(test_tokens),
-                                       cmocka_unit_test(test_clean)};
+                                       cmocka_unit_test(test_clean), cmocka_unit_test(test_wishes)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

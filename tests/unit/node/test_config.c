@@ -185,7 +185,7 @@ static void members_are_checked(void **state)
 {
     (void)state;
     refused(ONE "cluster:\n  id: c\n  members:\n    - {id: 2, name: a, address: '127.0.0.1:1'}\n",
-            "a.yaml:1: node.id: ", "not among cluster.members");
+            "a.yaml:1: node.id: ", "not among cluster.members: to join their cluster, give node.address");
     refused(ONE "cluster:\n  id: c\n  members:\n    - {id: 1, name: a, address: '127.0.0.1:1'}\n"
                 "    - {id: 1, name: b, address: '127.0.0.1:2'}\n",
             "a.yaml:6: cluster.members[].id: ", "another member");
@@ -204,6 +204,58 @@ static void members_are_checked(void **state)
     for (int i = 1; i <= 8; i++)
         sprintf(text + strlen(text), "    - {id: %d, name: n%d, address: '127.0.0.1:%d'}\n", i, i, i);
     refused(text, "a.yaml:12: cluster.members: ", "more than 7");
+}
+
+/* node.id 4 and two members on loopback; `extra` goes into the section node. */
+static const char *joining(const char *extra)
+{
+    static char text[600];
+
+    snprintf(
+        text, sizeof(text),
+        "node: {id: 4, data_dir: /x%s}\ncluster:\n  id: c\n  members:\n"
+        "    - {id: 1, name: a, address: '127.0.0.1:1'}\n    - {id: 2, name: b, address: '127.0.0.1:2'}\n",
+        extra);
+    return text;
+}
+
+static void a_node_may_join_a_cluster(void **state)
+{
+    uint8_t key[DN_HASH_KEY_BYTES];
+    bool derived;
+
+    (void)state;
+    refused(joining(""), "a.yaml:1: node.id: ", "give node.address");
+    if (parse(joining(", address: '127.0.0.1:4'")) != DN_OK)
+        fail_msg("%s", err.message);
+    const struct dn_config_member *self = dn_config_self(&config);
+    assert_non_null(self);
+    assert_int_equal(self->id, 4);
+    assert_string_equal(self->address, "127.0.0.1:4");
+    assert_string_equal(self->name, "node-4");
+    assert_string_equal(config.node.name, "node-4");
+    assert_int_equal(config.cluster.member_count, 2); /* whom it asks */
+    assert_int_equal(parse(joining(", name: d, address: '127.0.0.1:4'")), DN_OK);
+    assert_string_equal(dn_config_self(&config)->name, "d");
+    refused(joining(", name: b, address: '127.0.0.1:4'"), "a.yaml:1: node.name: ", "another node's");
+    refused(joining(", address: '127.0.0.1:2'"), "a.yaml:1: node.address: ", "another node's");
+    refused(joining(", address: '127.0.0.1:0'"), "a.yaml:1: node.address: ", "port 0");
+    refused(joining(", address: '10.0.0.4:1'"), "a.yaml:1: node.address: ", "peers.key_file");
+    char text[700];
+    snprintf(text, sizeof(text), "%speers: {key_file: k}\n", joining(", address: '10.0.0.4:1'"));
+    assert_int_equal(parse(text), DN_OK);
+    assert_int_equal(dn_config_hash_key(&config, key, &derived, &err), DN_INVALID); /* beyond loopback */
+
+    /* A member has its entry; node.address stands above the address there. */
+    assert_int_equal(parse(ONE "cluster: {id: c, members: [{id: 1, name: a, address: '127.0.0.1:1'}]}\n"),
+                     DN_OK);
+    assert_string_equal(dn_config_self(&config)->address, "127.0.0.1:1");
+    assert_string_equal(config.node.address, "");
+    assert_int_equal(parse("node: {id: 1, data_dir: /x, address: '127.0.0.1:9'}\ncluster: {id: c}\n"), DN_OK);
+    assert_string_equal(dn_config_self(&config)->address, "127.0.0.1:9");
+    assert_int_equal(config.raft.balance_ms, 5000);
+    assert_int_equal(parse(MINIMAL "raft: {balance_ms: 0}\n"), DN_OK);
+    assert_int_equal(config.raft.balance_ms, 0);
 }
 
 static void beyond_loopback_must_be_allowed(void **state)
@@ -278,19 +330,11 @@ static void the_sample_is_up_to_date(void **state)
     dn_buffer_free(&sample);
 }
 
-static void what_is_printed_loads_again(void **state)
+static void printed_loads_again(void)
 {
     struct dn_config before;
     struct dn_buffer out;
 
-    (void)state;
-    assert_int_equal(parse("node: {id: 2, data_dir: \"/tmp/a b: #\\\"c\\\\\", name: 'yes'}\n"
-                           "cluster:\n  id: \"x\"\n  members:\n"
-                           "    - {id: 1, name: 'a, b', address: '127.0.0.1:1'}\n"
-                           "    - {id: 2, name: '- x', address: '[::1]:2'}\n"
-                           "raft: {segment_bytes: 1028096, min_free_bytes: 3GiB}\n"
-                           "recommend: {type_weights: {view: 0.1, remove: -12.5}}\n"),
-                     DN_OK);
     before = config;
     dn_buffer_init(&out, 1 << 20);
     dn_config_print(&config, &out);
@@ -303,6 +347,21 @@ static void what_is_printed_loads_again(void **state)
         before.cluster.members[i].line = config.cluster.members[i].line = 0;
     assert_memory_equal(&before, &config, sizeof(before));
     dn_buffer_free(&out);
+}
+
+static void what_is_printed_loads_again(void **state)
+{
+    (void)state;
+    assert_int_equal(parse("node: {id: 2, data_dir: \"/tmp/a b: #\\\"c\\\\\", name: 'yes'}\n"
+                           "cluster:\n  id: \"x\"\n  members:\n"
+                           "    - {id: 1, name: 'a, b', address: '127.0.0.1:1'}\n"
+                           "    - {id: 2, name: '- x', address: '[::1]:2'}\n"
+                           "raft: {segment_bytes: 1028096, min_free_bytes: 3GiB}\n"
+                           "recommend: {type_weights: {view: 0.1, remove: -12.5}}\n"),
+                     DN_OK);
+    printed_loads_again();
+    assert_int_equal(parse(joining(", address: '127.0.0.1:4'")), DN_OK);
+    printed_loads_again();
 }
 
 /* ---- random files -------------------------------------------------------------------------------------- */
@@ -413,6 +472,7 @@ int main(void)
         cmocka_unit_test(bad_ranges_are_refused),
         cmocka_unit_test(broken_files_are_refused),
         cmocka_unit_test(members_are_checked),
+        cmocka_unit_test(a_node_may_join_a_cluster),
         cmocka_unit_test(beyond_loopback_must_be_allowed),
         cmocka_unit_test(the_sample_is_up_to_date),
         cmocka_unit_test(what_is_printed_loads_again),

@@ -412,6 +412,10 @@ static void the_admin_port(void **state)
     assert_true(metric("dunlin_sessions{group=\"1\"}") + metric("dunlin_sessions{group=\"2\"}") == 1);
     assert_true(metric("process_resident_memory_bytes ") > 1e6);
     assert_true(metric("dunlin_build_info{") == 1);
+    assert_true(metric("dunlin_formed ") == 1);
+    assert_true(metric("dunlin_members{role=\"waiting\"}") == 0);
+    assert_true(metric("dunlin_members{role=\"replica\"}") == 0);
+    assert_true(metric("dunlin_members{role=\"voter\"}") <= 1);
     assert_true(metric("dunlin_group_age_seconds{group=\"0\"}") < WAIT_S);
     stop(b, SIGTERM, 0);
 }
@@ -426,6 +430,7 @@ static void wrong_options_and_configurations(void **state)
     ends(b, (const char *[]){"dunlind", "--config", b->config, "more", NULL}, 2, "unexpected argument");
     ends(b, (const char *[]){"dunlind", "--version", NULL}, 0, "dunlind 0.");
     ends(b, (const char *[]){"dunlind", "--help", NULL}, 0, "--check-config");
+    ends(b, (const char *[]){"dunlind", "--help", NULL}, 0, "--bootstrap-alone");
     ends(b, (const char *[]){"dunlind", "--sample-config", NULL}, 0, "hash_key_file");
     ends(b, (const char *[]){"dunlind", "--config", "/nonexistent.yaml", NULL}, 2, "/nonexistent.yaml");
     ends(b, check, 0, "good");

@@ -23,6 +23,9 @@ struct proxy {
     size_t flip_at; /* byte of the connection's direction */
     uint8_t flip_bits;
     unsigned flips;
+    bool dying; /* connections are taken and reset, `last_gasps` of them; then nobody listens */
+    unsigned last_gasps;
+    bool dead;
     uint8_t record[PROXY_RECORD_MAX]; /* of the latest connection, PROXY_FORTH */
     size_t record_length;
     uint8_t scratch[65536];
@@ -123,9 +126,36 @@ static inline void proxy_connected(uv_connect_t *connect, int status)
     uv_read_start((uv_stream_t *)&pair->ends[1], proxy_alloc, proxy_read);
 }
 
+static inline void proxy_gasped(uv_handle_t *handle)
+{
+    free(handle);
+}
+
+static inline void proxy_died(uv_handle_t *handle)
+{
+    ((struct proxy *)handle->data)->dead = true;
+}
+
+/* As a process does whose connections are gone already and whose listening socket is not. */
+static inline void proxy_gasp(struct proxy *proxy)
+{
+    uv_tcp_t *end = calloc(1, sizeof *end);
+    assert_non_null(end);
+    uv_tcp_init(proxy->loop, end);
+    assert_int_equal(uv_accept((uv_stream_t *)&proxy->listener, (uv_stream_t *)end), 0);
+    assert_int_equal(uv_tcp_close_reset(end, proxy_gasped), 0);
+    if (--proxy->last_gasps == 0) {
+        uv_close((uv_handle_t *)&proxy->listener, proxy_died);
+    }
+}
+
 static inline void proxy_accept(uv_stream_t *listener, int status)
 {
     struct proxy *proxy = listener->data;
+    if (proxy->dying) {
+        proxy_gasp(proxy);
+        return;
+    }
     struct proxy_pair *pair = calloc(1, sizeof *pair);
     struct sockaddr_in address;
     assert_int_equal(status, 0);
@@ -174,6 +204,10 @@ static inline void proxy_listener_closed(uv_handle_t *handle)
 static inline void proxy_stop(struct net *net, struct proxy *proxy)
 {
     NET_UNTIL(net, proxy->pairs == 0);
+    if (proxy->dead) {
+        free(proxy);
+        return;
+    }
     uv_close((uv_handle_t *)&proxy->listener, proxy_listener_closed);
 }
 
