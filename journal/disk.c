@@ -1,8 +1,8 @@
 /* What the two real disks share, and the choice between them.
  *
  * Operations that may block for long (creating, renaming, removing) run on the libuv thread pool. A struct
- * job carries each; when there is no memory for one, the operation is done at once, on the loop: slow, but
- * never lost. */
+ * job carries each; it lies in the caller's op->opaque, so no operation is lost for want of memory, and none
+ * has to end from within the call that began it. */
 #include "journal/disk_internal.h"
 
 #include "base/log.h"
@@ -124,72 +124,43 @@ void disk_close(struct dn_disk_file *file)
 
 /* ---- jobs on the pool --------------------------------------------------------------------------------- */
 
-struct job {
-    uv_work_t work;
-    int (*run)(void *data);
-    void *data;
-    void (*release)(void *data);
-    struct dn_disk_op *op;
-    int result;
-};
-
 static void job_run(uv_work_t *work)
 {
-    struct job *job = work->data;
-    job->result = job->run(job->data);
+    struct disk_job *job = work->data;
+    job->result = job->run(job);
 }
 
 static void job_done(uv_work_t *work, int status)
 {
-    struct job *job = work->data;
-    struct dn_disk_op *op = job->op;
-    int result = status != 0 ? -EINTR : job->result;
-    job->release(job->data);
-    free(job);
-    op->done(op, result);
+    struct disk_job *job = work->data;
+    job->op->done(job->op, status != 0 ? -EINTR : job->result);
 }
 
-void disk_pool(struct folder *folder, int (*run)(void *data), void *data, void (*release)(void *data),
-               struct dn_disk_op *op)
+struct disk_job *disk_job(struct dn_disk_op *op, struct folder *folder)
 {
-    struct job *job = calloc(1, sizeof *job);
-    DN_ASSERT(folder->loop);
-    if (job) {
-        *job = (struct job){.run = run, .data = data, .release = release, .op = op};
-        job->work.data = job;
-        if (uv_queue_work(folder->loop, &job->work, job_run, job_done) == 0)
-            return;
-        free(job);
-    }
-    int result = run(data);
-    release(data);
-    op->done(op, result);
+    struct disk_job *job = (struct disk_job *)(void *)op->opaque;
+    *job = (struct disk_job){.op = op, .folder = folder};
+    job->work.data = job;
+    return job;
+}
+
+void disk_job_start(struct disk_job *job, int (*run)(struct disk_job *job))
+{
+    DN_ASSERT(job->folder->loop);
+    job->run = run;
+    int rv = uv_queue_work(job->folder->loop, &job->work, job_run, job_done);
+    DN_ASSERT(rv == 0); /* it fails without a function only */
 }
 
 /* ---- creating, renaming, removing ---------------------------------------------------------------------- */
 
-struct naming {
-    struct folder *folder;
-    char from[DN_DISK_NAME_MAX], to[DN_DISK_NAME_MAX];
-    uint64_t bytes;
-    struct dn_disk_file **ret_file;
-};
-
-/* Without memory for the job's data the operation fails by itself: the journal tries again. */
-static void fail_later(struct dn_disk_op *op)
+static struct disk_job *naming(struct dn_disk *disk, const char *from, const char *to, struct dn_disk_op *op)
 {
-    op->done(op, -ENOMEM);
-}
-
-static struct naming *naming_new(struct dn_disk *disk, const char *from, const char *to)
-{
-    struct naming *naming = calloc(1, sizeof *naming);
-    if (naming) {
-        naming->folder = (struct folder *)disk;
-        memcpy(naming->from, from, strlen(from) + 1);
-        memcpy(naming->to, to, strlen(to) + 1);
-    }
-    return naming;
+    struct disk_job *job = disk_job(op, (struct folder *)disk);
+    DN_ASSERT(strlen(from) < DN_DISK_NAME_MAX && strlen(to) < DN_DISK_NAME_MAX);
+    memcpy(job->from, from, strlen(from) + 1);
+    memcpy(job->to, to, strlen(to) + 1);
+    return job;
 }
 
 static int sync_folder(const struct folder *folder)
@@ -215,16 +186,15 @@ static int fill_zeros(int fd, uint64_t bytes)
     return fsync(fd) == 0 ? 0 : -errno;
 }
 
-static int create_run(void *data)
+static int create_run(struct disk_job *job)
 {
-    struct naming *naming = data;
-    struct folder *folder = naming->folder;
+    struct folder *folder = job->folder;
     struct dn_disk_file *file = calloc(1, sizeof *file);
     if (!file)
         return -ENOMEM;
     file->folder = folder;
-    file->fd = openat(folder->fd, naming->to, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    int result = file->fd < 0 ? -errno : fill_zeros(file->fd, naming->bytes);
+    file->fd = openat(folder->fd, job->to, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    int result = file->fd < 0 ? -errno : fill_zeros(file->fd, job->bytes);
     if (result == 0)
         result = sync_folder(folder);
     if (result == 0 && folder->direct) {
@@ -233,12 +203,12 @@ static int create_run(void *data)
             result = -errno;
     }
     if (result == 0) {
-        *naming->ret_file = file;
+        *job->ret_file = file;
         return 0;
     }
     if (file->fd >= 0) {
         close(file->fd);
-        unlinkat(folder->fd, naming->to, 0);
+        unlinkat(folder->fd, job->to, 0);
     }
     free(file);
     return result;
@@ -247,47 +217,33 @@ static int create_run(void *data)
 void disk_create(struct dn_disk *disk, const char *name, uint64_t bytes, struct dn_disk_file **ret_file,
                  struct dn_disk_op *op)
 {
-    struct naming *naming = naming_new(disk, "", name);
-    if (!naming) {
-        fail_later(op);
-        return;
-    }
-    naming->bytes = bytes;
-    naming->ret_file = ret_file;
-    disk_pool(naming->folder, create_run, naming, free, op);
+    struct disk_job *job = naming(disk, "", name, op);
+    job->bytes = bytes;
+    job->ret_file = ret_file;
+    disk_job_start(job, create_run);
 }
 
-static int rename_run(void *data)
+static int rename_run(struct disk_job *job)
 {
-    struct naming *naming = data;
-    int fd = naming->folder->fd;
-    return renameat(fd, naming->from, fd, naming->to) == 0 ? sync_folder(naming->folder) : -errno;
+    int fd = job->folder->fd;
+    return renameat(fd, job->from, fd, job->to) == 0 ? sync_folder(job->folder) : -errno;
 }
 
 void disk_rename(struct dn_disk *disk, const char *from, const char *to, struct dn_disk_op *op)
 {
-    struct naming *naming = naming_new(disk, from, to);
-    if (naming)
-        disk_pool(naming->folder, rename_run, naming, free, op);
-    else
-        fail_later(op);
+    disk_job_start(naming(disk, from, to, op), rename_run);
 }
 
-static int remove_run(void *data)
+static int remove_run(struct disk_job *job)
 {
-    struct naming *naming = data;
-    if (unlinkat(naming->folder->fd, naming->from, 0) != 0 && errno != ENOENT)
+    if (unlinkat(job->folder->fd, job->from, 0) != 0 && errno != ENOENT)
         return -errno;
-    return sync_folder(naming->folder);
+    return sync_folder(job->folder);
 }
 
 void disk_remove(struct dn_disk *disk, const char *name, struct dn_disk_op *op)
 {
-    struct naming *naming = naming_new(disk, name, "");
-    if (naming)
-        disk_pool(naming->folder, remove_run, naming, free, op);
-    else
-        fail_later(op);
+    disk_job_start(naming(disk, name, "", op), remove_run);
 }
 
 int disk_write_now(int fd, uint64_t offset, const uint8_t *buffer, size_t length, bool direct)

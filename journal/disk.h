@@ -27,7 +27,7 @@ struct uv_loop_s;
 struct dn_disk_op {
     void (*done)(struct dn_disk_op *op, int result);
     void *data;
-    uint64_t opaque[16]; /* the disk's own */
+    uint64_t opaque[48]; /* the disk's own: no operation needs memory to begin */
 };
 
 struct dn_disk_file;

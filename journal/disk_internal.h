@@ -38,9 +38,25 @@ void disk_remove(struct dn_disk *disk, const char *name, struct dn_disk_op *op);
 
 /* Writes all of it and makes it durable; 0 or -errno. Blocks. */
 int disk_write_now(int fd, uint64_t offset, const uint8_t *buffer, size_t length, bool direct);
-/* Runs work(data) on a pool thread, then op->done(op, its result) on the loop. */
-void disk_pool(struct folder *folder, int (*work)(void *data), void *data, void (*release)(void *data),
-               struct dn_disk_op *op);
+
+/* An operation on a pool thread. */
+struct disk_job {
+    uv_work_t work;
+    int (*run)(struct disk_job *job);
+    struct dn_disk_op *op;
+    struct folder *folder;
+    int result;
+    /* What to do; each kind uses some of these. */
+    struct dn_disk_file *file, **ret_file;
+    const uint8_t *buffer;
+    uint64_t offset, bytes;
+    char from[DN_DISK_NAME_MAX], to[DN_DISK_NAME_MAX];
+};
+_Static_assert(sizeof(struct disk_job) <= sizeof((struct dn_disk_op *)0)->opaque, "a job fits");
+
+struct disk_job *disk_job(struct dn_disk_op *op, struct folder *folder); /* a blank one, inside op */
+/* Runs run(job) on a pool thread, then op->done(op, its result) on the loop. */
+void disk_job_start(struct disk_job *job, int (*run)(struct disk_job *job));
 
 enum dn_code disk_pool_open(const char *dir, uv_loop_t *loop, struct dn_disk **ret, struct dn_error *err);
 enum dn_code disk_uring_open(const char *dir, uv_loop_t *loop, struct dn_disk **ret, struct dn_error *err);

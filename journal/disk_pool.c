@@ -1,33 +1,22 @@
 /* The disk by the libuv thread pool: for machines where io_uring is blocked (many containers). */
 #include "journal/disk_internal.h"
 
-#include <errno.h>
 #include <stdlib.h>
 
-struct writing {
-    struct dn_disk_file *file;
-    uint64_t offset;
-    const uint8_t *buffer;
-    size_t length;
-};
-
-static int write_run(void *data)
+static int write_run(struct disk_job *job)
 {
-    struct writing *writing = data;
-    return disk_write_now(writing->file->fd, writing->offset, writing->buffer, writing->length,
-                          writing->file->folder->direct);
+    return disk_write_now(job->file->fd, job->offset, job->buffer, job->bytes, job->folder->direct);
 }
 
 static void pool_write(struct dn_disk_file *file, uint64_t offset, const void *buffer, size_t length,
                        struct dn_disk_op *op)
 {
-    struct writing *writing = malloc(sizeof *writing);
-    if (!writing) {
-        op->done(op, -ENOMEM);
-        return;
-    }
-    *writing = (struct writing){file, offset, buffer, length};
-    disk_pool(file->folder, write_run, writing, free, op);
+    struct disk_job *job = disk_job(op, file->folder);
+    job->file = file;
+    job->offset = offset;
+    job->buffer = buffer;
+    job->bytes = length;
+    disk_job_start(job, write_run);
 }
 
 static void pool_submit(struct dn_disk *disk)

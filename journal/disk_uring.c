@@ -62,8 +62,12 @@ static void uring_submit(struct dn_disk *disk)
     struct uring *uring = (struct uring *)disk;
     while (uring->queued > 0) {
         int n = io_uring_submit(&uring->ring);
-        if (n <= 0)
-            break; /* busy: on_event or the next submit tries again */
+        if (n <= 0) { /* busy, or the kernel has no memory: again in the next turn of the loop */
+            uint64_t one = 1;
+            ssize_t woken = write(uring->event_fd, &one, sizeof one);
+            (void)woken;
+            break;
+        }
         uring->queued -= (unsigned)n > uring->queued ? uring->queued : (unsigned)n;
     }
 }
@@ -91,8 +95,11 @@ static void take(struct uring *uring, struct dn_disk_op *op, int result)
         request->offset += (uint64_t)result;
         request->buffer += result;
         request->left -= (size_t)result;
-        if (request->left > 0 && queue(uring, op))
-            return;
+        if (request->left > 0) {
+            if (queue(uring, op))
+                return;
+            result = -EAGAIN; /* not all of it was written */
+        }
     }
     op->done(op, result < 0 ? result : 0);
 }

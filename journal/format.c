@@ -5,7 +5,7 @@
 
 #include <string.h>
 
-#define RECORD_MAGIC 0x4c524e44u /* "DNRL" */
+#define RECORD_MAGIC 0x4c524e44u /* "DNRL", as record_magic has it */
 
 static const char header_magic[8] = {'D', 'N', 'J', 'O', 'U', 'R', 'N', '1'};
 
@@ -41,12 +41,23 @@ static uint32_t header_checksum(const uint8_t bytes[HEADER_BYTES])
 
 void header_encode(const struct header *header, uint8_t out[HEADER_BYTES])
 {
+    header_encode_length(header, 0, out);
+}
+
+void header_encode_length(const struct header *header, uint64_t file_bytes, uint8_t out[HEADER_BYTES])
+{
     memset(out, 0, HEADER_BYTES);
     memcpy(out, header_magic, sizeof header_magic);
     put_u32(out + 8, FORMAT_VERSION);
     put_u64(out + 16, header->sequence);
     put_u64(out + 24, header->base_lsn);
+    put_u64(out + 32, file_bytes);
     put_u32(out + 12, header_checksum(out));
+}
+
+uint64_t header_length(const uint8_t bytes[HEADER_BYTES])
+{
+    return get_u64(bytes + 32);
 }
 
 bool header_decode(const uint8_t bytes[HEADER_BYTES], struct header *ret)

@@ -5,10 +5,10 @@
  * file, which carry another sequence. Numbers are little-endian.
  *
  *   header: 0 "DNJOURN1", 8 u32 version (1), 12 u32 crc32c of the 64 bytes with this field zero, 16 u64
- * sequence, 24 u64 base LSN (of the first record; where the segment before ends), 32 zeros up to 64 record: 0
- * u32 magic, 4 u32 crc32c of everything behind it, 8 u8 version (1), 9 u8 kind, 10 u8 key id (0; for
- *           encryption at rest), 11 u8 0, 12 u32 group, 16 u32 payload length, 20 u32 sequence (low half),
- *           24 u64 LSN, 32 u64 durable LSN, 40 payload, zeros up to a multiple of 8
+ * sequence, 24 u64 base LSN (of the first record; where the segment before ends), 32 u64 length of the file
+ * (0: not told), zeros up to 64 record: 0 u32 magic, 4 u32 crc32c of everything behind it, 8 u8 version (1),
+ * 9 u8 kind, 10 u8 key id (0; for encryption at rest), 11 u8 0, 12 u32 group, 16 u32 payload length, 20 u32
+ * sequence (low half), 24 u64 LSN, 32 u64 durable LSN, 40 payload, zeros up to a multiple of 8
  *
  * LSN of a record = base LSN + (its offset - DN_DISK_ALIGN). The durable LSN is where its batch begins:
  * everything before that was durable when the batch was written, as there is one write at a time.
@@ -23,6 +23,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #define FORMAT_VERSION 1
 #define HEADER_BYTES 64
@@ -45,7 +46,10 @@ enum kind {
 struct header {
     uint64_t sequence, base_lsn;
 };
+/* The file's length is not told. */
 void header_encode(const struct header *header, uint8_t out[HEADER_BYTES]);
+void header_encode_length(const struct header *header, uint64_t file_bytes, uint8_t out[HEADER_BYTES]);
+uint64_t header_length(const uint8_t bytes[HEADER_BYTES]);
 bool header_decode(const uint8_t bytes[HEADER_BYTES], struct header *ret);
 
 struct record {
@@ -59,6 +63,11 @@ static inline size_t record_size(size_t payload)
 }
 /* Fills in the head of a record whose payload (and padding) is in place behind it. */
 void record_seal(const struct record *record, uint8_t *bytes);
+/* Four bytes that every record begins with: for looking fast. */
+static inline bool record_magic(const uint8_t *bytes)
+{
+    return memcmp(bytes, "DNRL", 4) == 0;
+}
 /* Only the head: false when it cannot be one. length is within PAYLOAD_MAX. */
 bool record_head(const uint8_t bytes[RECORD_BYTES], struct record *ret);
 /* Head and payload (record_size(length) bytes are there): false when the checksum is wrong. */

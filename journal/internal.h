@@ -37,6 +37,8 @@ struct group_state {
     uint64_t snapshot_index, snapshot_term;
     uint8_t *marker;
     size_t marker_length;
+    size_t marker_room; /* of marker: enough for each one that is pending, so that taking it in needs no
+                           memory */
     uint64_t first, next;
 };
 
@@ -81,6 +83,8 @@ struct dn_journal {
 
     uint64_t spoiled; /* highest sequence whose opening write failed: never used again */
     enum next_state next_state;
+    bool next_wanted;      /* what is pending waits for it */
+    struct segment *blank; /* for the first one: opening says when there is no memory for it */
     struct segment *next;
     struct dn_disk_op next_op;
     char next_from[DN_DISK_NAME_MAX], next_name[DN_DISK_NAME_MAX];
@@ -130,6 +134,8 @@ enum dn_code state_apply(struct dn_journal *journal, const struct record *record
 size_t state_size(const struct dn_journal *journal);
 size_t state_encode(const struct group_state *state, uint8_t *payload); /* returns its length */
 void state_note(struct segment *segment, const struct record *record, const uint8_t *payload);
+/* Room for a marker that is about to be appended; false: out of memory. */
+bool state_reserve_marker(struct dn_journal *journal, uint32_t group, size_t length);
 void state_free(struct dn_journal *journal);
 
 /* recover.c */

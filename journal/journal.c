@@ -132,7 +132,10 @@ bool dn_journal_truncate(struct dn_journal *journal, uint32_t group, uint64_t in
 bool dn_journal_snapshot(struct dn_journal *journal, uint32_t group, uint64_t index, uint64_t term,
                          uint64_t keep_from, const void *marker, size_t marker_length)
 {
-    DN_ASSERT(marker_length <= DN_JOURNAL_MARKER_MAX && keep_from <= index + 1);
+    DN_ASSERT(group < DN_JOURNAL_GROUPS_MAX && marker_length <= DN_JOURNAL_MARKER_MAX &&
+              keep_from <= index + 1);
+    if (!state_reserve_marker(journal, group, marker_length))
+        return false;
     uint8_t *payload = record_begin(journal, KIND_SNAPSHOT, group, SNAPSHOT_BYTES + marker_length);
     if (!payload)
         return false;
@@ -199,10 +202,14 @@ const struct dn_error *dn_journal_fault(const struct dn_journal *journal)
 void journal_fault(struct dn_journal *journal, const char *what, const char *file, int error)
 {
     bool first = !journal->fault;
-    dn_fail(&journal->fault_error, error == ENOSPC ? DN_NO_SPACE : DN_IO, "%s in '%s' (%s): %s. %s", what,
-            journal->name, file, strerror(error),
-            error == ENOSPC ? "Make room on that disk; it is tried again every second"
-                            : "It is tried again every second; look at the disk and the kernel's log");
+    dn_fail(&journal->fault_error,
+            error == ENOSPC   ? DN_NO_SPACE
+            : error == ENOMEM ? DN_NO_MEMORY
+                              : DN_IO,
+            "%s in '%s' (%s): %s. %s", what, journal->name, file, strerror(error),
+            error == ENOSPC   ? "Make room on that disk; it is tried again every second"
+            : error == ENOMEM ? "It is tried again every second"
+                              : "It is tried again every second; look at the disk and the kernel's log");
     journal->fault = true;
     journal->retry_at_us = dn_monotonic_us() + RETRY_MS * 1000;
     if (journal->handles_open && !journal->closing)
@@ -340,6 +347,7 @@ static void write_switch(struct dn_journal *journal)
     size_t states = state_size(journal);
     size_t first = pending_record_size(journal->pending.bytes);
     uint64_t needed = DN_DISK_ALIGN + states + first;
+    journal->next_wanted = true;
     if (journal->next_state == NEXT_NONE)
         segment_make_next(journal, needed);
     if (journal->next_state != NEXT_READY)
@@ -374,12 +382,13 @@ static void write_switch(struct dn_journal *journal)
     next->end = DN_DISK_ALIGN;
     next->writable = true;
     memset(journal->out, 0, DN_DISK_ALIGN);
-    header_encode(&header, journal->out);
+    header_encode_length(&header, next->bytes, journal->out);
     size_t put = put_states(journal, journal->out + DN_DISK_ALIGN);
     DN_ASSERT(put == states);
     memcpy(journal->out + DN_DISK_ALIGN + states, journal->pending.bytes, fit);
     seal_all(journal->out + DN_DISK_ALIGN, states + fit, next, DN_DISK_ALIGN, journal->durable_lsn);
     journal->inflight = fit;
+    journal->next_wanted = false;
     journal->switching = true;
     write_start(journal, next, 0, DN_DISK_ALIGN + states + fit);
 }
@@ -389,10 +398,14 @@ void dn_journal_turn(struct dn_journal *journal)
     if (journal->o.read_only || journal->closed)
         return;
     waits_fire(journal);
-    if (journal->writing || journal->pending.length == 0)
+    if (journal->writing || (journal->pending.length == 0 && !journal->fault))
         return;
     if (journal->fault && journal->handles_open && dn_monotonic_us() < journal->retry_at_us)
         return;
+    if (journal->pending.length == 0) { /* the fault was for want of a segment, and ends with one */
+        segment_make_next(journal, 0);
+        return;
+    }
     if (journal->open && !journal->broken && write_current(journal))
         return;
     write_switch(journal);
@@ -442,8 +455,7 @@ static void take_in(struct dn_journal *journal, struct segment *segment)
             .kind = (enum kind)bytes[9], .group = get_u32(bytes + 12), .length = get_u32(bytes + 16)};
         struct dn_error err;
         enum dn_code code = state_apply(journal, &record, bytes + RECORD_BYTES, 0, 0, &err);
-        if (code !=
-            DN_OK) /* our caller's mistake, or no memory for a marker: a restart is safe, going on is not */
+        if (code != DN_OK) /* our caller's mistake: a restart is safe, going on is not */
             dn_err(COMPONENT, "'%s': %s", journal->name, err.message);
         DN_ASSERT(code == DN_OK);
         state_note(segment, &record, bytes + RECORD_BYTES);
@@ -559,9 +571,11 @@ enum dn_code dn_journal_open(const struct dn_journal_options *options, struct dn
     journal->name = strdup(options->name);
     journal->waits_last = &journal->waits;
     journal->tail = calloc(1, DN_DISK_ALIGN);
+    journal->blank = calloc(1, sizeof *journal->blank);
     dn_buffer_init(&journal->pending, PENDING_BYTES_MAX);
-    enum dn_code code = !journal->name || !journal->tail ? dn_fail(err, DN_NO_MEMORY, "open the journal")
-                                                         : check_options(journal, err);
+    enum dn_code code = !journal->name || !journal->tail || !journal->blank
+                            ? dn_fail(err, DN_NO_MEMORY, "open the journal")
+                            : check_options(journal, err);
     if (code == DN_OK)
         code = recover(journal, err);
     if (code != DN_OK) {
@@ -625,6 +639,7 @@ void dn_journal_destroy(struct dn_journal *journal)
         return;
     for (size_t i = 0; i < journal->segment_count; i++)
         segment_free(journal, journal->segments[i]);
+    segment_free(journal, journal->blank);
     segment_free(journal, journal->next);
     segment_free(journal, journal->recycled);
     segment_free(journal, journal->removing); /* only where a test abandons a disk that is at work */

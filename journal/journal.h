@@ -80,7 +80,7 @@ struct dn_journal_group {
     bool known; /* false: the journal has never heard of this group; all else is 0 */
     uint64_t term, voted_for;
     uint64_t snapshot_index, snapshot_term; /* of the last marker; 0: none */
-    const uint8_t *marker;                  /* its data, alive until dn_journal_forget */
+    const uint8_t *marker;                  /* its data, until dn_journal_forget or the group's next marker */
     size_t marker_length;
     uint64_t first_index; /* of the entries kept; last = first_index + entry_count - 1 */
     size_t entry_count;

@@ -9,7 +9,9 @@
  *
  * A header block that is not sound: if the segment's first record is, the header follows from it; if not,
  * nothing in the file was ever acknowledged (a write that opens a segment holds its header and first
- * records), provided that the next segment begins where the one before ends. */
+ * records), provided that no record of a later write is there, and that the next segment begins where the one
+ * before ends. A header tells the file's length, so that a cut end is not taken for a torn one. What cannot
+ * be told: that the newest segment's whole file is missing. */
 #include "journal/internal.h"
 
 #include "base/log.h"
@@ -21,6 +23,8 @@
 
 #define COMPONENT "journal"
 #define WINDOW_BYTES (4u << 20) /* read at once; grows to the largest record */
+#define SCAN_BYTES (64u << 10)
+#define SEQUENCE_MAX (UINT64_MAX / 2) /* a node does not live that long */
 
 struct reader {
     struct dn_journal *journal;
@@ -34,6 +38,13 @@ struct listed {
     uint64_t *sequences, *sizes;
     size_t count, room;
     bool failed;
+};
+
+/* A segment that holds some of the sequence. */
+struct chain {
+    size_t number; /* in journal->segments */
+    bool header;
+    uint64_t made_bytes; /* the file's length as the header tells it; 0: not told */
 };
 
 /* ---- reading ------------------------------------------------------------------------------------------ */
@@ -92,8 +103,11 @@ static void list_one(void *data, const char *name, uint64_t bytes)
 {
     struct listed *listed = data;
     uint64_t sequence;
-    int used = 0;
-    if (strlen(name) != 20 || sscanf(name, "%16" SCNx64 ".seg%n", &sequence, &used) != 1 || used != 20)
+    char spelled[DN_DISK_NAME_MAX];
+    if (sscanf(name, "%16" SCNx64, &sequence) != 1)
+        return;
+    segment_name(sequence, spelled);
+    if (strcmp(name, spelled) != 0) /* somebody else's file */
         return;
     if (listed->count == listed->room) {
         size_t room = listed->room == 0 ? 64 : listed->room * 2;
@@ -131,6 +145,13 @@ static enum dn_code open_segments(struct dn_journal *journal, struct dn_error *e
         if (!journal->segments)
             code = dn_fail(err, DN_NO_MEMORY, "list the segments of '%s'", journal->name);
     }
+    if (code == DN_OK && listed.count > 0 && listed.sequences[listed.count - 1] > SEQUENCE_MAX) {
+        char name[DN_DISK_NAME_MAX];
+        segment_name(listed.sequences[listed.count - 1], name);
+        code =
+            dn_fail(err, DN_CORRUPT, "'%s/%s' is no file of this journal: it leaves no numbers for new ones",
+                    journal->name, name);
+    }
     for (size_t i = 0; code == DN_OK && i < listed.count; i++) {
         char name[DN_DISK_NAME_MAX];
         struct segment *segment = calloc(1, sizeof *segment);
@@ -151,30 +172,6 @@ static enum dn_code open_segments(struct dn_journal *journal, struct dn_error *e
 
 /* ---- one segment -------------------------------------------------------------------------------------- */
 
-/* True and the base LSN when the segment holds anything of the sequence. */
-static enum dn_code begins(struct reader *reader, bool *ret_used, bool *ret_header, uint64_t *ret_base,
-                           struct dn_error *err)
-{
-    const uint8_t *bytes;
-    struct header header;
-    struct record record;
-    *ret_used = *ret_header = false;
-    enum dn_code code = window(reader, 0, HEADER_BYTES, &bytes, err);
-    if (code != DN_OK)
-        return code;
-    if (bytes && header_decode(bytes, &header) && header.sequence == reader->segment->sequence) {
-        *ret_used = *ret_header = true;
-        *ret_base = header.base_lsn;
-        return DN_OK;
-    }
-    code = read_record(reader, DN_DISK_ALIGN, UINT64_MAX, &record, &bytes, err);
-    if (code == DN_OK && bytes) {
-        *ret_used = true;
-        *ret_base = record.lsn;
-    }
-    return code;
-}
-
 static enum dn_code damaged(const struct dn_journal *journal, const struct segment *segment, uint64_t offset,
                             const char *why, struct dn_error *err)
 {
@@ -187,24 +184,81 @@ static enum dn_code damaged(const struct dn_journal *journal, const struct segme
         journal->name, name, (unsigned long long)offset, why);
 }
 
-/* Looks behind a record that is not sound for one that was written after it had been acknowledged. */
+/* Looks from `offset` on for a sound record that was written after what lies there had been acknowledged.
+ * base_lsn UINT64_MAX: each record says it. */
 static enum dn_code look_behind(struct reader *reader, uint64_t offset, uint64_t base_lsn, uint64_t *ret_good,
                                 struct dn_error *err)
 {
-    uint64_t lsn = base_lsn + (offset - DN_DISK_ALIGN);
+    uint64_t at = offset, end = reader->segment->bytes;
     *ret_good = 0;
-    for (uint64_t at = offset + 8; at + RECORD_BYTES <= reader->segment->bytes; at += 8) {
+    while (at + RECORD_BYTES <= end) {
         struct record record;
         const uint8_t *bytes;
-        enum dn_code code = read_record(reader, at, base_lsn, &record, &bytes, err);
+        size_t length = end - at < SCAN_BYTES ? (size_t)(end - at) : SCAN_BYTES, i = 0;
+        enum dn_code code = window(reader, at, length, &bytes, err);
+        if (code != DN_OK || !bytes)
+            return code;
+        while (i + RECORD_BYTES <= length && !record_magic(bytes + i))
+            i += 8;
+        at += i;
+        if (i + RECORD_BYTES > length)
+            continue;
+        code = read_record(reader, at, base_lsn, &record, &bytes, err);
         if (code != DN_OK)
             return code;
-        if (bytes && record.durable_lsn > lsn) {
+        if (bytes && record.durable_lsn > record.lsn - (at - offset)) {
             *ret_good = at;
             return DN_OK;
         }
+        at += 8;
     }
     return DN_OK;
+}
+
+/* Is any of the sequence in this segment, and from where on? Its header says so, or its first record. When
+ * neither is sound, nothing in it was ever acknowledged, unless a later record tells otherwise. */
+static enum dn_code begins(struct reader *reader, struct chain *ret, bool *ret_used, struct dn_error *err)
+{
+    const struct dn_journal *journal = reader->journal;
+    struct segment *segment = reader->segment;
+    const uint8_t *bytes;
+    struct header header;
+    struct record record;
+    uint64_t good;
+    char why[160];
+    *ret_used = ret->header = false;
+    ret->made_bytes = 0;
+    enum dn_code code = window(reader, 0, HEADER_BYTES, &bytes, err);
+    if (code != DN_OK)
+        return code;
+    if (bytes && header_decode(bytes, &header) && header.sequence >= segment->sequence) {
+        if (header.sequence > segment->sequence) { /* an older one is that of the file's use before */
+            snprintf(why, sizeof why, "it holds segment %016llx, under a wrong name",
+                     (unsigned long long)header.sequence);
+            return damaged(journal, segment, 0, why, err);
+        }
+        *ret_used = ret->header = true;
+        ret->made_bytes = header_length(bytes);
+        segment->base_lsn = header.base_lsn;
+        return DN_OK;
+    }
+    code = read_record(reader, DN_DISK_ALIGN, UINT64_MAX, &record, &bytes, err);
+    if (code == DN_OK && bytes) {
+        *ret_used = true;
+        segment->base_lsn = record.lsn;
+        return DN_OK;
+    }
+    if (code == DN_OK)
+        code = look_behind(reader, DN_DISK_ALIGN, UINT64_MAX, &good, err);
+    if (code == DN_OK && good > 0) {
+        snprintf(
+            why, sizeof why,
+            "neither the header nor the first record is sound, but one that was written later, at offset "
+            "%llu, is",
+            (unsigned long long)good);
+        return damaged(journal, segment, 0, why, err);
+    }
+    return code;
 }
 
 /* Reads records from the segment's beginning until `until_lsn`, or the first that is not sound. */
@@ -263,16 +317,18 @@ static enum dn_code read_segment(struct reader *reader, uint32_t number, uint64_
 
 /* ---- all of them -------------------------------------------------------------------------------------- */
 
-struct chain {
-    size_t number; /* of the segment in journal->segments */
-    bool header;
-};
-
-static enum dn_code end_of_chain(struct reader *reader, bool cut_logged, struct dn_error *err)
+static enum dn_code end_of_chain(struct reader *reader, const struct chain *link, bool cut_logged,
+                                 struct dn_error *err)
 {
     struct segment *segment = reader->segment;
     struct dn_journal *journal = reader->journal;
     uint64_t good;
+    if (segment->bytes < link->made_bytes) {
+        char why[96];
+        snprintf(why, sizeof why, "the file ends here, but was %llu bytes long",
+                 (unsigned long long)link->made_bytes);
+        return damaged(journal, segment, segment->bytes, why, err);
+    }
     enum dn_code code = look_behind(reader, segment->end, segment->base_lsn, &good, err);
     if (code != DN_OK)
         return code;
@@ -310,13 +366,14 @@ enum dn_code recover_walk(struct dn_journal *journal, walk_cb each, void *data, 
         bool used;
         reader.segment = journal->segments[i];
         reader.length = 0;
-        code = begins(&reader, &used, &chain[links].header, &reader.segment->base_lsn, err);
+        code = begins(&reader, &chain[links], &used, err);
         if (code == DN_OK && used)
             chain[links++].number = i;
     }
     for (size_t k = 0; code == DN_OK && k < links; k++) {
         struct segment *segment = journal->segments[chain[k].number];
         struct segment *after = k + 1 < links ? journal->segments[chain[k + 1].number] : NULL;
+        DN_ASSERT(segment);
         reader.segment = segment;
         reader.length = 0;
         code = read_segment(&reader, (uint32_t)chain[k].number, after ? after->base_lsn : UINT64_MAX, each,
@@ -328,7 +385,7 @@ enum dn_code recover_walk(struct dn_journal *journal, walk_cb each, void *data, 
             code = damaged(journal, segment, segment->end,
                            "a record is not sound, but the next segment goes on behind it", err);
         else if (!after)
-            code = end_of_chain(&reader, each == NULL, err);
+            code = end_of_chain(&reader, &chain[k], each == NULL, err);
         if (code == DN_OK && !chain[k].header)
             dn_warn(COMPONENT, "'%s': the header of segment %016llx is not sound; its records are",
                     journal->name, (unsigned long long)segment->sequence);

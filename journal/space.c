@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,6 +26,18 @@ void segment_free(struct dn_journal *journal, struct segment *segment)
 
 /* ---- making the next one ------------------------------------------------------------------------------ */
 
+/* A fault only when something waits for the segment, or would have to. */
+static void make_failed(struct dn_journal *journal, const char *name, int error)
+{
+    if (!journal->open || journal->broken || journal->fault || journal->next_wanted)
+        journal_fault(journal, "make a new segment", name, error);
+    else if (!journal->space_warned)
+        dn_warn(COMPONENT, "'%s': a segment cannot be made ahead (%s): tried again when it is needed",
+                journal->name, strerror(error));
+    journal->space_warned = true;
+    journal->make_after_us = dn_monotonic_us() + RETRY_MS * 1000;
+}
+
 static void next_made(struct dn_disk_op *op, int result)
 {
     struct dn_journal *journal = op->data;
@@ -32,18 +45,13 @@ static void next_made(struct dn_disk_op *op, int result)
     if (result == 0) {
         journal->next_state = NEXT_READY;
         journal->space_warned = false;
+        if (journal->pending.length == 0) /* nothing failed to be written: it was for want of a segment */
+            journal_well(journal);
     } else {
         journal->next = NULL;
         journal->next_state = NEXT_NONE;
         segment_free(journal, next);
-        bool stuck = !journal->open || journal->broken || journal->fault;
-        if (stuck)
-            journal_fault(journal, "make a new segment", journal->next_name, -result);
-        else if (!journal->space_warned)
-            dn_warn(COMPONENT, "'%s': a segment cannot be made ahead (%s): tried again when it is needed",
-                    journal->name, strerror(-result));
-        journal->space_warned = true;
-        journal->make_after_us = dn_monotonic_us() + RETRY_MS * 1000;
+        make_failed(journal, journal->next_name, -result);
     }
     if (journal->closing)
         journal_close_step(journal);
@@ -63,9 +71,10 @@ void segment_make_next(struct dn_journal *journal, uint64_t bytes_needed)
         return;
     if (bytes_needed > bytes)
         bytes = (bytes_needed + DN_DISK_ALIGN - 1) / DN_DISK_ALIGN * DN_DISK_ALIGN;
-    struct segment *next = calloc(1, sizeof *next);
+    struct segment *next = journal->blank ? journal->blank : calloc(1, sizeof *next);
+    journal->blank = NULL;
     if (!next) {
-        journal_fault(journal, "make a new segment", journal->name, 12 /* ENOMEM */);
+        make_failed(journal, "memory", ENOMEM);
         return;
     }
     next->sequence = newest_sequence(journal) + 1;

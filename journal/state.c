@@ -68,14 +68,29 @@ static enum dn_code found_entries(struct found *found, const struct record *reco
 
 /* ---- the rules ---------------------------------------------------------------------------------------- */
 
+static bool reserve_marker(struct group_state *state, size_t length)
+{
+    size_t room = length == 0 ? 1 : length;
+    if (room <= state->marker_room)
+        return true;
+    uint8_t *marker = realloc(state->marker, room);
+    if (!marker)
+        return false;
+    state->marker = marker;
+    state->marker_room = room;
+    return true;
+}
+
+bool state_reserve_marker(struct dn_journal *journal, uint32_t group, size_t length)
+{
+    return reserve_marker(&journal->groups[group], length);
+}
+
 static bool keep_marker(struct group_state *state, const uint8_t *bytes, size_t length)
 {
-    uint8_t *copy = malloc(length == 0 ? 1 : length);
-    if (!copy)
+    if (!reserve_marker(state, length))
         return false;
-    memcpy(copy, bytes, length);
-    free(state->marker);
-    state->marker = copy;
+    memcpy(state->marker, bytes, length);
     state->marker_length = length;
     return true;
 }
@@ -128,9 +143,11 @@ static enum dn_code apply_state(struct group_state *state, const struct record *
                          state->snapshot_index != read.snapshot_index || state->first != read.first ||
                          state->next != read.next))
         return wrong(record, "contradicts the records before it", err);
-    if (!keep_marker(&read, payload + STATE_BYTES, record->length - STATE_BYTES))
+    if (!keep_marker(state, payload + STATE_BYTES, record->length - STATE_BYTES))
         return dn_fail(err, DN_NO_MEMORY, "a snapshot marker");
-    free(state->marker);
+    read.marker = state->marker;
+    read.marker_length = state->marker_length;
+    read.marker_room = state->marker_room;
     *state = read;
     return DN_OK;
 }
@@ -169,8 +186,7 @@ static enum dn_code apply(struct group_state *state, const struct record *record
     case KIND_SNAPSHOT:
         return apply_snapshot(state, record, payload, err);
     case KIND_REMOVE:
-        free(state->marker);
-        memset(state, 0, sizeof *state);
+        *state = (struct group_state){.marker = state->marker, .marker_room = state->marker_room};
         return DN_OK;
     case KIND_STATE:
         break;

@@ -155,6 +155,7 @@ static void prove(struct inbound *in)
     in->in = malloc(RECEIVE_MAX);
     if (in->in == NULL || !frame_receiver_init(&in->receiver)) {
         dn_warn(COMPONENT, "%s ('%s'): no memory for its connection", in->remote, in->handshake.peer.name);
+        in->gap_owed = true; /* the other side has our verdict: it may be sending already */
         slot_close(in);
         return;
     }

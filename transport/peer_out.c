@@ -677,8 +677,8 @@ void peer_flush(struct peer *peer)
         if (whole && !frame_sender_empty(&peer->sender)) {
             peer->t->dirty = true;
         }
-        tell_room(peer);
     }
+    tell_room(peer);
 }
 
 /* ---- doors -------------------------------------------------------------------------------------------- */

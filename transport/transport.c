@@ -192,6 +192,13 @@ static void create_metrics(struct dn_transport *t)
                                      "Proved connections between nodes.");
 }
 
+static void forget_metrics(struct dn_transport *t)
+{
+    memset(t->m_refused, 0, sizeof t->m_refused);
+    t->m_sent = t->m_received = t->m_full = NULL;
+    t->m_up = t->m_accepted = NULL;
+}
+
 /* A listening socket, made before any handle is in the loop, so that a failure leaves nothing behind. */
 static enum dn_code listen_on(const char *address, int *ret_fd, uint16_t *ret_port, struct dn_error *err)
 {
@@ -370,6 +377,8 @@ void dn_transport_destroy(struct dn_transport *t)
     t->o.on_room = NULL;
     t->o.on_unknown = NULL;
     t->o.on_mistaken = NULL;
+    t->closed_cb = NULL;
+    forget_metrics(t); /* they and the keys may be gone before the handles are */
     dn_transport_close(t, NULL, NULL);
 }
 
@@ -454,6 +463,7 @@ bool dn_transport_send(struct dn_transport *t, uint64_t raft_id, enum dn_transpo
     }
     if (!frame_sender_put(&peer->sender, queue, parts, part_count, length)) {
         peer->refused[queue] = true;
+        t->dirty = true; /* the flush says that it may be tried again, though nothing may be queued */
         return false;
     }
     t->dirty = true;

@@ -104,6 +104,8 @@ uint16_t dn_transport_port(const struct dn_transport *transport);
 /* Sends what is queued as far as the sockets take it, a final tag on each connection, closes; `closed` is
  * called from the loop; then destroy. */
 void dn_transport_close(struct dn_transport *transport, void (*closed)(void *data), void *data);
+/* One that was never closed, or is not yet: its owner hears nothing more of it, keys and metrics may go at
+ * once, and its memory goes in later turns of the loop. NULL: nothing. */
 void dn_transport_destroy(struct dn_transport *transport);
 
 /* Starts dialling `address` ("host:port"; resolved anew, off the loop, at every attempt) and keeps a

@@ -185,9 +185,44 @@ static void stops_while_the_disk_fails(void **state)
     sim->disk.ops->destroy(&sim->disk);
 }
 
+/* No segment can be made any more: no fault while the one in use has room; one as soon as something waits;
+ * and it ends when there is room again. */
+static void a_full_disk_is_told_when_something_waits(void **state)
+{
+    struct sim_disk *sim = sim_new(1);
+    struct seen seen = {0};
+    struct dn_journal *journal = open_journal(sim, &seen);
+    uint8_t bytes[ENTRY_BYTES_MAX] = {0};
+    (void)state;
+    dn_journal_forget(journal);
+    sim->fail_from[SIM_CREATE] = 2;
+    sim->fail_count[SIM_CREATE] = 1000000;
+    sim->fail_error = ENOSPC;
+    for (uint64_t i = 1; !seen.fault; i++) {
+        struct dn_journal_entry entry = {1, 1, bytes, sizeof bytes};
+        assert_true(i < SEGMENT_BYTES / sizeof bytes + 2); /* it was full, and nobody said so */
+        assert_true(dn_journal_append(journal, 0, i, &entry, 1));
+        dn_journal_turn(journal);
+        for (unsigned k = 0; k < 4 && sim->op_count > 0; k++)
+            sim_end(sim, 0);
+        assert_int_equal(seen.fault, dn_journal_durable(journal) < dn_journal_appended(journal));
+    }
+    assert_int_equal(dn_journal_fault(journal)->code, DN_NO_SPACE);
+    sim->fail_count[SIM_CREATE] = 0;
+    while (dn_journal_durable(journal) < dn_journal_appended(journal)) {
+        dn_journal_turn(journal);
+        assert_true(sim->op_count > 0);
+        sim_end(sim, 0);
+    }
+    assert_false(seen.fault);
+    drop(journal, sim);
+    sim->disk.ops->destroy(&sim->disk);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(every_operation_fails),
-                                       cmocka_unit_test(stops_while_the_disk_fails)};
+                                       cmocka_unit_test(stops_while_the_disk_fails),
+                                       cmocka_unit_test(a_full_disk_is_told_when_something_waits)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

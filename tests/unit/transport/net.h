@@ -129,7 +129,7 @@ static inline void net_write_key(const char *path, const char *text, mode_t mode
 /* Keys from their spelled-out secrets; previous may be NULL. */
 static inline struct dn_transport_keys *net_keys(struct net *net, const char *current, const char *previous)
 {
-    struct dn_transport_keys *keys;
+    struct dn_transport_keys *keys = NULL;
     char a[64], b[64];
     net_key_path(net, "a", a);
     net_key_path(net, "b", b);

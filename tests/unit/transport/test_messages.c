@@ -463,6 +463,44 @@ static void test_destroy_at_once(void **state)
     dn_transport_destroy(NULL);
 }
 
+/* What an owner does whose start fails half-way: a peer is refused, and everything is given back at once, at
+ * any point of the other connections' lives. The loop, turned later, finds nothing of it. */
+static void test_destroy_after_failure(void **state)
+{
+    static uint8_t bytes[1 << 20];
+    (void)state;
+    for (unsigned turns = 0; turns < 40; turns++) {
+        struct net net;
+        struct dn_error err;
+        net_start(&net);
+        struct net_node *a = net_node(&net, 0, NULL, NULL), *b = net_node(&net, 1, NULL, NULL);
+        net_dial(a, b);
+        net_dial(b, a);
+        assert_int_equal(dn_transport_peer_add(a->transport, 7, "localhost:1", &err), DN_OK);
+        if (turns > 30) { /* with connections, and messages that are not sent yet */
+            NET_UNTIL(&net, net_is_up(a, b) && net_is_up(b, a));
+            assert_true(net_send(a, b, DN_TRANSPORT_BULK, bytes, sizeof bytes));
+            assert_true(net_send(b, a, DN_TRANSPORT_BULK, bytes, sizeof bytes));
+        }
+        for (unsigned i = 0; i < turns % 30; i++) {
+            uv_run(&net.loop, UV_RUN_NOWAIT);
+        }
+        assert_int_equal(dn_transport_peer_add(a->transport, 8, "nowhere", &err), DN_INVALID);
+        unsigned told = a->ups + a->downs + a->gaps + a->rooms + a->messages;
+        if (turns % 3 == 1) { /* closing already, and nobody waits for its end */
+            dn_transport_close(a->transport, net_closed, a);
+        }
+        dn_transport_destroy(a->transport);
+        dn_transport_keys_free(a->keys);
+        dn_metrics_destroy(a->metrics);
+        a->transport = NULL;
+        net_stop(b);
+        assert_int_equal(a->ups + a->downs + a->gaps + a->rooms + a->messages, told);
+        assert_false(a->closed);
+        net_end(&net); /* the loop has nothing left */
+    }
+}
+
 static void test_start_errors(void **state)
 {
     struct net net;
@@ -515,6 +553,7 @@ int main(void)
         cmocka_unit_test(test_moved),
         cmocka_unit_test(test_calls_from_callbacks),
         cmocka_unit_test(test_destroy_at_once),
+        cmocka_unit_test(test_destroy_after_failure),
         cmocka_unit_test(test_start_errors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
