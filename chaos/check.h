@@ -1,23 +1,26 @@
-/* Checkers: each judges a whole history by one rule, in time linear in the history (sorting aside). Pure; one thread a history. */
+/* Checkers: each judges a whole history by one rule, in time linear in the history (sorting aside). Pure; one
+ * thread a history. */
 #ifndef DN_CHAOS_CHECK_H
 #define DN_CHAOS_CHECK_H
 
 #include "chaos/history.h"
 
-#define CHAOS_RULES(X)                                                                                          \
-    X(LOST, "lost", "no acknowledged event or item is missing")                                                 \
-    X(TWICE, "twice", "no event is in a session twice")                                                         \
-    X(INVENTED, "invented", "no event or item that nobody wrote, none surely refused, none of another user")    \
-    X(ORDER, "order", "each user's events stand in one order, by time, everywhere")                             \
-    X(SLICES, "slices", "reads are slices of one history: of two reads of a user one holds the other, and versions agree") \
-    X(REAL_TIME, "real-time", "a LINEARIZABLE read holds what was acknowledged or read before it began")        \
-    X(TOKEN, "token", "a read with a token holds what the token covers")                                        \
-    X(MONOTONIC, "monotonic", "a client that passes its token on never goes back")                              \
-    X(AGE, "age", "a LOCAL answer holds all that was acknowledged before it began, less the age it claims")     \
-    X(OFFSET, "offset", "a source's offset and its events move together")                                       \
-    X(HASH, "hash", "equal state hashes at equal index, on all nodes")                                          \
-    X(LEADER, "leader", "one leader a term and group; terms and commit indexes of a node never go back")        \
-    X(RECOVERY, "recovery", "after the last fault ends, writes are acknowledged on all shards within the bound") \
+#define CHAOS_RULES(X)                                                                                       \
+    X(LOST, "lost", "no acknowledged event or item is missing")                                              \
+    X(TWICE, "twice", "no event is in a session twice")                                                      \
+    X(INVENTED, "invented", "no event or item that nobody wrote, none surely refused, none of another user") \
+    X(ORDER, "order", "each user's events stand in one order, by time, everywhere")                          \
+    X(SLICES, "slices",                                                                                      \
+      "reads are slices of one history: of two reads of a user one holds the other, and versions agree")     \
+    X(REAL_TIME, "real-time", "a LINEARIZABLE read holds what was acknowledged or read before it began")     \
+    X(TOKEN, "token", "a read with a token holds what the token covers")                                     \
+    X(MONOTONIC, "monotonic", "a client that passes its token on never goes back")                           \
+    X(AGE, "age", "a LOCAL answer holds all that was acknowledged before it began, less the age it claims")  \
+    X(OFFSET, "offset", "a source's offset and its events move together")                                    \
+    X(HASH, "hash", "equal state hashes at equal index, on all nodes")                                       \
+    X(LEADER, "leader", "one leader a term and group; terms and commit indexes of a node never go back")     \
+    X(RECOVERY, "recovery",                                                                                  \
+      "after the last fault ends, writes are acknowledged on all shards within the bound")                   \
     X(CONVERGED, "converged", "in the end all nodes answer the same")
 
 enum chaos_rule {
@@ -30,14 +33,15 @@ enum chaos_rule {
 enum chaos_verdict {
     CHAOS_VALID,
     CHAOS_VIOLATED,
-    CHAOS_UNTESTED, /* nothing in the history could have shown a violation: said aloud, never counted as valid */
+    CHAOS_UNTESTED, /* nothing in the history could have shown a violation: said aloud, never counted as valid
+                     */
 };
 
 #define CHAOS_EXAMPLES_MAX 8
 
 struct chaos_judgement {
     enum chaos_verdict verdict;
-    uint64_t judged;     /* how many observations the rule was applied to */
+    uint64_t judged; /* how many observations the rule was applied to */
     uint64_t violations;
     struct {
         size_t index[3]; /* operations that contradict each other; SIZE_MAX: unused */

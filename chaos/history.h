@@ -1,17 +1,18 @@
-/* History: what clients asked and were told, and what was done to the cluster, as Jepsen writes it: one operation
- * is an :invoke line and at most one :ok, :fail or :info line of the same process. :ok: it happened. :fail: it
- * surely did not. :info: nobody knows; it may still happen at any later time, and the process is not used again
- * (the client goes on as process + number of clients). Process -1 is Jepsen's :nemesis.
+/* History: what clients asked and were told, and what was done to the cluster, as Jepsen writes it: one
+ * operation is an :invoke line and at most one :ok, :fail or :info line of the same process. :ok: it
+ * happened. :fail: it surely did not. :info: nobody knows; it may still happen at any later time, and the
+ * process is not used again (the client goes on as process + number of clients). Process -1 is Jepsen's
+ * :nemesis.
  *
- * In memory a history is an array of struct chaos_op in the order of :index, which is the order of :time. On disk it
- * is EDN, a map a line (https://github.com/edn-format/edn, https://github.com/jepsen-io/history):
+ * In memory a history is an array of struct chaos_op in the order of :index, which is the order of :time. On
+ * disk it is EDN, a map a line (https://github.com/edn-format/edn, https://github.com/jepsen-io/history):
  *
  *   {:index 7, :time 123456789, :type :invoke, :process 3, :f :publish, :node "n1",
  *    :value {:user 12, :events [[1041 1700000000123]]}}
  *
  * Numbers stand for names: user 12 is "u-12", event 1041 has event id "e-1041" and item id "i-1041": an event
- * is alone with its item, so that a session's list of items names its events. Catalogue item 5 is "c-5"; its value is its
- * attribute "v" (a number that one writer uses once). */
+ * is alone with its item, so that a session's list of items names its events. Catalogue item 5 is "c-5"; its
+ * value is its attribute "v" (a number that one writer uses once). */
 #ifndef DN_CHAOS_HISTORY_H
 #define DN_CHAOS_HISTORY_H
 
@@ -38,7 +39,8 @@ enum chaos_f {
     CHAOS_DELETE,  /* one catalogue item is deleted */
     CHAOS_GET,     /* one catalogue item read */
     CHAOS_SIMILAR, /* which catalogue items are near a vector that only this item has */
-    CHAOS_INGEST,  /* what the stream source has: events with offsets (no client asks; process CHAOS_NEMESIS) */
+    CHAOS_INGEST,  /* what the stream source has: events with offsets (no client asks; process CHAOS_NEMESIS)
+                    */
     CHAOS_MEMBER,  /* a change of members */
     CHAOS_STATUS,  /* a node's terms, leaders, indexes and state hashes */
     CHAOS_FAULT,   /* process CHAOS_NEMESIS: :invoke when it begins or ends, :info when that is done */
@@ -74,13 +76,14 @@ struct chaos_op {
     uint64_t key; /* the user, or the catalogue item */
     enum chaos_level level;
 
-    /* PUBLISH: what is published (:invoke), with outcomes (:ok). READ :ok: the list as read, in its order. INGEST. */
+    /* PUBLISH: what is published (:invoke), with outcomes (:ok). READ :ok: the list as read, in its order.
+     * INGEST. */
     struct chaos_event *events;
     size_t events_count;
 
-    /* READ, GET and SIMILAR :invoke, level SESSION: what the token covers: events of this user, or a value of this item,
-     * acknowledged under a token that is part of it or returned by an earlier read whose token is. Any level: empty when
-     * no token was given. */
+    /* READ, GET and SIMILAR :invoke, level SESSION: what the token covers: events of this user, or a value of
+     * this item, acknowledged under a token that is part of it or returned by an earlier read whose token is.
+     * Any level: empty when no token was given. */
     uint64_t *token;
     size_t token_count;
 
@@ -99,7 +102,8 @@ struct chaos_op {
     struct chaos_group *groups; /* STATUS :ok */
     size_t groups_count;
 
-    /* FAULT: "kill", "pause", "partition-one", ...; MEMBER: "add 4". what: "begin", "end" (FAULT), and more for people. */
+    /* FAULT: "kill", "pause", "partition-one", ...; MEMBER: "add 4". what: "begin", "end" (FAULT), and more
+     * for people. */
     const char *name;
     const char *what;
 };
@@ -110,11 +114,12 @@ struct chaos_history;
 struct chaos_history *chaos_history_create(void);
 void chaos_history_destroy(struct chaos_history *history); /* NULL allowed */
 
-/* Any thread (it locks): sets index and time_ns of *op (time_ns from the clock, since chaos_history_create) and copies it to the end.
- * Returns its index. Aborts the program with a message when memory or CHAOS_OPS_MAX is at its end: a history with
- * holes proves nothing. */
+/* Any thread (it locks): sets index and time_ns of *op (time_ns from the clock, since chaos_history_create)
+ * and copies it to the end. Returns its index. Aborts the program with a message when memory or CHAOS_OPS_MAX
+ * is at its end: a history with holes proves nothing. */
 uint64_t chaos_history_append(struct chaos_history *history, const struct chaos_op *op);
-/* The same with index and time_ns as they are: for tests and the simulator. index must be the number of ops so far. */
+/* The same with index and time_ns as they are: for tests and the simulator. index must be the number of ops
+ * so far. */
 void chaos_history_append_as_is(struct chaos_history *history, const struct chaos_op *op);
 
 size_t chaos_history_count(const struct chaos_history *history);

@@ -1,0 +1,39 @@
+/* Nemeses: the faults, by name, and the seeded schedule that lets them loose. */
+#ifndef DN_CHAOS_NEMESIS_H
+#define DN_CHAOS_NEMESIS_H
+
+#include "chaos/cluster.h"
+#include "chaos/history.h"
+
+#include <stdatomic.h>
+
+#define CHAOS_NEMESES_MAX 64
+
+struct chaos_nemesis_info {
+    const char *name; /* "kill-leader" */
+    const char *text; /* for people, one line */
+};
+
+/* All there are, in the order of --help. */
+const struct chaos_nemesis_info *chaos_nemesis_list(unsigned *ret_count);
+
+/* Tries each on this machine and cluster: ret_why[i] is NULL where it works, otherwise why not (static or
+ * owned by the cluster): these are skipped, and printed. */
+void chaos_nemesis_probe(struct chaos_cluster *cluster, const char *ret_why[CHAOS_NEMESES_MAX]);
+
+struct chaos_schedule {
+    uint64_t seed;
+    const char *names; /* comma separated; "all"; "none" */
+    int64_t duration_ms;
+    int64_t fault_ms[2]; /* how long a fault lasts: between these (0, 0: the default) */
+    int64_t quiet_ms[2]; /* how long none lasts in between */
+};
+
+/* Runs the schedule on the calling thread until its duration is over or *stop: each fault is written into the
+ * history when it begins and when it has ended. Then heals everything: all first members run, no fault is
+ * left. The order and kinds of faults depend on the seed and the names alone; which node leads does not. */
+enum dn_code chaos_nemesis_run(struct chaos_cluster *cluster, struct chaos_history *history,
+                               const struct chaos_schedule *schedule, const atomic_bool *stop,
+                               struct dn_error *err);
+
+#endif
