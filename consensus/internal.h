@@ -146,7 +146,8 @@ struct queued_entry {
     struct queued_entry *next;
     uint64_t index;
     size_t length;
-    uint64_t bytes[]; /* aligned */
+    uint64_t queued_us; /* only DN_MUTANT_APPLY_LATE asks */
+    uint64_t bytes[];   /* aligned */
 };
 
 struct report {
