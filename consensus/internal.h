@@ -370,7 +370,7 @@ struct group {
 
     struct dn_histogram *m_commit;
     struct dn_gauge *m_leader, *m_term, *m_applied, *m_pending, *m_log_bytes;
-    struct dn_counter *m_entries, *m_snapshots, *m_mismatch, *m_refused;
+    struct dn_counter *m_entries, *m_snapshots, *m_mismatch, *m_refused, *m_pauses;
 };
 
 /* ---- peers ------------------------------------------------------------------------------------------ */
