@@ -28,7 +28,7 @@ static void take_answer(void *data, const struct dn_reply *reply)
 static void not_sent(struct workload_answer *answer, const struct dn_error *err)
 {
     answer->status = WORKLOAD_NOT_SENT;
-    snprintf(answer->message, sizeof answer->message, "%s", err->message);
+    snprintf(answer->message, sizeof answer->message, "%.*s", (int)sizeof answer->message - 1, err->message);
 }
 
 static void link_close(struct workload_links *links, unsigned node)
@@ -37,7 +37,8 @@ static void link_close(struct workload_links *links, unsigned node)
     links->clients[node] = NULL;
 }
 
-/* Queues the request, on a new connection when there is none or the old one ended meanwhile. False: not sent. */
+/* Queues the request, on a new connection when there is none or the old one ended meanwhile. False: not sent.
+ */
 static bool send_request(struct workload_links *links, unsigned node, const char *path, const uint8_t *bytes,
                          size_t length, unsigned deadline_ms, struct workload_answer *answer)
 {
@@ -46,8 +47,8 @@ static bool send_request(struct workload_links *links, unsigned node, const char
         if (!links->clients[node] &&
             dn_client_connect(links->nodes->api[node], deadline_ms, &links->clients[node], &err) != DN_OK)
             break;
-        if (dn_client_send(links->clients[node], path, bytes, length, deadline_ms, take_answer, answer, &err) ==
-            DN_OK)
+        if (dn_client_send(links->clients[node], path, bytes, length, deadline_ms, take_answer, answer,
+                           &err) == DN_OK)
             return true;
         link_close(links, node);
     }
@@ -55,8 +56,8 @@ static bool send_request(struct workload_links *links, unsigned node, const char
     return false;
 }
 
-void workload_call(struct workload_links *links, unsigned node, const char *path, const ProtobufCMessage *request,
-                   unsigned deadline_ms, struct workload_answer *ret)
+void workload_call(struct workload_links *links, unsigned node, const char *path,
+                   const ProtobufCMessage *request, unsigned deadline_ms, struct workload_answer *ret)
 {
     uint8_t stack[REQUEST_STACK_BYTES], *bytes = stack;
     size_t length = protobuf_c_message_get_packed_size(request);
@@ -70,8 +71,8 @@ void workload_call(struct workload_links *links, unsigned node, const char *path
         ret->status = WORKLOAD_NOT_SENT;
         while (dn_client_pending(links->clients[node]) > 0)
             (void)dn_client_poll(links->clients[node], -1, NULL);
-        /* A node that does not answer, or goes, is asked next time over a new connection: the old one may hang in
-         * retransmissions long after the network is whole. */
+        /* A node that does not answer, or goes, is asked next time over a new connection: the old one may
+         * hang in retransmissions long after the network is whole. */
         if (ret->status == -1 || ret->status == STATUS_DEADLINE || ret->status == STATUS_UNAVAILABLE)
             link_close(links, node);
     }

@@ -8,7 +8,7 @@
 #include <protobuf-c/protobuf-c.h>
 
 struct workload_nodes {
-    unsigned count;                     /* those that are asked: numbers 1 to count */
+    unsigned count;                       /* those that are asked: numbers 1 to count */
     const char *api[CHAOS_NODES_MAX + 1]; /* "host:port" by number; [0] is unused; owned by the cluster */
 };
 
@@ -21,13 +21,13 @@ struct workload_links {
 struct workload_answer {
     int status;        /* gRPC's number; -1: the connection broke; WORKLOAD_NOT_SENT */
     char message[200]; /* the server's or ours, cut; "" when none */
-    uint8_t *bytes;    /* malloc'ed by workload_call, freed by workload_answer_free; NULL unless status is 0 */
+    uint8_t *bytes; /* malloc'ed by workload_call, freed by workload_answer_free; NULL unless status is 0 */
     size_t length;
 };
 
 /* One call and its answer, within deadline_ms (to connect) and deadline_ms (to be answered). */
-void workload_call(struct workload_links *links, unsigned node, const char *path, const ProtobufCMessage *request,
-                   unsigned deadline_ms, struct workload_answer *ret);
+void workload_call(struct workload_links *links, unsigned node, const char *path,
+                   const ProtobufCMessage *request, unsigned deadline_ms, struct workload_answer *ret);
 void workload_answer_free(struct workload_answer *answer);
 
 void workload_links_close(struct workload_links *links);

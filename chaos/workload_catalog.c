@@ -68,6 +68,8 @@ enum chaos_type workload_upsert(struct workload_client *client, unsigned node, u
     enum chaos_type type = workload_write_type(answer.status, answer.message);
     if (type == CHAOS_OK)
         type = take_upserted(&answer, value, tokens);
+    if (type == CHAOS_OK)
+        workload_acknowledged(client, 0);
     workload_end(client, &op, type, &answer);
     workload_answer_free(&answer);
     return type;
@@ -93,8 +95,9 @@ enum chaos_type workload_delete(struct workload_client *client, unsigned node, u
 /* ---- reads ------------------------------------------------------------------------------------------ */
 
 /* Level and token of a read, in the question and in the history. */
-static void options_fill(struct workload_client *client, struct chaos_op *op, Dunlin__V1__ReadOptions *options,
-                         enum chaos_level level, bool with_token, const struct workload_tokens *tokens)
+static void options_fill(struct workload_client *client, struct chaos_op *op,
+                         Dunlin__V1__ReadOptions *options, enum chaos_level level, bool with_token,
+                         const struct workload_tokens *tokens)
 {
     const struct workload_token *given =
         with_token && tokens ? workload_tokens_pick(tokens, &client->random) : NULL;
@@ -147,8 +150,8 @@ static enum chaos_type take_item(struct workload_answer *answer, struct chaos_op
     return type;
 }
 
-enum chaos_type workload_get(struct workload_client *client, unsigned node, uint64_t item, enum chaos_level level,
-                             bool with_token, struct workload_tokens *tokens)
+enum chaos_type workload_get(struct workload_client *client, unsigned node, uint64_t item,
+                             enum chaos_level level, bool with_token, struct workload_tokens *tokens)
 {
     struct chaos_op op = {.f = CHAOS_GET, .node = node, .key = item};
     Dunlin__V1__GetItemRequest request = DUNLIN__V1__GET_ITEM_REQUEST__INIT;
@@ -162,8 +165,7 @@ enum chaos_type workload_get(struct workload_client *client, unsigned node, uint
     workload_begin(client, &op);
     workload_call(&client->links, node, PATH_GET, &request.base, client->deadline_ms, &answer);
     /* "No such item" is an observation: found is false. It tells no age. */
-    enum chaos_type type =
-        answer.status == STATUS_NOT_FOUND ? CHAOS_OK : workload_read_type(answer.status);
+    enum chaos_type type = answer.status == STATUS_NOT_FOUND ? CHAOS_OK : workload_read_type(answer.status);
     if (answer.status == 0)
         type = take_item(&answer, &op);
     workload_end(client, &op, type, &answer);
@@ -171,7 +173,8 @@ enum chaos_type workload_get(struct workload_client *client, unsigned node, uint
     return type;
 }
 
-static enum chaos_type take_near(struct workload_answer *answer, struct chaos_op *op, uint64_t near[WORKLOAD_NEAR])
+static enum chaos_type take_near(struct workload_answer *answer, struct chaos_op *op,
+                                 uint64_t near[WORKLOAD_NEAR])
 {
     Dunlin__V1__ItemsResponse *response =
         dunlin__v1__items_response__unpack(NULL, answer->length, answer->bytes);

@@ -34,6 +34,13 @@ void workload_end(struct workload_client *client, struct chaos_op *op, enum chao
         client->process += client->processes;
 }
 
+void workload_acknowledged(struct workload_client *client, uint32_t group)
+{
+    if (group < CHAOS_GROUPS_MAX)
+        atomic_store_explicit(&client->counts->acknowledged_ns[group], chaos_history_now_ns(client->history),
+                              memory_order_relaxed);
+}
+
 bool workload_number(const char *text, const char *prefix, uint64_t *ret_number)
 {
     size_t length = strlen(prefix);

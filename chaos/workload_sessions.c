@@ -11,7 +11,7 @@
 #define PATH_PUBLISH "/dunlin.v1.Events/Publish"
 #define PATH_GET "/dunlin.v1.Sessions/Get"
 #define PATH_DELETE "/dunlin.v1.Sessions/Delete"
-#define NAME_MAX_BYTES 24 /* "u-18446744073709551615" */
+#define NAME_MAX_BYTES 24     /* "u-18446744073709551615" */
 #define UNREADABLE UINT64_MAX /* stands for an item that no client ever published */
 
 /* ---- publish ---------------------------------------------------------------------------------------- */
@@ -44,18 +44,12 @@ static enum chaos_type take_outcomes(struct workload_answer *answer, struct chao
     return unknown > 0 ? CHAOS_INFO : CHAOS_OK;
 }
 
-static void note_acknowledged(const struct workload_client *client, uint32_t shard)
-{
-    if (shard > 0 && shard < CHAOS_GROUPS_MAX)
-        atomic_store_explicit(&client->counts->acknowledged_ns[shard], chaos_history_now_ns(client->history),
-                              memory_order_relaxed);
-}
-
 enum chaos_type workload_publish(struct workload_client *client, unsigned node, uint64_t user,
                                  struct chaos_event *events, size_t count, uint32_t shard,
                                  struct workload_tokens *tokens)
 {
-    struct chaos_op op = {.f = CHAOS_PUBLISH, .node = node, .key = user, .events = events, .events_count = count};
+    struct chaos_op op = {
+        .f = CHAOS_PUBLISH, .node = node, .key = user, .events = events, .events_count = count};
     Dunlin__V1__PublishRequest request = DUNLIN__V1__PUBLISH_REQUEST__INIT;
     Dunlin__V1__Event list[WORKLOAD_EVENTS_MAX], *pointers[WORKLOAD_EVENTS_MAX];
     char user_name[NAME_MAX_BYTES], items[WORKLOAD_EVENTS_MAX][NAME_MAX_BYTES],
@@ -82,8 +76,8 @@ enum chaos_type workload_publish(struct workload_client *client, unsigned node, 
     enum chaos_type type = workload_write_type(answer.status, answer.message);
     if (type == CHAOS_OK)
         type = take_outcomes(&answer, events, count, tokens);
-    if (type == CHAOS_OK)
-        note_acknowledged(client, shard);
+    if (type == CHAOS_OK && shard > 0)
+        workload_acknowledged(client, shard);
     workload_end(client, &op, type, &answer);
     workload_answer_free(&answer);
     return type;
@@ -137,8 +131,9 @@ static enum chaos_type take_session(struct workload_answer *answer, struct chaos
     return CHAOS_OK;
 }
 
-enum chaos_type workload_read(struct workload_client *client, unsigned node, uint64_t user, enum chaos_level level,
-                              bool with_token, struct workload_tokens *tokens, uint32_t *ret_shard)
+enum chaos_type workload_read(struct workload_client *client, unsigned node, uint64_t user,
+                              enum chaos_level level, bool with_token, struct workload_tokens *tokens,
+                              uint32_t *ret_shard)
 {
     struct chaos_op op = {.f = CHAOS_READ, .node = node, .key = user};
     Dunlin__V1__GetSessionRequest request = DUNLIN__V1__GET_SESSION_REQUEST__INIT;

@@ -8,7 +8,8 @@
 
 #define PATH_STATUS "/dunlin.v1.Cluster/Status"
 
-static enum chaos_type take_groups(struct workload_answer *answer, struct chaos_group *groups, size_t *ret_count)
+static enum chaos_type take_groups(struct workload_answer *answer, struct chaos_group *groups,
+                                   size_t *ret_count)
 {
     Dunlin__V1__StatusResponse *response =
         dunlin__v1__status_response__unpack(NULL, answer->length, answer->bytes);

@@ -56,8 +56,8 @@ static size_t unique(uint64_t *numbers, size_t count)
 }
 
 /* A token over two lists. length 0 in the result: it cannot be kept. */
-static struct workload_token token_make(const uint8_t *bytes, size_t length, const uint64_t *a, size_t a_count,
-                                        const uint64_t *b, size_t b_count)
+static struct workload_token token_make(const uint8_t *bytes, size_t length, const uint64_t *a,
+                                        size_t a_count, const uint64_t *b, size_t b_count)
 {
     struct workload_token token = {0};
     if (length == 0 || length > WORKLOAD_TOKEN_BYTES_MAX)
@@ -100,11 +100,11 @@ void workload_tokens_wrote(struct workload_tokens *tokens, const uint8_t *bytes,
     tokens->written = token;
 }
 
-void workload_tokens_read(struct workload_tokens *tokens, const struct workload_token *given, const uint8_t *bytes,
-                          size_t length, const uint64_t *list, size_t count)
+void workload_tokens_read(struct workload_tokens *tokens, const struct workload_token *given,
+                          const uint8_t *bytes, size_t length, const uint64_t *list, size_t count)
 {
-    struct workload_token token = token_make(bytes, length, list, count, given ? given->covers : NULL,
-                                             given ? given->covers_count : 0);
+    struct workload_token token =
+        token_make(bytes, length, list, count, given ? given->covers : NULL, given ? given->covers_count : 0);
     if (token.length == 0)
         return;
     if (tokens->read.length > 0 && !covers_all(&token, &tokens->read)) {
