@@ -137,6 +137,7 @@ static void *watch_run(void *data)
 static void member_init(struct chaos_pool *pool, struct member *member, unsigned number)
 {
     member->pool = pool;
+    member->own.favourite = number;
     member->client = (struct workload_client){
         .history = pool->options.history,
         .counts = &pool->counts,

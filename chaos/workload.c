@@ -52,7 +52,7 @@ static void step_publish(struct workload_shared *shared, struct workload_own *ow
 {
     struct workload_plan plan;
     if (!workload_random_one(&client->random, 1, AGAIN_OF) || !workload_users_again(shared->users, &plan))
-        workload_users_new_events(shared->users, &client->random, dn_wall_ms(), &plan);
+        workload_users_new_events(shared->users, &client->random, own->favourite, dn_wall_ms(), &plan);
     struct workload_tokens *tokens = &own->users[plan.slot];
     workload_tokens_of(tokens, plan.user);
     enum chaos_type type =
@@ -66,7 +66,7 @@ static void step_read(struct workload_shared *shared, struct workload_own *own,
 {
     unsigned slot;
     uint32_t shard = 0;
-    uint64_t user = workload_users_pick(shared->users, &client->random, &slot);
+    uint64_t user = workload_users_pick(shared->users, &client->random, own->favourite, &slot);
     workload_tokens_of(&own->users[slot], user);
     bool with_token = workload_random_one(&client->random, TOKEN_SHARE, 100);
     if (workload_read(client, node, user, level_pick(&client->random), with_token, &own->users[slot],
@@ -74,10 +74,11 @@ static void step_read(struct workload_shared *shared, struct workload_own *own,
         workload_users_shard(shared->users, slot, user, shard);
 }
 
-static void step_erase(struct workload_shared *shared, struct workload_client *client, unsigned node)
+static void step_erase(struct workload_shared *shared, const struct workload_own *own,
+                       struct workload_client *client, unsigned node)
 {
     unsigned slot;
-    uint64_t user = workload_users_pick(shared->users, &client->random, &slot);
+    uint64_t user = workload_users_pick(shared->users, &client->random, own->favourite, &slot);
     workload_users_erased(shared->users, slot, user);
     workload_erase(client, node, user);
 }
@@ -89,7 +90,7 @@ static void step_sessions(struct workload_shared *shared, struct workload_own *o
     if (at < SESSIONS_READ)
         step_read(shared, own, client, node);
     else if (at < SESSIONS_READ + SESSIONS_ERASE)
-        step_erase(shared, client, node);
+        step_erase(shared, own, client, node);
     else
         step_publish(shared, own, client, node);
 }

@@ -28,6 +28,7 @@ struct workload_shared {
 
 /* A client's own; starts as zeros. */
 struct workload_own {
+    unsigned favourite;                               /* the client's number */
     struct workload_tokens users[WORKLOAD_SLOTS + 1]; /* by slot; the last for users in none */
     struct workload_tokens items[WORKLOAD_ITEMS + 1];
 };

@@ -8,6 +8,8 @@
 #define JITTER_MS 1500 /* how far an event's time lies before now; far less than the allowed lateness */
 #define AFTER_ERASE 6  /* events of a user that was erased */
 #define SAME_TIME_OF 3 /* one event in so many has the time of the one before it */
+#define FAVOURITES 4   /* users that a client mostly works on */
+#define FAVOURED 70    /* of 100 operations */
 #define OLD_USER_OF 16 /* one read in so many is of a user of before */
 
 struct slot {
@@ -56,11 +58,18 @@ static int64_t event_time(const struct slot *slot, struct workload_random *rando
     return now_ms - (int64_t)workload_random_below(random, JITTER_MS);
 }
 
-void workload_users_new_events(struct workload_users *users, struct workload_random *random, int64_t now_ms,
-                               struct workload_plan *ret)
+static unsigned slot_pick(struct workload_random *random, unsigned favourite)
+{
+    if (!workload_random_one(random, FAVOURED, 100))
+        return (unsigned)workload_random_below(random, WORKLOAD_SLOTS);
+    return (favourite * FAVOURITES + (unsigned)workload_random_below(random, FAVOURITES)) % WORKLOAD_SLOTS;
+}
+
+void workload_users_new_events(struct workload_users *users, struct workload_random *random,
+                               unsigned favourite, int64_t now_ms, struct workload_plan *ret)
 {
     pthread_mutex_lock(&users->lock);
-    unsigned at = (unsigned)workload_random_below(random, WORKLOAD_SLOTS);
+    unsigned at = slot_pick(random, favourite);
     struct slot *slot = &users->slots[at];
     size_t count = 1 + (size_t)workload_random_below(random, WORKLOAD_BATCH_MAX);
     if (slot->events + count > slot->events_max)
@@ -107,10 +116,11 @@ void workload_users_send_again(struct workload_users *users, const struct worklo
     pthread_mutex_unlock(&users->lock);
 }
 
-uint64_t workload_users_pick(struct workload_users *users, struct workload_random *random, unsigned *ret_slot)
+uint64_t workload_users_pick(struct workload_users *users, struct workload_random *random, unsigned favourite,
+                             unsigned *ret_slot)
 {
     pthread_mutex_lock(&users->lock);
-    *ret_slot = (unsigned)workload_random_below(random, WORKLOAD_SLOTS);
+    *ret_slot = slot_pick(random, favourite);
     uint64_t user = users->slots[*ret_slot].user;
     if (workload_random_one(random, 1, OLD_USER_OF)) {
         user = 1 + workload_random_below(random, users->last_user);

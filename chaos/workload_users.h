@@ -34,16 +34,18 @@ struct workload_plan {
     struct chaos_event events[WORKLOAD_BATCH_MAX];
 };
 
-/* New events, of now (now_ms: wall clock) and a little before. */
-void workload_users_new_events(struct workload_users *users, struct workload_random *random, int64_t now_ms,
-                               struct workload_plan *ret);
+/* New events, of now (now_ms: wall clock) and a little before. favourite: a number of the client's own; it
+ * mostly works on few of the users, each of whom has several such clients: so that a client comes back to
+ * what it saw. */
+void workload_users_new_events(struct workload_users *users, struct workload_random *random,
+                               unsigned favourite, int64_t now_ms, struct workload_plan *ret);
 /* The publish that waits longest to be sent again; false: none does. */
 bool workload_users_again(struct workload_users *users, struct workload_plan *ret);
 /* It was tried once more and is to be sent again; it is dropped after WORKLOAD_ATTEMPTS_MAX. */
 void workload_users_send_again(struct workload_users *users, const struct workload_plan *plan);
 
 /* One to look at: mostly of those of now. *ret_slot as in the plan. */
-uint64_t workload_users_pick(struct workload_users *users, struct workload_random *random,
+uint64_t workload_users_pick(struct workload_users *users, struct workload_random *random, unsigned favourite,
                              unsigned *ret_slot);
 /* What a read told. */
 void workload_users_shard(struct workload_users *users, unsigned slot, uint64_t user, uint32_t shard);

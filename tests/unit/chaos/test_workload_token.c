@@ -137,7 +137,7 @@ static void test_users_retire_before_their_lists_are_full(void **state)
     uint64_t last_event = 0, ties = 0;
     for (int i = 0; i < PLANS; i++) {
         struct workload_plan plan;
-        workload_users_new_events(users, &random, NOW_MS + i, &plan);
+        workload_users_new_events(users, &random, (unsigned)i, NOW_MS + i, &plan);
         assert_in_range(plan.count, 1, WORKLOAD_BATCH_MAX);
         assert_in_range(plan.user, 1, USERS - 1);
         events_of[plan.user] += (unsigned)plan.count;
@@ -162,7 +162,7 @@ static void test_an_unanswered_publish_is_sent_again_some_times(void **state)
     struct workload_plan plan, again;
     unsigned attempts = 1;
     assert_false(workload_users_again(users, &again));
-    workload_users_new_events(users, &random, NOW_MS, &plan);
+    workload_users_new_events(users, &random, 1, NOW_MS, &plan);
     for (workload_users_send_again(users, &plan); workload_users_again(users, &again);
          workload_users_send_again(users, &again)) {
         attempts++;
@@ -182,7 +182,7 @@ static void test_the_oldest_give_way(void **state)
     struct workload_plan plan, again;
     uint64_t ids[WORKLOAD_AGAIN_MAX + 3];
     for (size_t i = 0; i < WORKLOAD_AGAIN_MAX + 3; i++) {
-        workload_users_new_events(users, &random, NOW_MS, &plan);
+        workload_users_new_events(users, &random, (unsigned)i, NOW_MS, &plan);
         ids[i] = plan.events[0].id;
         workload_users_send_again(users, &plan);
     }
@@ -201,11 +201,11 @@ static void test_an_erased_user_goes_on_for_a_few_events(void **state)
     struct workload_random random = workload_random_make(3, 1);
     struct workload_plan plan;
     unsigned after = 0;
-    workload_users_new_events(users, &random, NOW_MS, &plan);
+    workload_users_new_events(users, &random, 1, NOW_MS, &plan);
     uint64_t erased = plan.user;
     workload_users_erased(users, plan.slot, erased);
     for (int i = 0; i < 2000; i++) {
-        workload_users_new_events(users, &random, NOW_MS, &plan);
+        workload_users_new_events(users, &random, (unsigned)i, NOW_MS, &plan);
         after += plan.user == erased ? (unsigned)plan.count : 0;
     }
     assert_in_range(after, 1, 10);
