@@ -175,6 +175,23 @@ void cluster_node_forgive(struct chaos_cluster *c, unsigned node)
     fclose(in);
 }
 
+bool cluster_log_has(struct chaos_cluster *c, unsigned node, const char *text)
+{
+    char line[LINE_MAX_BYTES];
+    FILE *in = fopen(c->nodes[node].log, "re");
+    bool found = false;
+
+    if (in == NULL)
+        return false;
+    pthread_mutex_lock(&c->log_lock);
+    (void)fseeko(in, c->nodes[node].log_judged, SEEK_SET);
+    pthread_mutex_unlock(&c->log_lock);
+    while (!found && fgets(line, sizeof line, in) != NULL)
+        found = strstr(line, text) != NULL;
+    fclose(in);
+    return found;
+}
+
 void cluster_logs_judge(struct chaos_cluster *c)
 {
     pthread_mutex_lock(&c->log_lock);

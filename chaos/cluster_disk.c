@@ -98,3 +98,70 @@ bool cluster_disk_mount(const struct cluster_node *node)
     }
     return false;
 }
+
+void cluster_node_path(struct chaos_cluster *c, unsigned node, const char *name, char *ret_path, size_t size)
+{
+    struct cluster_node *n = &c->nodes[node];
+
+    pthread_mutex_lock(&c->lock);
+    pid_t pid = n->pid;
+    pthread_mutex_unlock(&c->lock);
+    if (n->device[0] != 0 && pid != 0)
+        snprintf(ret_path, size, "/proc/%d/root%s/%s", (int)pid, n->data, name);
+    else
+        snprintf(ret_path, size, "%s/%s", n->data, name);
+}
+
+/* ---- visits
+ * ------------------------------------------------------------------------------------------------- */
+
+struct visit {
+    const struct cluster_node *node;
+    cluster_disk_visitor visitor;
+    void *data;
+    int why; /* errno of the mount; 0: none */
+};
+
+/* On a thread of its own: the mount is this thread's alone, and goes with it. */
+static void *visit_mounted(void *data)
+{
+    struct visit *v = data;
+
+    if (cluster_disk_mount(v->node))
+        v->visitor(v->node->data, v->data);
+    else
+        v->why = errno;
+    return NULL;
+}
+
+enum dn_code cluster_disk_visit(struct chaos_cluster *c, unsigned node, cluster_disk_visitor visitor,
+                                void *data, struct dn_error *err)
+{
+    struct visit v = {.node = &c->nodes[node], .visitor = visitor, .data = data};
+    char path[2 * CLUSTER_PATH_MAX];
+    pthread_t thread;
+
+    if (c->nodes[node].device[0] == 0 || chaos_cluster_is_running(c, node)) {
+        cluster_node_path(c, node, "", path, sizeof path);
+        visitor(path, data);
+        return DN_OK;
+    }
+    if (pthread_create(&thread, NULL, visit_mounted, &v) != 0)
+        return dn_fail(err, DN_EXHAUSTED, "no thread to visit node %u's disk on", node);
+    pthread_join(thread, NULL);
+    return v.why == 0 ? DN_OK : dn_fail(err, DN_IO, "mount node %u's disk: %s", node, strerror(v.why));
+}
+
+enum dn_code cluster_disk_settle(struct chaos_cluster *c, unsigned node, struct dn_error *err)
+{
+    for (int i = 0; i < MOUNT_TRIES; i++) {
+        int fd = open(c->nodes[node].device, O_RDWR | O_EXCL | O_CLOEXEC); /* refused while it is mounted */
+        if (fd >= 0) {
+            close(fd);
+            return DN_OK;
+        }
+        usleep(MOUNT_PAUSE_US);
+    }
+    return dn_fail(err, DN_UNAVAILABLE, "'%s', node %u's disk, is still mounted", c->nodes[node].device,
+                   node);
+}

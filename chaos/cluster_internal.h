@@ -129,6 +129,8 @@ enum dn_code cluster_wait_ready(struct chaos_cluster *c, unsigned timeout_ms, st
 /* The node that leads the group, as those that run say; 0: none says so. */
 unsigned cluster_leader(struct chaos_cluster *c, unsigned group);
 
+/* What was not judged of its log yet holds the text. */
+bool cluster_log_has(struct chaos_cluster *c, unsigned node, const char *text);
 /* Looks at what the logs got since the last time. */
 void cluster_logs_judge(struct chaos_cluster *c);
 
@@ -139,6 +141,16 @@ enum dn_code cluster_disk_create(struct chaos_cluster *c, struct cluster_node *n
 void cluster_disk_destroy(struct cluster_node *node);
 /* In the child between fork and exec: system calls only. False: errno says why. */
 bool cluster_disk_mount(const struct cluster_node *node);
+/* The path by which this program reaches a file in the data directory of a node that runs (or whose data is
+ * in a plain folder); of one that is down: cluster_disk_visit. */
+void cluster_node_path(struct chaos_cluster *c, unsigned node, const char *name, char *ret_path, size_t size);
+/* Calls the visitor with a path of the node's data directory, mounted for the time of the call if it must be;
+ * perhaps on another thread. */
+typedef void (*cluster_disk_visitor)(const char *folder, void *data);
+enum dn_code cluster_disk_visit(struct chaos_cluster *c, unsigned node, cluster_disk_visitor visitor,
+                                void *data, struct dn_error *err);
+/* Waits until nothing has the disk mounted any more: the node's process has just ended. */
+enum dn_code cluster_disk_settle(struct chaos_cluster *c, unsigned node, struct dn_error *err);
 
 /* ---- the network, of either kind
  * --------------------------------------------------------------------------- */

@@ -14,7 +14,6 @@
 #include <sched.h>
 #include <signal.h>
 #include <spawn.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -79,27 +78,20 @@ enum dn_code cluster_command(const char *const *arguments, char *ret_output, siz
  */
 
 /* Lock held. */
-__attribute__((format(printf, 3, 4))) static void note_crash(struct chaos_cluster *c, unsigned node,
-                                                             const char *format, ...)
+static void note_crash(struct chaos_cluster *c, unsigned node, const char *text)
 {
-    char text[sizeof c->crashes[0].text];
-    va_list args;
-
-    va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
-    va_end(args);
     if (c->crash_count == CLUSTER_CRASHES_MAX)
         return;
     struct chaos_crash *crash = &c->crashes[c->crash_count++];
     crash->node = node;
     crash->time_ms = (int64_t)((dn_monotonic_us() - c->begun_us) / 1000);
-    memcpy(crash->text, text, sizeof text);
+    snprintf(crash->text, sizeof crash->text, "%s", text);
 }
 
 void cluster_crash(struct chaos_cluster *c, unsigned node, const char *text)
 {
     pthread_mutex_lock(&c->lock);
-    note_crash(c, node, "%s", text);
+    note_crash(c, node, text);
     pthread_mutex_unlock(&c->lock);
 }
 
@@ -218,6 +210,7 @@ static enum dn_code spawn(struct chaos_cluster *c, struct cluster_node *node, st
 /* Lock held: the process of this node has ended. */
 static void settle(struct chaos_cluster *c, struct cluster_node *node)
 {
+    char text[128];
     int status = 0;
 
     if (waitpid(node->pid, &status, WNOHANG) != node->pid)
@@ -232,11 +225,12 @@ static void settle(struct chaos_cluster *c, struct cluster_node *node)
     if (node->expected)
         return;
     if (WIFSIGNALED(status))
-        note_crash(c, node->number, "node %u was ended by signal %d (%s)", node->number, WTERMSIG(status),
-                   strsignal(WTERMSIG(status)));
+        snprintf(text, sizeof text, "node %u was ended by signal %d (%s)", node->number, WTERMSIG(status),
+                 strsignal(WTERMSIG(status)));
     else
-        note_crash(c, node->number, "node %u ended by itself with code %d", node->number,
-                   WEXITSTATUS(status));
+        snprintf(text, sizeof text, "node %u ended by itself with code %d", node->number,
+                 WEXITSTATUS(status));
+    note_crash(c, node->number, text);
 }
 
 static void serve_request(struct chaos_cluster *c)
@@ -386,8 +380,25 @@ void cluster_node_kill(struct chaos_cluster *c, unsigned node)
     c->nodes[node].expected = true;
     send_signal(&c->nodes[node], SIGKILL);
     if (!wait_end(c, node, CLUSTER_STOP_MS)) /* it hangs in the kernel, in a disk of ours */
-        note_crash(c, node, "node %u did not end within %d s of SIGKILL", node, CLUSTER_STOP_MS / 1000);
+        note_crash(c, node, "it did not end within 30 s of SIGKILL");
     pthread_mutex_unlock(&c->lock);
+}
+
+static void judge_stop(struct chaos_cluster *c, const struct cluster_node *n)
+{
+    char text[128];
+
+    if (n->pid != 0)
+        snprintf(text, sizeof text, "node %u did not leave within %d s of SIGTERM", n->number,
+                 CLUSTER_STOP_MS / 1000);
+    else if (WIFSIGNALED(n->status))
+        snprintf(text, sizeof text, "node %u left on SIGTERM by signal %d", n->number, WTERMSIG(n->status));
+    else if (WEXITSTATUS(n->status) != 0)
+        snprintf(text, sizeof text, "node %u left on SIGTERM with code %d", n->number,
+                 WEXITSTATUS(n->status));
+    else
+        return;
+    note_crash(c, n->number, text);
 }
 
 void cluster_node_stop(struct chaos_cluster *c, unsigned node)
@@ -395,21 +406,15 @@ void cluster_node_stop(struct chaos_cluster *c, unsigned node)
     struct cluster_node *n = &c->nodes[node];
 
     pthread_mutex_lock(&c->lock);
-    if (n->pid == 0) {
-        pthread_mutex_unlock(&c->lock);
-        return;
+    bool ended = n->pid == 0;
+    if (!ended) {
+        n->expected = true;
+        n->paused = false;
+        send_signal(n, SIGCONT);
+        send_signal(n, SIGTERM);
+        ended = wait_end(c, node, CLUSTER_STOP_MS);
+        judge_stop(c, n);
     }
-    n->expected = true;
-    n->paused = false;
-    send_signal(n, SIGCONT);
-    send_signal(n, SIGTERM);
-    bool ended = wait_end(c, node, CLUSTER_STOP_MS);
-    if (!ended)
-        note_crash(c, node, "node %u did not leave within %d s of SIGTERM", node, CLUSTER_STOP_MS / 1000);
-    else if (!WIFEXITED(n->status) || WEXITSTATUS(n->status) != 0)
-        note_crash(c, node, "node %u left on SIGTERM with %s %d, not with code 0", node,
-                   WIFEXITED(n->status) ? "code" : "signal",
-                   WIFEXITED(n->status) ? WEXITSTATUS(n->status) : WTERMSIG(n->status));
     pthread_mutex_unlock(&c->lock);
     if (!ended)
         cluster_node_kill(c, node);
