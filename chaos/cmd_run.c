@@ -84,6 +84,16 @@ static int unable(const struct dn_error *err)
     return CHAOS_EXIT_UNABLE;
 }
 
+__attribute__((format(printf, 2, 3))) static void found(struct run *run, const char *format, ...)
+{
+    va_list args;
+    if (run->findings_count == FINDINGS_MAX)
+        return;
+    va_start(args, format);
+    vsnprintf(run->findings[run->findings_count++], LINE_MAX_BYTES, format, args);
+    va_end(args);
+}
+
 /* ---- before ----------------------------------------------------------------------------------------- */
 
 /* The folder that this program is in. */
@@ -220,9 +230,12 @@ static enum dn_code run_schedule(struct run *run, struct dn_error *err)
     while (!atomic_load(&run->schedule_over))
         turn(run, "faults");
     pthread_join(thread, NULL);
-    if (run->schedule_code != DN_OK)
-        *err = run->schedule_err;
-    return run->schedule_code;
+    /* A cluster that does not come back after a fault is what we look for: the run goes on to its verdict. */
+    if (run->schedule_code != DN_OK) {
+        found(run, "the faults ended early: %s", run->schedule_err.message);
+        run_progress_say(&run->progress, "%s", run->findings[run->findings_count - 1]);
+    }
+    return DN_OK;
 }
 
 static enum dn_code run_clients(struct run *run, struct dn_error *err)
@@ -252,16 +265,6 @@ static enum dn_code run_final(struct run *run, struct dn_error *err)
 }
 
 /* ---- after ------------------------------------------------------------------------------------------ */
-
-__attribute__((format(printf, 2, 3))) static void found(struct run *run, const char *format, ...)
-{
-    va_list args;
-    if (run->findings_count == FINDINGS_MAX)
-        return;
-    va_start(args, format);
-    vsnprintf(run->findings[run->findings_count++], LINE_MAX_BYTES, format, args);
-    va_end(args);
-}
 
 static void gather_findings(struct run *run)
 {

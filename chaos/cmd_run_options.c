@@ -3,6 +3,7 @@
 
 #include "base/clock.h"
 #include "base/text.h"
+#include "chaos/nemesis.h"
 #include "chaos/pool.h"
 
 #include <argp.h>
@@ -113,6 +114,31 @@ static const struct chaos_workload *workload_parse(struct argp_state *state, con
     return workload;
 }
 
+/* A name of the list as long as this. */
+static bool is_nemesis(const char *name, size_t length)
+{
+    unsigned count = 0;
+    const struct chaos_nemesis_info *list = chaos_nemesis_list(&count);
+    for (unsigned i = 0; i < count; i++)
+        if (strlen(list[i].name) == length && memcmp(list[i].name, name, length) == 0)
+            return true;
+    return false;
+}
+
+static void nemeses_check(struct argp_state *state, const char *names)
+{
+    if (strcmp(names, "all") == 0 || strcmp(names, "none") == 0)
+        return;
+    for (const char *at = names;; at++) {
+        size_t length = strcspn(at, ",");
+        if (!is_nemesis(at, length))
+            argp_error(state, "--nemesis: there is no '%.*s'; see `dunlin-chaos list`", (int)length, at);
+        at += length;
+        if (*at == '\0')
+            return;
+    }
+}
+
 static bool parse_number(int key, const char *text, struct argp_state *state,
                          struct chaos_run_options *options)
 {
@@ -156,6 +182,7 @@ static error_t parse(int key, char *text, struct argp_state *state)
         return 0;
     switch (key) {
     case KEY_NEMESIS:
+        nemeses_check(state, text);
         options->nemeses = text;
         return 0;
     case KEY_WORKLOAD:

@@ -20,7 +20,8 @@ static const struct chaos_workload workloads[] = {
     {"sessions", "publish, read at all levels and nodes with and without tokens, repeat, erase", 100, "all",
      NULL},
     {"catalogue", "upserts and deletes against Get and Similar", 0, "all", NULL},
-    {"membership", "mixed, while nodes join, leave and are replaced", 75, "members", NULL},
+    {"membership", "mixed, while nodes join, leave and are replaced", 75, "grow,shrink,wipe-and-replace",
+     NULL},
     {"ingest", "events through a stream source", 100, "all",
      "the stream source does not exist yet (issue 5)"},
 };
