@@ -16,7 +16,7 @@ SEED = 20261121
 
 
 def judged(verdict):
-    return {rule["name"]: (rule["verdict"], rule["judged"], rule["violations"]) for rule in verdict["rules"]}
+    return {rule["rule"]: (rule["verdict"], rule["judged"], rule["violations"]) for rule in verdict["rules"]}
 
 
 def check(history):
@@ -35,18 +35,20 @@ def run(folder, seconds):
 
 
 def break_history(source, target):
-    """Takes the last event out of every final read of one user whose list was not empty."""
+    """Takes the last event, which was acknowledged, out of every final read of one user."""
     with open(source, encoding="utf-8") as file:
         lines = file.readlines()
-    final = max(i for i, line in enumerate(lines) if ':f :fault' in line and '"final"' in line)
-    reads = re.compile(r':type :ok.*:f :read,.*:user (\d+),.*:events \[\[')
-    user = next(match.group(1) for line in lines[final:] if (match := reads.search(line)))
-    changed = 0
+    final = max(i for i, line in enumerate(lines) if ":f :fault" in line and '"final"' in line)
+    last_event = re.compile(r":type :ok.*:f :read,.*:user (\d+),.*:events \[.*?( ?\[(\d+) [^\[\]]*\])\]")
+    accepted = {event for line in lines if ":f :publish" in line for event in re.findall(r"\[(\d+) \d+ :accepted\]", line)}
+    user, changed = None, 0
     for i in range(final, len(lines)):
-        match = reads.search(lines[i])
-        if match and match.group(1) == user:
-            lines[i] = re.sub(r' ?\[[^\[\]]*\]\]', "]", lines[i], count=1)
-            changed += 1
+        match = last_event.search(lines[i])
+        if not match or match.group(3) not in accepted or match.group(1) != (user or match.group(1)):
+            continue
+        user = match.group(1)
+        lines[i] = lines[i][:match.start(2)] + lines[i][match.end(2):]
+        changed += 1
     assert changed == 3, f"user {user} was read {changed} times at the end, not at each node"
     with open(target, "w", encoding="utf-8") as file:
         file.writelines(lines)
