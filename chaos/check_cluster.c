@@ -91,14 +91,13 @@ static void leader_claim(struct chaos_check *check, struct leaders *leaders, con
     }
 }
 
+/* Only the leader knows: a follower that was asked for its vote in a new term still names the leader of the
+ * term before, until it hears of another one. */
 static void judge_leader(struct chaos_check *check, struct leaders *leaders, const struct chaos_op *ok,
                          const struct chaos_group *group)
 {
     if (group->is_leader) {
         leader_claim(check, leaders, ok, group, ok->node);
-    }
-    if (group->leader != 0) {
-        leader_claim(check, leaders, ok, group, group->leader);
     }
 }
 
