@@ -150,12 +150,60 @@ static enum dn_code set_failing(struct fault *f, bool failing, struct dn_error *
     return DN_OK;
 }
 
+/* Starts a child that undoes the fault when this program goes, however it goes: its end of the pipe ends
+ * then. 0 in the child, as fork(2). */
+static pid_t fork_guard(struct fault *f, int *ret_gone, struct dn_error *err)
+{
+    int ends[2];
+
+    if (pipe2(ends, O_CLOEXEC) != 0) {
+        dn_fail(err, DN_EXHAUSTED, "a pipe: %s", strerror(errno));
+        return -1;
+    }
+    pid_t pid = fork();
+    if (pid == 0) {
+        close(ends[1]);
+        signal(SIGINT, SIG_IGN);
+        *ret_gone = ends[0];
+        return 0;
+    }
+    close(ends[0]);
+    if (pid < 0) {
+        close(ends[1]);
+        dn_fail(err, DN_EXHAUSTED, "fork: %s", strerror(errno));
+        return -1;
+    }
+    f->pipe = ends[1];
+    f->guard = pid;
+    return pid;
+}
+
+static void end_guard(struct fault *f)
+{
+    if (f->pipe >= 0)
+        close(f->pipe);
+    if (f->guard > 0)
+        while (waitpid(f->guard, NULL, 0) < 0 && errno == EINTR)
+            ;
+    f->pipe = -1;
+    f->guard = 0;
+}
+
 static enum dn_code fail_writes(struct fault *f, struct dn_error *err)
 {
     enum dn_code code = choose(f, err);
 
     if (code != DN_OK)
         return code;
+    int gone = -1;
+    pid_t pid = fork_guard(f, &gone, err);
+    if (pid == 0) { /* an immutable file would be in everybody's way */
+        (void)poll(&(struct pollfd){.fd = gone, .events = POLLIN}, 1, -1);
+        (void)set_failing(f, false, NULL);
+        _exit(0);
+    }
+    if (pid < 0)
+        return DN_EXHAUSTED;
     fault_say(f, "each write to node %u's disk fails", f->node);
     return set_failing(f, true, err);
 }
@@ -166,6 +214,7 @@ static enum dn_code heal_writes(struct fault *f, struct dn_error *err)
 {
     if (f->node == 0)
         return DN_OK;
+    end_guard(f);
     enum dn_code code = set_failing(f, false, err);
     if (code != DN_OK)
         return code;
@@ -178,7 +227,7 @@ static enum dn_code heal_writes(struct fault *f, struct dn_error *err)
 /* ---- slow
  * ---------------------------------------------------------------------------------------------------- */
 
-/* In a child, so that the file system thaws also when this program is killed: its pipe ends then. */
+/* In the guard: what freezes thaws, too. */
 _Noreturn static void freeze_and_thaw(int fd, int gone, int frozen_ms, int free_ms)
 {
     struct pollfd parent = {.fd = gone, .events = POLLIN};
@@ -195,7 +244,6 @@ _Noreturn static void freeze_and_thaw(int fd, int gone, int frozen_ms, int free_
 static enum dn_code slow_down(struct fault *f, struct dn_error *err)
 {
     char path[2 * CLUSTER_PATH_MAX];
-    int ends[2];
     enum dn_code code = choose(f, err);
     int frozen_ms = FROZEN_MS_MIN + (int)fault_draw(f, FROZEN_MS_MAX - FROZEN_MS_MIN);
     int free_ms = 1 + (int)fault_draw(f, 100);
@@ -203,36 +251,31 @@ static enum dn_code slow_down(struct fault *f, struct dn_error *err)
     if (code != DN_OK)
         return code;
     cluster_node_path(f->c, f->node, "", path, sizeof path);
-    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0 || pipe2(ends, O_CLOEXEC) != 0) {
-        code = dn_fail(err, DN_IO, "freeze node %u's disk: %s: %s", f->node, path, strerror(errno));
-        if (fd >= 0)
-            close(fd);
-        return code;
-    }
-    pid_t pid = fork();
-    if (pid == 0) {
-        close(ends[1]);
-        signal(SIGINT, SIG_IGN);
-        freeze_and_thaw(fd, ends[0], frozen_ms, free_ms);
-    }
+    int gone = -1, fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return dn_fail(err, DN_IO, "freeze node %u's disk: %s: %s", f->node, path, strerror(errno));
+    pid_t pid = fork_guard(f, &gone, err);
+    if (pid == 0)
+        freeze_and_thaw(fd, gone, frozen_ms, free_ms);
     close(fd);
-    close(ends[0]);
-    f->pipe = ends[1];
-    f->helper = pid;
     fault_say(f, "node %u's disk stands still for %d ms in every %d", f->node, frozen_ms,
               frozen_ms + free_ms);
-    return pid > 0 ? DN_OK : dn_fail(err, DN_EXHAUSTED, "fork: %s", strerror(errno));
+    return pid > 0 ? DN_OK : DN_EXHAUSTED;
 }
 
 static enum dn_code speed_up(struct fault *f, struct dn_error *err)
 {
+    char path[2 * CLUSTER_PATH_MAX];
+
     (void)err;
-    if (f->pipe >= 0)
-        close(f->pipe);
-    if (f->helper > 0)
-        while (waitpid(f->helper, NULL, 0) < 0 && errno == EINTR)
-            ;
+    end_guard(f);
+    cluster_node_path(f->c, f->node, "", path, sizeof path);
+    int fd = f->node == 0 ? -1 : open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd >= 0) {
+        (void)ioctl(fd, FITHAW,
+                    0); /* in case that somebody has killed the guard; else there is nothing to thaw */
+        close(fd);
+    }
     fault_say(f, "node %u's disk is fast again", f->node);
     return DN_OK;
 }

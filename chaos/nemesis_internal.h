@@ -31,9 +31,9 @@ struct fault {
     bool on, done;
     unsigned hit[NET_PLACES], hit_count; /* all it hits, when several */
     int64_t value;                       /* the fault's own */
-    int pipe;                            /* of the freezing helper; -1: none */
-    pid_t helper;
-    char file[CLUSTER_PATH_MAX]; /* a damaged file of the journal */
+    int pipe;                            /* to the guard; -1: none */
+    pid_t guard;                         /* a child that undoes the fault when this program is killed */
+    char file[CLUSTER_PATH_MAX];         /* a damaged file of the journal */
     int64_t offset;
     uint8_t byte;
 };

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -102,6 +103,15 @@ static enum dn_code patch(const char *folder, const char *file, int64_t offset, 
     return code;
 }
 
+static int64_t size_of(const char *folder, const char *file)
+{
+    char path[2 * CLUSTER_PATH_MAX];
+    struct stat about;
+
+    snprintf(path, sizeof path, "%s/journal/%s", folder, file);
+    return stat(path, &about) == 0 ? (int64_t)about.st_size : 0;
+}
+
 /* ---- a torn end
  * --------------------------------------------------------------------------------------------- */
 
@@ -132,6 +142,13 @@ static void tear(const char *folder, void *data)
     int64_t size = RECORD_HEAD_BYTES + (last.bytes + 7) / 8 * 8;
     for (size_t i = 0; i < length; i++)
         bytes[i] = (uint8_t)fault_draw(v->f, 256);
+    /* Segments are made at their full length: a torn write never makes one longer. */
+    if (size_of(folder, last.file) < last.offset + size + RECORD_HEAD_BYTES) {
+        v->code = dn_fail(v->err, DN_PRECONDITION, "node %u's journal ends with its segment", v->f->node);
+        return;
+    }
+    int64_t room = size_of(folder, last.file) - last.offset - size;
+    length = (int64_t)length > room ? (size_t)room : length;
     v->code = DN_OK;
     if (!noise) {
         v->code = patch(folder, last.file, last.offset, NULL, RECORD_HEAD_BYTES, bytes, v->err);
