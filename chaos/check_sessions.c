@@ -296,15 +296,29 @@ static void judge_monotonic(struct judge *j, const struct look *look)
 
 /* ---- streams -------------------------------------------------------------------------------------- */
 
+/* An erasure also drops what comes later with a time that is not past it. It came before all events that are
+ * there, and they are past it: it can have dropped only what is older than all of them. */
+static int64_t dropped_before_ms(const struct judge *j, const struct look *look)
+{
+    int64_t oldest_ms = INT64_MAX;
+    for (size_t i = 0; i < look->read->list_count; i++) {
+        int64_t time_ms = look->ok->events[i].time_ms;
+        oldest_ms = time_ms < oldest_ms ? time_ms : oldest_ms;
+    }
+    return chaos_erased_until(j->facts, j->user, look->read->ok) > 0 ? oldest_ms : INT64_MIN;
+}
+
 static void judge_gap(struct judge *j, const struct look *look, const struct fact_stream *stream)
 {
     const struct fact_event *last = &j->facts->events[stream->last];
+    int64_t dropped_ms = dropped_before_ms(j, look);
     for (size_t i = 0; i < stream->list_count; i++) {
         const struct fact_event *event = &j->facts->events[j->facts->streamed[stream->list + i]];
         if (event->offset >= last->offset) {
             return;
         }
-        if (event->sure && !is_here(j, event) && event->possible >= look->forgiven) {
+        if (event->sure && !is_here(j, event) && event->possible >= look->forgiven &&
+            event->time_ms >= dropped_ms) {
             chaos_violated(j->check, CHAOS_RULE_OFFSET, event->asked, last->asked, look->read->ok,
                            "user %llu: event %llu of offset %" PRId32
                            " is there and event %llu of offset %" PRId32 " is not",

@@ -224,8 +224,7 @@ static void long_history(void **state)
         add(&script, i * 14 * MS + 5 * MS, op);
     }
     for (int64_t i = 0; i < 1000; i++) {
-        fault_at(&script, (3500000 + i * 20) * MS, "pause-one", i % 2 == 0 ? "begin" : "end",
-                 "a fault");
+        fault_at(&script, (3500000 + i * 20) * MS, "pause-one", i % 2 == 0 ? "begin" : "end", "a fault");
     }
     chaos_check(script.history, NULL, judgements);
     assert_int_equal(chaos_report_write(path_of(""), script.history, judgements, NULL, &err), DN_OK);
