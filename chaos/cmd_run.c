@@ -238,16 +238,23 @@ static enum dn_code run_schedule(struct run *run, struct dn_error *err)
     return DN_OK;
 }
 
+/* Clients go on past the aftermath of the last fault, and until every group takes writes again: only then can
+ * the report and the rule "recovery" tell. */
+static bool healed_long_enough(const struct run *run, int64_t healed_ns)
+{
+    int64_t passed_ns = chaos_history_now_ns(run->history) - healed_ns;
+    return passed_ns > WRITES_BACK_NS || (passed_ns > CHAOS_AFTERMATH_NS &&
+                                          chaos_pool_writes_since(run->pool, run->options.shards, healed_ns));
+}
+
 static enum dn_code run_clients(struct run *run, struct dn_error *err)
 {
     enum dn_code code = chaos_pool_start(run->pool, err);
     if (code == DN_OK)
         code = run_schedule(run, err);
-    /* Clients go on until every group takes writes again: only then can the rule "recovery" tell. */
     int64_t healed_ns = chaos_history_now_ns(run->history);
-    while (code == DN_OK && !chaos_pool_writes_since(run->pool, run->options.shards, healed_ns) &&
-           chaos_history_now_ns(run->history) < healed_ns + WRITES_BACK_NS)
-        turn(run, "healed, writes come back");
+    while (code == DN_OK && !healed_long_enough(run, healed_ns))
+        turn(run, "healed");
     chaos_pool_stop(run->pool);
     return code;
 }
