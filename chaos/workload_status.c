@@ -18,9 +18,12 @@ static enum chaos_type take_groups(struct workload_answer *answer, struct chaos_
         dunlin__v1__status_response__free_unpacked(response, NULL);
         return CHAOS_FAIL;
     }
+    size_t count = 0;
     for (size_t i = 0; i < response->n_groups; i++) {
         const Dunlin__V1__GroupStatus *from = response->groups[i];
-        groups[i] = (struct chaos_group){
+        if (from->term == 0)
+            continue; /* not loaded yet, or part of no cluster: it knows nothing of this group */
+        groups[count++] = (struct chaos_group){
             .group = from->group,
             .is_leader = from->is_leader,
             .leader = from->leader_id,
@@ -34,14 +37,14 @@ static enum chaos_type take_groups(struct workload_answer *answer, struct chaos_
     /* A hash that was asked for can be compared with another node's: it goes before the newest one. */
     for (size_t i = 0; i < response->n_hashes; i++) {
         const Dunlin__V1__HashAt *at = response->hashes[i];
-        for (size_t g = 0; g < response->n_groups && at->known; g++) {
+        for (size_t g = 0; g < count && at->known; g++) {
             if (groups[g].group == at->group) {
                 groups[g].hash_index = at->index;
                 groups[g].hash = at->hash;
             }
         }
     }
-    *ret_count = response->n_groups;
+    *ret_count = count;
     dunlin__v1__status_response__free_unpacked(response, NULL);
     return CHAOS_OK;
 }
