@@ -220,6 +220,7 @@ void cluster_start_node(unsigned number)
     SIM_CHECK(!node->running, "node %u runs", number);
     node->running = true;
     node->restart_at = 0;
+    node->faulty = node->failing;
     sim_start(number, node_main, node);
 }
 
@@ -238,10 +239,9 @@ void cluster_restart_later(unsigned number, uint64_t delay_ns)
     sim_at(node->restart_at, restart_due, node, node->restart_at);
 }
 
-void cluster_stop_node(unsigned number, unsigned transfer_ms)
+void cluster_stop_node(unsigned number)
 {
     struct node *node = &cluster.nodes[number];
-    (void)transfer_ms;
     if (node->running && !node->stopping) {
         node->stopping = true;
         sim_trace("node %u: is asked to stop", number);
@@ -251,8 +251,10 @@ void cluster_stop_node(unsigned number, unsigned transfer_ms)
 
 void cluster_fail_disk(unsigned number, const struct sim_disk_faults *faults)
 {
-    cluster.nodes[number].faulty |=
+    struct node *node = &cluster.nodes[number];
+    node->failing =
         faults->read_one_in > 0 || faults->write_one_in > 0 || faults->flush_one_in > 0 || faults->full;
+    node->faulty |= node->failing;
     sim_disk_faults(number, faults);
 }
 
@@ -287,8 +289,10 @@ bool cluster_converged(void)
     return true;
 }
 
-void cluster_open(uint64_t seed, unsigned nodes, uint32_t groups)
+void cluster_open(uint64_t seed)
 {
+    unsigned nodes = seed % 8 == 7 ? 5 : 3;
+    uint32_t groups = seed % 4 == 3 ? 3 : 2;
     sim_open(seed, nodes);
     memset(&cluster, 0, sizeof cluster);
     memset(hashes, 0, sizeof hashes);

@@ -23,7 +23,8 @@ struct node {
     bool running;        /* a process of it is there */
     bool ready;          /* dn_consensus_start has returned */
     bool stopping;       /* it was asked to stop */
-    bool faulty;         /* its disk failed in this life: it may give up, and refuse to start */
+    bool failing;        /* its disk fails now */
+    bool faulty;         /* it failed since the process began: the node may give up, and refuse to start */
     uint64_t restart_at; /* 0: nobody will */
     struct dn_consensus *consensus;
     struct replica replicas[GROUPS_MAX];
@@ -49,10 +50,11 @@ extern struct cluster_counts cluster_counts;
 /* Called in the simulator when a node's process ended, whatever the reason. */
 extern void (*cluster_on_end)(unsigned node);
 
-void cluster_open(uint64_t seed, unsigned nodes, uint32_t groups);
+/* Begins a life: 3 nodes or 5, group 0 and one or two shards, as the seed says. No node runs yet. */
+void cluster_open(uint64_t seed);
 void cluster_close(void);
 void cluster_start_node(unsigned node);
-void cluster_stop_node(unsigned node, unsigned transfer_ms); /* in good order */
+void cluster_stop_node(unsigned node); /* in good order */
 /* After sim_kill or sim_power_loss. */
 void cluster_node_ended(unsigned node);
 void cluster_fail_disk(unsigned node, const struct sim_disk_faults *faults);

@@ -79,6 +79,7 @@ void memory_open(void);
 void memory_reset(unsigned machine);
 void *memory_real(size_t size); /* the test's own, zeroed; ends the program when there is none */
 void memory_real_free(void *memory);
+void *memory_stack(size_t size);
 void *memory_real_grow(void *memory, size_t size);
 
 /* ---- sim_loop.c ---- */

@@ -9,12 +9,10 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
-#include <sys/mman.h>
 #include <ucontext.h>
 
 #define FIBERS_MAX (SIM_MACHINES_MAX * FIBERS_PER_PROCESS)
 #define STACK_BYTES ((size_t)512 << 10)
-#define STACK_GUARD ((size_t)4096)
 #define JOB_START_MAX_NS (200 * SIM_US)
 
 struct sim_counts sim_counts;
@@ -163,6 +161,7 @@ struct fiber {
     void (*entry)(void *arg);
     void *arg;
     bool parked;
+    bool put_off;               /* its time has come, but the process is paused */
     uint64_t wake_tag, wake_ns; /* the wake-up that counts, while parked */
 };
 static struct fiber fibers[FIBERS_MAX];
@@ -207,7 +206,7 @@ static void fiber_begin(struct fiber *fiber)
 {
     static ucontext_t context;
     getcontext(&context);
-    context.uc_stack.ss_sp = fiber->stack + STACK_GUARD;
+    context.uc_stack.ss_sp = fiber->stack;
     context.uc_stack.ss_size = STACK_BYTES;
     context.uc_link = NULL;
     makecontext(&context, fiber_main, 0);
@@ -220,7 +219,7 @@ static void process_died(struct process *p);
 static void resume(struct fiber *fiber)
 {
     static struct process *dead; /* not on the stack: it is set between _setjmp and _longjmp */
-    fiber->parked = false;
+    fiber->parked = fiber->put_off = false;
     running = fiber;
     current = fiber->process;
     int why = _setjmp(scheduler);
@@ -246,6 +245,7 @@ static void wake_event(void *arg, uint64_t tag)
     }
     if (fiber->process->paused_until > now_ns) {
         fiber->wake_ns = fiber->process->paused_until;
+        fiber->put_off = true;
         sim_at(fiber->wake_ns, wake_event, fiber, tag);
         return;
     }
@@ -298,9 +298,7 @@ struct fiber *fiber_start(struct process *p, void (*entry)(void *arg), void *arg
     }
     SIM_CHECK(fiber != NULL && place < FIBERS_PER_PROCESS, "machine %u: too many threads", p->machine);
     if (fiber->stack == NULL) {
-        fiber->stack = mmap(NULL, STACK_BYTES + STACK_GUARD, PROT_READ | PROT_WRITE,
-                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        SIM_CHECK(fiber->stack != MAP_FAILED && mprotect(fiber->stack, STACK_GUARD, PROT_NONE) == 0, "stack");
+        fiber->stack = memory_stack(STACK_BYTES);
     }
     fiber->used = true;
     fiber->begun = false;
@@ -308,6 +306,7 @@ struct fiber *fiber_start(struct process *p, void (*entry)(void *arg), void *arg
     fiber->entry = entry;
     fiber->arg = arg;
     fiber->parked = true;
+    fiber->put_off = false;
     p->fibers[place] = fiber;
     wake_at(fiber, now_ns + sim_random(20 * SIM_US));
     return fiber;
@@ -451,6 +450,17 @@ void sim_pause(unsigned machine, uint64_t until_ns)
     processes[machine].paused_until = until_ns;
     sim_counts.pauses++;
     sim_trace("machine %u: paused for %llu ms", machine, (unsigned long long)((until_ns - now_ns) / SIM_MS));
+}
+
+void sim_unpause(unsigned machine)
+{
+    struct process *p = &processes[machine];
+    p->paused_until = 0;
+    for (size_t i = 0; i < FIBERS_PER_PROCESS; i++) { /* what was put off is due */
+        if (p->fibers[i] != NULL && p->fibers[i]->parked && p->fibers[i]->put_off) {
+            fiber_wake(p->fibers[i], now_ns);
+        }
+    }
 }
 
 void sim_enter(unsigned machine)

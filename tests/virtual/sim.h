@@ -99,6 +99,7 @@ extern void (*sim_on_death)(unsigned machine);
 _Noreturn void sim_exit(void);
 /* Nothing of the process runs until then (SIGSTOP). */
 void sim_pause(unsigned machine, uint64_t until_ns);
+void sim_unpause(unsigned machine);
 /* Between the two, calls into the process's code use its memory. They must not wait. */
 void sim_enter(unsigned machine);
 void sim_leave(void);

@@ -14,6 +14,7 @@
 #define SMALL_MAX ((size_t)64 << 10)
 #define LARGE_STEP ((size_t)64 << 10)
 #define PATTERN 0xa7
+#define STACK_GUARD ((size_t)4096)
 #define HEAD 16 /* before each piece: its size */
 
 void *__real_malloc(size_t size);
@@ -275,6 +276,15 @@ int __wrap_sodium_mprotect_noaccess(void *memory)
 int __wrap_sodium_mprotect_readonly(void *memory)
 {
     return memory == NULL ? -1 : 0;
+}
+
+/* A stack for a fiber, with a page before it that nobody may touch. */
+void *memory_stack(size_t size)
+{
+    uint8_t *stack = __real_mmap(NULL, size + STACK_GUARD, PROT_READ | PROT_WRITE,
+                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    SIM_CHECK(stack != MAP_FAILED && mprotect(stack, STACK_GUARD, PROT_NONE) == 0, "no memory for a stack");
+    return stack + STACK_GUARD;
 }
 
 /* ---- the test's own ----------------------------------------------------------------------------------- */
