@@ -37,6 +37,7 @@ struct process {
     unsigned machine;
     bool alive;
     bool powered;  /* the machine is on, whether or not the process runs */
+    bool direct;   /* the machine's disk takes O_DIRECT */
     uint64_t life; /* counts up with every start */
     struct fiber *fibers[FIBERS_PER_PROCESS];
     uint64_t paused_until;
@@ -173,7 +174,7 @@ int vdisk_rename(unsigned machine, const char *from, const char *to);
 ssize_t vdisk_read_at(unsigned machine, const struct inode *inode, uint64_t at, void *bytes, size_t length);
 ssize_t vdisk_write_at(unsigned machine, struct inode *inode, uint64_t at, const void *bytes, size_t length);
 int vdisk_resize(unsigned machine, struct inode *inode, uint64_t size, bool grow_only);
-int vdisk_flush(unsigned machine, struct inode *inode);
+int vdisk_flush(unsigned machine, struct inode *inode, bool direct);
 /* The n-th name of a directory; NULL: there are fewer. */
 const char *vdisk_name_at(const struct inode *directory, size_t n);
 

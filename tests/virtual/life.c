@@ -219,9 +219,9 @@ static void heal(void)
 
 static void step(void)
 {
-    static unsigned steps;
+
     sim_run_until(sim_now() + STEP_NS);
-    if (++steps % STATUS_EVERY == 0) {
+    if (sim_now() / STEP_NS % STATUS_EVERY == 0) {
         workload_status();
     }
 }

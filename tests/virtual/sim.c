@@ -505,6 +505,7 @@ void sim_clock_jump(unsigned machine, int64_t by_ms)
 void sim_open(uint64_t seed, unsigned machines)
 {
     SIM_CHECK(machines <= SIM_MACHINES_MAX, "%u machines", machines);
+    calls_open(); /* the first time it takes random numbers */
     life_seed = seed;
     random_state = seed * 0x9e3779b97f4a7c15u + 1;
     trace_hash = seed;
@@ -513,7 +514,6 @@ void sim_open(uint64_t seed, unsigned machines)
     heap_count = 0;
     machine_count = machines;
     sim_counts.lives++;
-    calls_open();
     memory_open();
     net_open();
     for (unsigned i = 0; i < machines; i++) {
@@ -523,6 +523,7 @@ void sim_open(uint64_t seed, unsigned machines)
         *p = (struct process){.machine = i, .powered = true, .jobs = jobs, .job_room = job_room};
         p->boot_ns = (uint64_t)0 - sim_between(SIM_S, 4000 * SIM_S);
         p->wall_offset_ms = (int64_t)sim_random(4000) - 2000;
+        p->direct = sim_chance(2);
         vdisk_format(i);
     }
 }

@@ -22,6 +22,7 @@ static struct descriptor {
     bool used;
     struct inode *inode;
     uint64_t at;
+    bool direct;    /* O_DIRECT: not by the page cache */
     char path[256]; /* of a directory: names are looked up below it */
 } descriptors[SIM_MACHINES_MAX][FD_ROOM];
 
@@ -82,6 +83,9 @@ static int open_inside(const char *path, int flags)
     struct inode *inode = NULL;
     unsigned machine = current->machine;
     int rv = vdisk_lookup(machine, path, &inode);
+    if ((flags & O_DIRECT) != 0 && !current->direct) {
+        return result(-EINVAL); /* its file system has none */
+    }
     if (rv == -ENOENT && (flags & O_CREAT) != 0) {
         rv = vdisk_create(machine, path, false, &inode);
     } else if (rv == 0 && (flags & O_CREAT) != 0 && (flags & O_EXCL) != 0) {
@@ -93,6 +97,7 @@ static int open_inside(const char *path, int flags)
     int fd = rv == 0 ? take_descriptor(machine, 0, FD_SOCKETS) : rv;
     if (fd >= 0) {
         descriptor(fd)->inode = inode;
+        descriptor(fd)->direct = (flags & O_DIRECT) != 0;
         snprintf(descriptor(fd)->path, sizeof descriptor(fd)->path, "%s", path);
     }
     return result(fd);
@@ -203,7 +208,7 @@ ssize_t __wrap_pwritev2(int fd, const struct iovec *parts, int count, off_t at, 
     SIM_CHECK(count == 1, "%d parts", count);
     ssize_t n = vdisk_write_at(machine_of(d), d->inode, (uint64_t)at, parts[0].iov_base, parts[0].iov_len);
     if (n > 0 && (flags & RWF_DSYNC) != 0) {
-        int rv = vdisk_flush(machine_of(d), d->inode);
+        int rv = vdisk_flush(machine_of(d), d->inode, d->direct);
         n = rv < 0 ? rv : n;
     }
     return count_or_error(n);
@@ -213,14 +218,14 @@ int __real_fsync(int fd);
 int __wrap_fsync(int fd)
 {
     struct descriptor *d = descriptor(fd);
-    return d == NULL ? __real_fsync(fd) : result(vdisk_flush(machine_of(d), d->inode));
+    return d == NULL ? __real_fsync(fd) : result(vdisk_flush(machine_of(d), d->inode, d->direct));
 }
 
 int __real_fdatasync(int fd);
 int __wrap_fdatasync(int fd)
 {
     struct descriptor *d = descriptor(fd);
-    return d == NULL ? __real_fdatasync(fd) : result(vdisk_flush(machine_of(d), d->inode));
+    return d == NULL ? __real_fdatasync(fd) : result(vdisk_flush(machine_of(d), d->inode, d->direct));
 }
 
 int __real_sync_file_range(int fd, off_t at, off_t length, unsigned flags);
@@ -416,7 +421,11 @@ int __wrap_fcntl(int fd, int command, ...)
     va_start(args, command);
     long argument = va_arg(args, long);
     va_end(args);
-    return descriptor(fd) == NULL ? __real_fcntl(fd, command, argument) : 0; /* O_DIRECT is taken */
+    if (descriptor(fd) == NULL) {
+        return __real_fcntl(fd, command, argument);
+    }
+    descriptor(fd)->direct |= command == F_SETFL && (argument & O_DIRECT) != 0;
+    return 0;
 }
 
 /* ---- the listening socket: made before libuv gets it --------------------------------------------------- */

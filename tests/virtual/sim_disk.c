@@ -4,7 +4,7 @@
  * journaling file system does) unless the directory was flushed.
  *
  * A failed flush may forget what it held: the page cache goes on showing it, and the next flush says nothing
- * (what Linux does with a page whose writing failed). */
+ * (what Linux does with a page whose writing failed). With O_DIRECT it does not: there is no page. */
 #include "tests/virtual/internal.h"
 
 #define NAME_LENGTH 96
@@ -410,7 +410,7 @@ static void flush_sectors(struct inode *inode, unsigned one_in_stays)
     }
 }
 
-int vdisk_flush(unsigned machine, struct inode *inode)
+int vdisk_flush(unsigned machine, struct inode *inode, bool direct)
 {
     const struct sim_disk_faults *faults = &disks[machine].faults;
     bool after;
@@ -428,7 +428,7 @@ int vdisk_flush(unsigned machine, struct inode *inode)
         fiber_sleep(ns);
     }
     if (fails(faults->flush_one_in)) {
-        if (sim_chance(2)) {
+        if (!direct && sim_chance(2)) {
             sim_counts.flushes_lied++;
             for (size_t i = 0; i < inode->room / SECTOR; i++) {
                 inode->dirty[i] = inode->dirty[i] == (DIRTY | FLUSHING) ? 0 : inode->dirty[i];
