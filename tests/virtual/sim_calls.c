@@ -309,11 +309,13 @@ int __wrap_mkdir(const char *path, mode_t mode)
     return result(vdisk_create(current->machine, inside(path), true, &inode));
 }
 
-struct listing { /* what opendir gives out for a simulated directory */
+#define NAME_BYTES 96
+
+struct listing { /* what opendir gives out for a simulated directory: the names of that moment */
     uint64_t magic;
-    const struct inode *inode;
-    size_t at;
+    size_t at, count;
     struct dirent entry;
+    char (*names)[NAME_BYTES];
 };
 #define LISTING_MAGIC UINT64_C(0x64697274756f6c73)
 
@@ -334,7 +336,13 @@ DIR *__wrap_opendir(const char *path)
     }
     struct listing *listing = calloc(1, sizeof *listing);
     listing->magic = LISTING_MAGIC;
-    listing->inode = inode;
+    while (vdisk_name_at(inode, listing->count) != NULL) {
+        listing->count++;
+    }
+    listing->names = calloc(listing->count + 1, sizeof *listing->names);
+    for (size_t i = 0; i < listing->count; i++) {
+        snprintf(listing->names[i], NAME_BYTES, "%s", vdisk_name_at(inode, i));
+    }
     return (DIR *)(void *)listing;
 }
 
@@ -345,11 +353,10 @@ struct dirent *__wrap_readdir(DIR *dir)
     if (current == NULL || listing->magic != LISTING_MAGIC) {
         return __real_readdir(dir);
     }
-    const char *name = vdisk_name_at(listing->inode, listing->at++);
-    if (name == NULL) {
+    if (listing->at == listing->count) {
         return NULL;
     }
-    snprintf(listing->entry.d_name, sizeof listing->entry.d_name, "%s", name);
+    snprintf(listing->entry.d_name, sizeof listing->entry.d_name, "%s", listing->names[listing->at++]);
     return &listing->entry;
 }
 
@@ -371,6 +378,7 @@ int __wrap_closedir(DIR *dir)
     if (current == NULL || listing->magic != LISTING_MAGIC) {
         return __real_closedir(dir);
     }
+    free(listing->names);
     free(listing);
     return 0;
 }
