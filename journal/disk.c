@@ -123,6 +123,41 @@ void disk_close(struct dn_disk_file *file)
     free(file);
 }
 
+static int sync_folder(const struct folder *folder)
+{
+    return fsync(folder->fd) == 0 ? 0 : -errno;
+}
+
+/* The bytes are written once more, not only flushed: after a flush that failed, the kernel shows pages that
+ * it holds for written though the disk has never seen them. */
+enum dn_code disk_settle(struct dn_disk *disk, const char *name, uint64_t offset, size_t length,
+                         struct dn_error *err)
+{
+    struct folder *folder = (struct folder *)disk;
+    struct dn_disk_file file = {.folder = folder, .fd = openat(folder->fd, name, O_RDWR | O_CLOEXEC)};
+    uint8_t *bytes = malloc(length > 0 ? length : 1);
+    size_t found = 0;
+    enum dn_code code = DN_OK;
+    if (!bytes)
+        code = dn_fail(err, DN_NO_MEMORY, "settle '%s/%s'", folder->path, name);
+    else if (file.fd < 0)
+        code = dn_fail(err, DN_IO, "open '%s/%s' for writing: %s", folder->path, name, strerror(errno));
+    if (code == DN_OK)
+        code = disk_read(&file, offset, bytes, length, &found, err);
+    if (code == DN_OK) {
+        int rv = disk_write_now(file.fd, offset, bytes, found, false);
+        if (rv == 0)
+            rv = sync_folder(folder);
+        if (rv != 0)
+            code = dn_fail(err, rv == -ENOSPC ? DN_NO_SPACE : DN_IO, "make '%s/%s' durable: %s", folder->path,
+                           name, strerror(-rv));
+    }
+    if (file.fd >= 0)
+        close(file.fd);
+    free(bytes);
+    return code;
+}
+
 /* ---- jobs on the pool --------------------------------------------------------------------------------- */
 
 static void job_run(uv_work_t *work)
@@ -162,11 +197,6 @@ static struct disk_job *naming(struct dn_disk *disk, const char *from, const cha
     memcpy(job->from, from, strlen(from) + 1);
     memcpy(job->to, to, strlen(to) + 1);
     return job;
-}
-
-static int sync_folder(const struct folder *folder)
-{
-    return fsync(folder->fd) == 0 ? 0 : -errno;
 }
 
 /* fallocate first, so that a full disk says so before it is filled; then zeros, so that later writes find

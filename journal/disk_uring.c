@@ -212,6 +212,7 @@ enum dn_code disk_uring_open(const char *dir, uv_loop_t *loop, struct dn_disk **
                                            .open = disk_open,
                                            .read = disk_read,
                                            .close = disk_close,
+                                           .settle = disk_settle,
                                            .create = disk_create,
                                            .write = uring_write,
                                            .rename = disk_rename,
