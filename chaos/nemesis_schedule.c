@@ -91,6 +91,13 @@ static void combine(struct nemesis_plan *plan, struct nemesis_step *step)
         if (step->count <= place)
             return;
     }
+    /* Faults end last first: members are put right when the network and the disks are, or they could not be.
+     */
+    const struct nemesis *second = step->faults[1];
+    if (second->class == NEMESIS_MEMBERS) {
+        step->faults[1] = step->faults[0];
+        step->faults[0] = second;
+    }
 }
 
 void nemesis_plan_next(struct nemesis_plan *plan, struct nemesis_step *ret)

@@ -61,6 +61,33 @@ struct append {
     raft_index last; /* of its entries */
 };
 
+/* What libraft 0.22.1 keeps of a follower, as far as the mutant touches it. */
+struct raft_progress {
+    unsigned short state[4];
+    raft_index next, match;
+    raft_time last[2];
+    raft_index snapshot;
+    raft_time snapshot_sent;
+};
+
+/* DN_MUTANT_ACK_BEFORE_COMMIT: for this one moment all the others seem to hold the entries too. */
+static void mutant_ack(struct group *g, const struct append *a)
+{
+    raft_index kept[DN_MEMBERS_MAX] = {0};
+    struct raft_progress *all = g->raft.leader_state.progress;
+    unsigned n = g->raft.configuration.n;
+    for (unsigned i = 0; i < n && i < DN_MEMBERS_MAX; i++) {
+        kept[i] = all[i].match;
+        all[i].match = a->last > kept[i] ? a->last : kept[i];
+    }
+    a->orig_cb(a->orig, 0);
+    if (raft_state(&g->raft) == RAFT_LEADER && g->raft.leader_state.progress == all) {
+        for (unsigned i = 0; i < n && i < DN_MEMBERS_MAX; i++) {
+            all[i].match = g->raft.configuration.servers[i].id == g->c->raft_id ? all[i].match : kept[i];
+        }
+    }
+}
+
 static void append_done(struct raft_io_append *req, int status)
 {
     struct append *a = container_of(req, struct append, req);
@@ -74,9 +101,10 @@ static void append_done(struct raft_io_append *req, int status)
         status = RAFT_CANCELED;
     }
     if (dn_mutant(DN_MUTANT_ACK_BEFORE_COMMIT) && status == 0 && raft_state(&g->raft) == RAFT_LEADER) {
-        g->raft.commit_index = a->last > g->raft.commit_index ? a->last : g->raft.commit_index;
+        mutant_ack(g, a);
+    } else {
+        a->orig_cb(a->orig, status);
     }
-    a->orig_cb(a->orig, status);
     free(a);
     consensus_kick(g->c);
 }
