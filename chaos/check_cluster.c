@@ -91,14 +91,13 @@ static void leader_claim(struct chaos_check *check, struct leaders *leaders, con
     }
 }
 
+/* Only the leader knows: a follower that was asked for its vote in a new term still names the leader of the
+ * term before, until it hears of another one. */
 static void judge_leader(struct chaos_check *check, struct leaders *leaders, const struct chaos_op *ok,
                          const struct chaos_group *group)
 {
     if (group->is_leader) {
         leader_claim(check, leaders, ok, group, ok->node);
-    }
-    if (group->leader != 0) {
-        leader_claim(check, leaders, ok, group, group->leader);
     }
 }
 
@@ -118,12 +117,9 @@ struct marks {
     size_t count, capacity;
 };
 
-static bool never_restarts(const char *name)
+static bool is_one_of(const char *name, const char *const names[], size_t count)
 {
-    static const char *const names[] = {
-        "partition", "isolate", "flapping",          "slow",  "narrow", "packet", "corrupt-wire",
-        "duplicate", "reorder", "break-connections", "reset", "pause",  "final"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+    for (size_t i = 0; i < count; i++) {
         if (begins(name, names[i])) {
             return true;
         }
@@ -131,11 +127,26 @@ static bool never_restarts(const char *name)
     return false;
 }
 
+/* By the beginning of a fault's name; one that is not known may do everything but wipe. */
+static bool never_restarts(const char *name)
+{
+    static const char *const names[] = {
+        "partition", "isolate", "flapping",          "slow",  "narrow", "packet", "corrupt-wire",
+        "duplicate", "reorder", "break-connections", "reset", "pause",  "final"};
+    return is_one_of(name, names, sizeof names / sizeof *names);
+}
+
+static bool may_wipe(const char *name)
+{
+    static const char *const names[] = {"wipe", "journal", "grow", "shrink"};
+    return is_one_of(name, names, sizeof names / sizeof *names);
+}
+
 /* Whether the operation is of a fault that may do that to a node. */
 static bool disturbs(const struct chaos_op *op, enum disturbance kind)
 {
     if (op->f == CHAOS_FAULT) {
-        return kind == WIPES ? begins(op->name, "wipe") : !never_restarts(op->name);
+        return kind == WIPES ? may_wipe(op->name) : !never_restarts(op->name);
     }
     return op->f == CHAOS_MEMBER;
 }

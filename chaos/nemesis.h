@@ -6,6 +6,7 @@
 #include "chaos/history.h"
 
 #include <stdatomic.h>
+#include <stdio.h>
 
 #define CHAOS_NEMESES_MAX 64
 
@@ -29,9 +30,17 @@ struct chaos_schedule {
     int64_t quiet_ms[2]; /* how long none lasts in between */
 };
 
+/* Prints what the schedule would do, without doing it; the times are those of a cluster that takes none to
+ * heal. DN_INVALID: a name that is none. */
+enum dn_code chaos_schedule_print(const struct chaos_schedule *schedule, FILE *out, struct dn_error *err);
+
 /* Runs the schedule on the calling thread until its duration is over or *stop: each fault is written into the
  * history when it begins and when it has ended. Then heals everything: all first members run, no fault is
- * left. The order and kinds of faults depend on the seed and the names alone; which node leads does not. */
+ * left. The order and kinds of faults depend on the seed and the names alone; which node leads does not.
+ * Every fault is four operations of f FAULT and the name: :invoke and :info with what "begin", then :invoke
+ * and :info with what "end"; error of the :info tells people what was done. Blocks up to a minute after
+ * *stop: it heals. An error: a fault could not be healed, or the cluster did not come back; the message says
+ * which node. */
 enum dn_code chaos_nemesis_run(struct chaos_cluster *cluster, struct chaos_history *history,
                                const struct chaos_schedule *schedule, const atomic_bool *stop,
                                struct dn_error *err);

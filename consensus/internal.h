@@ -148,7 +148,8 @@ struct queued_entry {
     struct queued_entry *next;
     uint64_t index;
     size_t length;
-    uint64_t bytes[]; /* aligned */
+    uint64_t queued_us; /* only DN_MUTANT_APPLY_LATE asks */
+    uint64_t bytes[];   /* aligned */
 };
 
 struct report {
@@ -371,7 +372,7 @@ struct group {
 
     struct dn_histogram *m_commit;
     struct dn_gauge *m_leader, *m_term, *m_applied, *m_pending, *m_log_bytes;
-    struct dn_counter *m_entries, *m_snapshots, *m_mismatch, *m_refused;
+    struct dn_counter *m_entries, *m_snapshots, *m_mismatch, *m_refused, *m_pauses;
 };
 
 /* ---- peers ------------------------------------------------------------------------------------------ */

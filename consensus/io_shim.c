@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/mutant.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -57,6 +58,7 @@ struct append {
     struct group *group;
     struct raft_io_append *orig;
     raft_io_append_cb orig_cb;
+    raft_index last; /* of its entries */
 };
 
 static void append_done(struct raft_io_append *req, int status)
@@ -70,6 +72,9 @@ static void append_done(struct raft_io_append *req, int status)
             return;
         }
         status = RAFT_CANCELED;
+    }
+    if (dn_mutant(DN_MUTANT_ACK_BEFORE_COMMIT) && status == 0 && raft_state(&g->raft) == RAFT_LEADER) {
+        g->raft.commit_index = a->last > g->raft.commit_index ? a->last : g->raft.commit_index;
     }
     a->orig_cb(a->orig, status);
     free(a);
@@ -88,6 +93,7 @@ static int append_shim(struct raft_io *io, struct raft_io_append *req, const str
     a->group = g;
     a->orig = req;
     a->orig_cb = cb;
+    a->last = raft_last_index(&g->raft);
     rv = g->real.append(io, &a->req, entries, n, append_done);
     if (rv != 0) {
         free(a);

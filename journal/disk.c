@@ -6,6 +6,7 @@
 #include "journal/disk_internal.h"
 
 #include "base/log.h"
+#include "base/mutant.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -278,17 +279,18 @@ void disk_remove(struct dn_disk *disk, const char *name, struct dn_disk_op *op)
 
 int disk_write_now(int fd, uint64_t offset, const uint8_t *buffer, size_t length, bool direct)
 {
+    bool skips = dn_mutant(DN_MUTANT_SKIP_FLUSH);
     size_t done = 0;
     while (done < length) {
         struct iovec part = {(void *)(uintptr_t)(buffer + done), length - done};
-        ssize_t n = pwritev2(fd, &part, 1, (off_t)(offset + done), direct ? RWF_DSYNC : 0);
+        ssize_t n = pwritev2(fd, &part, 1, (off_t)(offset + done), direct && !skips ? RWF_DSYNC : 0);
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0)
             return n == 0 ? -EIO : -errno;
         done += (size_t)n;
     }
-    return direct || fdatasync(fd) == 0 ? 0 : -errno;
+    return direct || skips || fdatasync(fd) == 0 ? 0 : -errno;
 }
 
 /* ---- the choice --------------------------------------------------------------------------------------- */

@@ -1,0 +1,195 @@
+/* The schedule: the same seed and names give the same faults; every name is drawn; combinations fit. */
+#include "chaos/nemesis_internal.h"
+#include "tests/unit/base/cmocka_all.h"
+
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define STEPS 5000
+
+static struct nemesis_plan plan_of(uint64_t seed, const char *names)
+{
+    const struct chaos_schedule schedule = {.seed = seed, .names = names, .duration_ms = 60000};
+    struct nemesis_plan plan;
+    struct dn_error err = {0};
+
+    assert_int_equal(nemesis_plan_begin(&schedule, &plan, &err), DN_OK);
+    return plan;
+}
+
+static bool same(const struct nemesis_step *a, const struct nemesis_step *b)
+{
+    bool equal = a->count == b->count && a->quiet_ms == b->quiet_ms && a->fault_ms == b->fault_ms;
+
+    for (unsigned i = 0; equal && i < a->count; i++)
+        equal = a->faults[i] == b->faults[i] && a->random[i] == b->random[i];
+    return equal;
+}
+
+static void a_seed_repeats(void **state)
+{
+    struct nemesis_plan one = plan_of(4711, "all"), two, other = plan_of(4712, "all");
+    unsigned different = 0;
+
+    (void)state;
+    poll(NULL, 0, 3); /* the time is no part of it */
+    two = plan_of(4711, "all");
+    for (int i = 0; i < STEPS; i++) {
+        struct nemesis_step a, b, c;
+        nemesis_plan_next(&one, &a);
+        nemesis_plan_next(&two, &b);
+        nemesis_plan_next(&other, &c);
+        assert_true(same(&a, &b));
+        different += !same(&a, &c);
+    }
+    assert_true(different > STEPS * 9 / 10);
+}
+
+/* What a fault draws for itself comes from its own number, and nothing else. */
+static void a_fault_repeats(void **state)
+{
+    struct fault a = {.random = 99}, b = {.random = 99}, c = {.random = 100};
+    unsigned different = 0;
+
+    (void)state;
+    for (int i = 0; i < 1000; i++) {
+        unsigned drawn = fault_draw(&a, 1000);
+        assert_true(drawn < 1000);
+        assert_int_equal(drawn, fault_draw(&b, 1000));
+        different += drawn != fault_draw(&c, 1000);
+    }
+    assert_true(different > 900);
+}
+
+static void every_name_is_drawn(void **state)
+{
+    struct nemesis_plan plan = plan_of(1, "all");
+    unsigned count, drawn[CHAOS_NEMESES_MAX] = {0};
+    const struct chaos_nemesis_info *list = chaos_nemesis_list(&count);
+    struct nemesis_step step;
+
+    (void)state;
+    assert_int_equal(plan.count, count);
+    for (int i = 0; i < STEPS; i++) {
+        nemesis_plan_next(&plan, &step);
+        assert_true(step.count == 1 || step.count == 2);
+        for (unsigned j = 0; j < step.count; j++)
+            for (unsigned k = 0; k < count; k++)
+                drawn[k] += strcmp(step.faults[j]->info.name, list[k].name) == 0;
+        if (step.count == 2)
+            drawn[count - 1]++; /* "combination" is the last, and never one of the two */
+    }
+    for (unsigned k = 0; k < count; k++)
+        if (drawn[k] == 0)
+            fail_msg("'%s' was never drawn", list[k].name);
+}
+
+static void combinations_are_of_two_kinds(void **state)
+{
+    struct nemesis_plan plan = plan_of(3, "kill-leader,pause-one,partition-one,clock-jump,combination");
+    struct nemesis_step step;
+    unsigned seen = 0;
+
+    (void)state;
+    for (int i = 0; i < STEPS; i++) {
+        nemesis_plan_next(&plan, &step);
+        if (step.count < 2)
+            continue;
+        seen++;
+        assert_true(step.faults[0]->class != step.faults[1]->class);
+        assert_true(step.faults[0]->class != NEMESIS_COMBINED && step.faults[1]->class != NEMESIS_COMBINED);
+    }
+    assert_true(seen > STEPS / 10);
+    plan = plan_of(3, "combination"); /* nothing to combine */
+    nemesis_plan_next(&plan, &step);
+    assert_int_equal(step.count, 0);
+}
+
+static void times_are_within(void **state)
+{
+    const struct chaos_schedule schedule = {
+        .seed = 5, .names = "kill-all", .fault_ms = {10, 20}, .quiet_ms = {3, 3}};
+    struct nemesis_plan plan;
+    struct nemesis_step step;
+    bool least = false, most = false;
+
+    (void)state;
+    assert_int_equal(nemesis_plan_begin(&schedule, &plan, NULL), DN_OK);
+    for (int i = 0; i < STEPS; i++) {
+        nemesis_plan_next(&plan, &step);
+        assert_true(step.fault_ms >= 10 && step.fault_ms <= 20 && step.quiet_ms == 3);
+        least |= step.fault_ms == 10;
+        most |= step.fault_ms == 20;
+    }
+    assert_true(least && most);
+}
+
+static void what_is_wrong_is_refused(void **state)
+{
+    struct nemesis_plan plan;
+    struct dn_error err = {0};
+    struct chaos_schedule schedule = {.names = "kill-all,kill-nobody"};
+
+    (void)state;
+    assert_int_equal(nemesis_plan_begin(&schedule, &plan, &err), DN_INVALID);
+    assert_non_null(strstr(err.message, "'kill-nobody'"));
+    schedule = (struct chaos_schedule){.names = "kill-all", .fault_ms = {2, 1}};
+    assert_int_equal(nemesis_plan_begin(&schedule, &plan, &err), DN_INVALID);
+    schedule = (struct chaos_schedule){.names = "none"};
+    assert_int_equal(nemesis_plan_begin(&schedule, &plan, &err), DN_OK);
+    assert_int_equal(plan.count, 0);
+}
+
+static char *printed(uint64_t seed)
+{
+    const struct chaos_schedule schedule = {.seed = seed, .names = "all", .duration_ms = 120000};
+    char *text;
+    size_t size;
+    FILE *out = open_memstream(&text, &size);
+
+    assert_non_null(out);
+    assert_int_equal(chaos_schedule_print(&schedule, out, NULL), DN_OK);
+    fclose(out);
+    return text;
+}
+
+static void the_printed_schedule_is_the_one(void **state)
+{
+    char *one = printed(12), *two = printed(12), *other = printed(13);
+    struct nemesis_plan plan = plan_of(12, "all");
+    struct nemesis_step step;
+    const char *line = one;
+    int64_t at_ms = 0;
+
+    (void)state;
+    assert_string_equal(one, two);
+    assert_string_not_equal(one, other);
+    while (at_ms < 120000) {
+        char first[160];
+        nemesis_plan_next(&plan, &step);
+        at_ms += step.quiet_ms;
+        snprintf(first, sizeof first, "%9.3f s  %s", (double)at_ms / 1000, step.faults[0]->info.name);
+        assert_memory_equal(line, first, strlen(first));
+        line = strchr(line, '\n') + 1;
+        at_ms += step.fault_ms;
+    }
+    assert_int_equal(*line, 0);
+    free(one);
+    free(two);
+    free(other);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_seed_repeats),
+        cmocka_unit_test(a_fault_repeats),
+        cmocka_unit_test(every_name_is_drawn),
+        cmocka_unit_test(combinations_are_of_two_kinds),
+        cmocka_unit_test(times_are_within),
+        cmocka_unit_test(what_is_wrong_is_refused),
+        cmocka_unit_test(the_printed_schedule_is_the_one),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
