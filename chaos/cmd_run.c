@@ -180,7 +180,9 @@ static void probe(struct run *run)
     for (unsigned i = 0; i < count && i < CHAOS_NEMESES_MAX; i++) {
         if (!why[i] || !named(run->options.nemeses, list[i].name))
             continue;
-        snprintf(run->skipped[run->skipped_count], LINE_MAX_BYTES, "%s: %s", list[i].name, why[i]);
+        /* The first line of the reason: it may be what a program printed. */
+        snprintf(run->skipped[run->skipped_count], LINE_MAX_BYTES, "%s: %.*s", list[i].name,
+                 (int)strcspn(why[i], "\n"), why[i]);
         run_progress_say(&run->progress, "skipped: %s", run->skipped[run->skipped_count++]);
     }
     chaos_workload_list(&count);
