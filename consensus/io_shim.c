@@ -238,6 +238,18 @@ static bool change_fits(struct group *g, const struct raft_message *message)
     return r->configuration_uncommitted_index == 0;
 }
 
+/* A follower that enters a new term by a vote keeps the leader of the term before in libraft, and would say
+ * that it follows it in this one: two leaders of a term, for whoever listens to two nodes. */
+static void recv_and_tell(struct group *g, struct raft_message *message)
+{
+    bool of_leader = message->type == RAFT_APPEND_ENTRIES || message->type == RAFT_INSTALL_SNAPSHOT;
+    raft_term before = raft_current_term(&g->raft);
+    g->raft_recv(&g->io, message); /* takes what the message holds */
+    if (!of_leader && raft_current_term(&g->raft) > before && raft_state(&g->raft) == RAFT_FOLLOWER) {
+        group_forget_leader(g);
+    }
+}
+
 static void recv_shim(struct raft_io *io, struct raft_message *message)
 {
     struct group *g = group_of(io);
@@ -253,7 +265,7 @@ static void recv_shim(struct raft_io *io, struct raft_message *message)
     } else if (message->type == RAFT_APPEND_ENTRIES && !change_fits(g, message)) {
         snapshot_message_free(message);
     } else if (!snapshot_hold(g, message)) {
-        g->raft_recv(io, message);
+        recv_and_tell(g, message);
     }
     consensus_kick(g->c);
 }
