@@ -153,8 +153,8 @@ static void change_names(struct inode *directory, const char *taken, const char 
     struct names *n = directory->names;
     struct change change = {.put.inode = inode};
     SIM_CHECK(strlen(taken) < NAME_LENGTH && strlen(put) < NAME_LENGTH, "name too long");
-    strcpy(change.taken, taken);
-    strcpy(change.put.text, put);
+    memcpy(change.taken, taken, strlen(taken) + 1);
+    memcpy(change.put.text, put, strlen(put) + 1);
     if (n->change_count == n->change_room) {
         n->change_room = n->change_room == 0 ? 8 : n->change_room * 2;
         n->changes = memory_real_grow(n->changes, n->change_room * sizeof *n->changes);
@@ -193,7 +193,7 @@ static int find_parent(unsigned machine, const char *path, struct inode **ret, c
     char copy[PATH_LENGTH], *rest = NULL;
     struct inode *at = disks[machine].root;
     SIM_CHECK(strlen(path) < sizeof copy, "path too long");
-    strcpy(copy, path);
+    memcpy(copy, path, strlen(path) + 1);
     last[0] = 0;
     for (char *part = strtok_r(copy, "/", &rest); part != NULL; part = strtok_r(NULL, "/", &rest)) {
         if (last[0] != 0) {
@@ -207,7 +207,7 @@ static int find_parent(unsigned machine, const char *path, struct inode **ret, c
             at = name->inode;
         }
         SIM_CHECK(strlen(part) < NAME_LENGTH, "name too long");
-        strcpy(last, part);
+        memcpy(last, part, strlen(part) + 1);
     }
     *ret = at;
     return 0;

@@ -236,7 +236,8 @@ void *__wrap_aligned_alloc(size_t alignment, size_t size)
 
 char *__wrap_strdup(const char *text)
 {
-    return current == NULL ? __real_strdup(text) : strcpy(take(strlen(text) + 1, false), text);
+    size_t size = strlen(text) + 1;
+    return current == NULL ? __real_strdup(text) : memcpy(take(size, false), text, size);
 }
 
 void *__wrap_mmap(void *address, size_t length, int protection, int flags, int fd, off_t offset)
