@@ -18,6 +18,12 @@ static struct nemesis {
     bool allowed[LIFE_FAULT_COUNT]; /* each life has some kinds only: rare ones then come together too */
     uint64_t pause_ns;              /* between two faults, on average */
     bool over;
+    struct election {
+        bool running;
+        unsigned voter, first, second; /* candidates */
+        uint64_t life;                 /* of the voter's process */
+        uint64_t until_ns;
+    } election;
 } nemesis;
 
 /* ---- faults ------------------------------------------------------------------------------------------- */
@@ -25,7 +31,9 @@ static struct nemesis {
 static void node_ended(unsigned node)
 {
     workload_node_ended(node);
-    cluster_restart_later(node, sim_between(5 * SIM_MS, sim_chance(4) ? 2 * SIM_S : 300 * SIM_MS));
+    bool soon = nemesis.election.voter == node && nemesis.election.running;
+    cluster_restart_later(node, soon ? sim_between(SIM_MS, 10 * SIM_MS)
+                                     : sim_between(5 * SIM_MS, sim_chance(4) ? 2 * SIM_S : 300 * SIM_MS));
 }
 
 static void crash(unsigned node, bool power)
@@ -157,6 +165,69 @@ static void process_fault(enum life_fault fault, unsigned node)
     }
 }
 
+/* Who votes must not forget it. All three nodes are apart for a while; then two may talk, and one of them is
+ * killed in one of its next disk operations, about when it votes and before it has the new leader's first
+ * entry. When it is back at once, it may talk to the third node only, which asks for its vote in the same
+ * term. */
+static void join(unsigned a, unsigned b, bool joined)
+{
+    sim_net_cut(a, b, !joined);
+    sim_net_cut(b, a, !joined);
+}
+
+static void election_step(void *arg, uint64_t tag)
+{
+    struct election *e = &nemesis.election;
+    (void)arg, (void)tag;
+    if (!e->running) {
+        return;
+    }
+    if (processes[e->voter].life != e->life && cluster.nodes[e->voter].ready) {
+        join(e->first, e->voter, false);
+        join(e->second, e->voter, true);
+        e->running = false;
+    } else if (sim_now() < e->until_ns) {
+        sim_at(sim_now() + SIM_MS / 2, election_step, NULL, 0);
+        return;
+    }
+    e->running = false;
+    uint64_t until_ns = sim_now() + sim_between(600 * SIM_MS, 1200 * SIM_MS);
+    for (unsigned i = 0; i < cluster.node_count; i++) {
+        for (unsigned j = 0; j < cluster.node_count; j++) {
+            heal_link_at(i, j, until_ns);
+        }
+    }
+}
+
+static void election_begin(void *arg, uint64_t tag)
+{
+    struct election *e = &nemesis.election;
+    (void)arg, (void)tag;
+    if (e->running && sim_alive(e->voter)) {
+        e->life = processes[e->voter].life;
+        sim_crash_in_disk(e->voter, (unsigned)sim_random(8), sim_chance(4));
+        join(e->first, e->voter, true);
+    }
+    election_step(NULL, 0);
+}
+
+static void election_fault(unsigned voter)
+{
+    struct election *e = &nemesis.election;
+    if (e->running || cluster.node_count != 3) {
+        return;
+    }
+    *e = (struct election){.running = true, .voter = voter};
+    e->first = (voter + 1 + (unsigned)sim_random(2)) % 3;
+    e->second = 3 - voter - e->first;
+    e->life = processes[voter].life;
+    e->until_ns = sim_now() + 2 * SIM_S;
+    for (unsigned i = 0; i < 3; i++) {
+        join(i, (i + 1) % 3, false);
+    }
+    sim_at(sim_now() + sim_between(300 * SIM_MS, 700 * SIM_MS), election_begin, NULL, 0);
+}
+
 static void nemesis_acts(void)
 {
     enum life_fault fault = (enum life_fault)sim_random(LIFE_FAULT_COUNT);
@@ -172,6 +243,8 @@ static void nemesis_acts(void)
         network_fault(fault, node, other);
     } else if (fault <= LIFE_disk_slow) {
         disk_fault(fault, node);
+    } else if (fault == LIFE_election) {
+        election_fault(node);
     } else {
         sim_clock_jump(node, (int64_t)sim_random(7200000) - 3600000);
     }
@@ -204,6 +277,7 @@ static void heal(void)
 {
     sim_trace("all faults end");
     nemesis.over = true;
+    nemesis.election.running = false;
     workload_fault("mixed", "end", CHAOS_INVOKE);
     for (unsigned i = 0; i < cluster.node_count; i++) {
         disk_well(NULL, i);

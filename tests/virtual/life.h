@@ -24,7 +24,8 @@
     X(disk_errors, "failing disks")                                                                          \
     X(disk_full, "full disks")                                                                               \
     X(disk_slow, "slow disks")                                                                               \
-    X(clock, "clock jumps")
+    X(clock, "clock jumps")                                                                                  \
+    X(election, "voters killed as they vote")
 
 enum life_fault {
 #define X(name, text) LIFE_##name,
