@@ -285,6 +285,8 @@ static enum dn_code repair(struct fault *f, struct dn_error *err)
     return code;
 }
 
+/* journal-flip may end with a disk replaced, and that must never meet another node's lost disk: so it is one
+ * of those that change members. */
 const struct nemesis NEMESES_JOURNAL[] = {
     {{"journal-torn", "the end of a killed node's journal looks like a torn write"},
      NEMESIS_DISK,
@@ -293,7 +295,7 @@ const struct nemesis NEMESES_JOURNAL[] = {
      NULL,
      start_again},
     {{"journal-flip", "a bit turns inside a killed node's journal: it must refuse to start"},
-     NEMESIS_DISK,
+     NEMESIS_MEMBERS,
      NULL,
      flip_bit,
      NULL,
