@@ -20,7 +20,7 @@
 #define RECORD_HEAD_BYTES 40
 #define TORN_MAX 4096
 #define RECORDS_MIN 24  /* fewer are no journal to damage in its middle */
-#define REFUSE_MS 20000 /* a node that meets damage leaves within this */
+#define REFUSE_MS 60000 /* a node that meets damage leaves within this */
 #define LSN_AT 24       /* in a record's head (journal/format.h) */
 #define DURABLE_LSN_AT 32
 
