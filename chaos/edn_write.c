@@ -163,7 +163,8 @@ static void put_events(struct dn_buffer *out, const struct chaos_op *op)
         if (op->f == CHAOS_INGEST && event->offset >= 0) {
             dn_buffer_u8(out, ' ');
             put_i64(out, event->offset);
-        } else if (op->f == CHAOS_PUBLISH && event->outcome >= 0 && event->outcome < CHAOS_OUTCOMES) {
+        } else if (op->f == CHAOS_PUBLISH && (op->type == CHAOS_OK || op->type == CHAOS_INFO) &&
+                   event->outcome >= 0 && event->outcome < CHAOS_OUTCOMES) {
             put_text(out, " :");
             put_text(out, chaos_outcome_name(event->outcome));
         }

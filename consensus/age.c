@@ -20,6 +20,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/mutant.h"
 
 #include <string.h>
 
@@ -367,7 +368,7 @@ bool dn_consensus_age_us(const struct dn_consensus *c, uint32_t group, uint64_t 
     if (base == 0) {
         return false;
     }
-    *ret_age_us = now > base ? now - base : 0;
+    *ret_age_us = now > base && !dn_mutant(DN_MUTANT_UNDERSTATE_AGE) ? now - base : 0;
     return true;
 }
 

@@ -20,7 +20,9 @@
 #include <sys/stat.h>
 
 #define COMPONENT "consensus"
+#define STILL_US 50000         /* the log stands still for so long at most: a planned move costs no more */
 #define STILL_PAUSE_US 2000000 /* writes go on for so long before the log stands still again */
+#define STILL_ENTRIES 64       /* and only for a follower that lacks no more than so many entries */
 #define INSTALL_TIMEOUT_MS                                                                                   \
     (20u * 1000) /* a leader repeats its InstallSnapshot (a manifest) until it is answered */
 
@@ -49,6 +51,8 @@ static void group_metrics(struct group *g)
     g->m_snapshots = dn_metrics_counter(m, "dunlin_snapshots_total", label, "Snapshots stored");
     g->m_mismatch = dn_metrics_counter(m, "dunlin_hash_mismatches_total", label,
                                        "State hashes that differ from another node's");
+    g->m_pauses = dn_metrics_counter(m, "dunlin_log_pauses_total", label,
+                                     "Times a leader held new entries back to hand its group over");
     g->m_refused = dn_metrics_counter(m, "dunlin_proposals_refused_total", label, "Proposals refused");
 }
 
@@ -291,11 +295,16 @@ bool group_hand_over(struct group *g, uint64_t to)
     if (g->transferring || g->raft.transfer != NULL || configuration->n == 0) {
         return false;
     }
+    bool near = false;
     for (unsigned k = 0; k < configuration->n; k++) { /* groups spread over the others */
         const struct raft_server *s = &configuration->servers[(k + g->id) % configuration->n];
         raft_index match;
         if (s->id == c->raft_id || s->role != RAFT_VOTER || (to != 0 && s->id != to) || !link_up(c, s->id) ||
-            raft_match_index(&g->raft, s->id, &match) != 0 || match != raft_last_index(&g->raft)) {
+            raft_match_index(&g->raft, s->id, &match) != 0) {
+            continue;
+        }
+        if (match != raft_last_index(&g->raft)) {
+            near = near || match + STILL_ENTRIES >= raft_last_index(&g->raft);
             continue;
         }
         if (raft_transfer(&g->raft, &g->transfer, s->id, transfer_done) != 0) {
@@ -308,9 +317,12 @@ bool group_hand_over(struct group *g, uint64_t to)
         return true;
     }
     uint64_t now_us = dn_monotonic_us();
-    if (now_us >= g->still_next_us) { /* under load no follower ever has the last entry */
+    if (near && now_us >= g->still_next_us) { /* under load no follower ever has the last entry */
+        if (g->m_pauses != NULL) {
+            dn_counter_add(g->m_pauses, 1);
+        }
         g->hand_to = to;
-        g->still_until_us = now_us + (uint64_t)c->o.election_timeout_ms * 1000;
+        g->still_until_us = now_us + STILL_US;
         g->still_next_us = g->still_until_us + STILL_PAUSE_US;
     }
     return false;

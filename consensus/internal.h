@@ -90,6 +90,8 @@ struct proposal_link {
     uint32_t result_length;
     uint32_t ordinal;    /* slot in the batch */
     uint64_t remote : 1; /* came over a peer link */
+    uint64_t
+        unsure : 1; /* an earlier try may have brought it into the log, and nobody said that it did not */
 };
 _Static_assert(sizeof(struct proposal_link) <= sizeof(((struct dn_proposal *)0)->opaque), "opaque too small");
 
@@ -146,7 +148,8 @@ struct queued_entry {
     struct queued_entry *next;
     uint64_t index;
     size_t length;
-    uint64_t bytes[]; /* aligned */
+    uint64_t queued_us; /* only DN_MUTANT_APPLY_LATE asks */
+    uint64_t bytes[];   /* aligned */
 };
 
 struct report {
@@ -369,7 +372,7 @@ struct group {
 
     struct dn_histogram *m_commit;
     struct dn_gauge *m_leader, *m_term, *m_applied, *m_pending, *m_log_bytes;
-    struct dn_counter *m_entries, *m_snapshots, *m_mismatch, *m_refused;
+    struct dn_counter *m_entries, *m_snapshots, *m_mismatch, *m_refused, *m_pauses;
 };
 
 /* ---- peers ------------------------------------------------------------------------------------------ */

@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/mutant.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -57,7 +58,35 @@ struct append {
     struct group *group;
     struct raft_io_append *orig;
     raft_io_append_cb orig_cb;
+    raft_index last; /* of its entries */
 };
+
+/* What libraft 0.22.1 keeps of a follower, as far as the mutant touches it. */
+struct raft_progress {
+    unsigned short state[4];
+    raft_index next, match;
+    raft_time last[2];
+    raft_index snapshot;
+    raft_time snapshot_sent;
+};
+
+/* DN_MUTANT_ACK_BEFORE_COMMIT: for this one moment all the others seem to hold the entries too. */
+static void mutant_ack(struct group *g, const struct append *a)
+{
+    raft_index kept[DN_MEMBERS_MAX] = {0};
+    struct raft_progress *all = g->raft.leader_state.progress;
+    unsigned n = g->raft.configuration.n;
+    for (unsigned i = 0; i < n && i < DN_MEMBERS_MAX; i++) {
+        kept[i] = all[i].match;
+        all[i].match = a->last > kept[i] ? a->last : kept[i];
+    }
+    a->orig_cb(a->orig, 0);
+    if (raft_state(&g->raft) == RAFT_LEADER && g->raft.leader_state.progress == all) {
+        for (unsigned i = 0; i < n && i < DN_MEMBERS_MAX; i++) {
+            all[i].match = g->raft.configuration.servers[i].id == g->c->raft_id ? all[i].match : kept[i];
+        }
+    }
+}
 
 static void append_done(struct raft_io_append *req, int status)
 {
@@ -71,7 +100,11 @@ static void append_done(struct raft_io_append *req, int status)
         }
         status = RAFT_CANCELED;
     }
-    a->orig_cb(a->orig, status);
+    if (dn_mutant(DN_MUTANT_ACK_BEFORE_COMMIT) && status == 0 && raft_state(&g->raft) == RAFT_LEADER) {
+        mutant_ack(g, a);
+    } else {
+        a->orig_cb(a->orig, status);
+    }
     free(a);
     consensus_kick(g->c);
 }
@@ -88,6 +121,7 @@ static int append_shim(struct raft_io *io, struct raft_io_append *req, const str
     a->group = g;
     a->orig = req;
     a->orig_cb = cb;
+    a->last = raft_last_index(&g->raft);
     rv = g->real.append(io, &a->req, entries, n, append_done);
     if (rv != 0) {
         free(a);

@@ -156,13 +156,20 @@ struct batch *propose_batch_of(struct group *g, uint64_t sequence)
     return NULL;
 }
 
+/* It was in a log, or on its way into one, and may still come out of it. */
+static void try_again(struct group *g, struct dn_proposal *p)
+{
+    plink(p)->unsure = true;
+    proposals_push_front(&g->pending, p);
+}
+
 /* Not committed as far as is known: its proposals start again, in their order, before newer ones. */
 static void batch_failed(struct group *g, struct batch *b)
 {
     for (uint32_t i = b->count; i-- > 0;) {
         if (b->items[i] != NULL) {
             plink(b->items[i])->batch = NULL;
-            proposals_push_front(&g->pending, b->items[i]);
+            try_again(g, b->items[i]);
         }
     }
     batch_unlink(g, b);
@@ -381,7 +388,7 @@ void propose_unforward(struct group *g)
     while (g->forwarded.last != NULL) {
         struct dn_proposal *p = g->forwarded.last;
         proposals_remove(&g->forwarded, p);
-        proposals_push_front(&g->pending, p);
+        try_again(g, p);
     }
 }
 
@@ -420,12 +427,15 @@ void propose_answer(struct dn_consensus *c, const struct wire_frame *frame)
     }
     if (frame->code == DN_NOT_LEADER || frame->code == DN_UNAVAILABLE) {
         g->retry_at_us = dn_monotonic_us() + RETRY_AFTER_US;
-        proposals_push_front(&g->pending, p);
+        try_again(g, p);
         return;
     }
-    dn_fail(&err, frame->code, "leader (node %llu): %.*s", (unsigned long long)g->leader_id,
-            (int)frame->message_length, frame->message == NULL ? "" : frame->message);
-    propose_finish(g, p, frame->code, frame->index, NULL, 0, &err);
+    bool refused = frame->code == DN_EXHAUSTED || frame->code == DN_NO_SPACE;
+    enum dn_code code = refused && plink(p)->unsure ? DN_UNAVAILABLE : (enum dn_code)frame->code;
+    dn_fail(&err, code, "leader (node %llu): %.*s%s", (unsigned long long)g->leader_id,
+            (int)frame->message_length, frame->message == NULL ? "" : frame->message,
+            code == frame->code ? "" : "; an earlier try may have succeeded");
+    propose_finish(g, p, code, frame->index, NULL, 0, &err);
 }
 
 void propose_moved(struct group *g)

@@ -18,6 +18,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/mutant.h"
 #include "consensus/rpc.h"
 
 #include <stdio.h>
@@ -232,7 +233,7 @@ static int io_load(struct raft_io *io, raft_term *term, raft_id *voted_for, stru
         g->promise_lsn = dn_journal_appended(g->c->journal);
     }
     *term = have.term;
-    *voted_for = have.voted_for;
+    *voted_for = dn_mutant(DN_MUTANT_DROP_VOTE) ? 0 : have.voted_for;
     *snapshot = loaded;
     *start_index = have.entry_count > 0 ? have.first_index : have.snapshot_index + 1;
     *entries = loading.entries;

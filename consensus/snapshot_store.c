@@ -117,10 +117,10 @@ enum dn_code snapfile_publish(const struct snapstore *store, int fd, const char 
 
 static enum dn_code make_dir(const char *parent, const char *dir, struct dn_error *err)
 {
-    if (mkdir(dir, 0700) == 0) {
-        return sync_dir(parent, err);
+    if (mkdir(dir, 0700) != 0 && errno != EEXIST) {
+        return snapfile_failed(err, "create", dir, errno);
     }
-    return errno == EEXIST ? DN_OK : snapfile_failed(err, "create", dir, errno);
+    return sync_dir(parent, err); /* one that is there may be of a process that was killed before this */
 }
 
 enum dn_code snapstore_open(struct snapstore *store, const char *data_dir, uint32_t group,

@@ -6,6 +6,7 @@
 #include "journal/disk_internal.h"
 
 #include "base/log.h"
+#include "base/mutant.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -122,6 +123,41 @@ void disk_close(struct dn_disk_file *file)
     free(file);
 }
 
+static int sync_folder(const struct folder *folder)
+{
+    return fsync(folder->fd) == 0 ? 0 : -errno;
+}
+
+/* The bytes are written once more, not only flushed: after a flush that failed, the kernel shows pages that
+ * it holds for written though the disk has never seen them. */
+enum dn_code disk_settle(struct dn_disk *disk, const char *name, uint64_t offset, size_t length,
+                         struct dn_error *err)
+{
+    struct folder *folder = (struct folder *)disk;
+    struct dn_disk_file file = {.folder = folder, .fd = openat(folder->fd, name, O_RDWR | O_CLOEXEC)};
+    uint8_t *bytes = malloc(length > 0 ? length : 1);
+    size_t found = 0;
+    enum dn_code code = DN_OK;
+    if (!bytes)
+        code = dn_fail(err, DN_NO_MEMORY, "settle '%s/%s'", folder->path, name);
+    else if (file.fd < 0)
+        code = dn_fail(err, DN_IO, "open '%s/%s' for writing: %s", folder->path, name, strerror(errno));
+    if (code == DN_OK)
+        code = disk_read(&file, offset, bytes, length, &found, err);
+    if (code == DN_OK) {
+        int rv = disk_write_now(file.fd, offset, bytes, found, false);
+        if (rv == 0)
+            rv = sync_folder(folder);
+        if (rv != 0)
+            code = dn_fail(err, rv == -ENOSPC ? DN_NO_SPACE : DN_IO, "make '%s/%s' durable: %s", folder->path,
+                           name, strerror(-rv));
+    }
+    if (file.fd >= 0)
+        close(file.fd);
+    free(bytes);
+    return code;
+}
+
 /* ---- jobs on the pool --------------------------------------------------------------------------------- */
 
 static void job_run(uv_work_t *work)
@@ -161,11 +197,6 @@ static struct disk_job *naming(struct dn_disk *disk, const char *from, const cha
     memcpy(job->from, from, strlen(from) + 1);
     memcpy(job->to, to, strlen(to) + 1);
     return job;
-}
-
-static int sync_folder(const struct folder *folder)
-{
-    return fsync(folder->fd) == 0 ? 0 : -errno;
 }
 
 /* fallocate first, so that a full disk says so before it is filled; then zeros, so that later writes find
@@ -248,17 +279,18 @@ void disk_remove(struct dn_disk *disk, const char *name, struct dn_disk_op *op)
 
 int disk_write_now(int fd, uint64_t offset, const uint8_t *buffer, size_t length, bool direct)
 {
+    bool skips = dn_mutant(DN_MUTANT_SKIP_FLUSH);
     size_t done = 0;
     while (done < length) {
         struct iovec part = {(void *)(uintptr_t)(buffer + done), length - done};
-        ssize_t n = pwritev2(fd, &part, 1, (off_t)(offset + done), direct ? RWF_DSYNC : 0);
+        ssize_t n = pwritev2(fd, &part, 1, (off_t)(offset + done), direct && !skips ? RWF_DSYNC : 0);
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0)
             return n == 0 ? -EIO : -errno;
         done += (size_t)n;
     }
-    return direct || fdatasync(fd) == 0 ? 0 : -errno;
+    return direct || skips || fdatasync(fd) == 0 ? 0 : -errno;
 }
 
 /* ---- the choice --------------------------------------------------------------------------------------- */

@@ -43,6 +43,11 @@ struct dn_disk_ops {
     enum dn_code (*read)(struct dn_disk_file *file, uint64_t offset, void *buffer, size_t length,
                          size_t *ret_length, struct dn_error *err);
     void (*close)(struct dn_disk_file *file); /* no operation of it may be under way */
+    /* Synchronous too: puts on stable storage what read() shows of that range, and the folder's names. A
+     * killed process may have left in the page cache what it never flushed; what recovery believes must
+     * survive the next loss of power as well. Not needed of a disk that is only read. */
+    enum dn_code (*settle)(struct dn_disk *disk, const char *name, uint64_t offset, size_t length,
+                           struct dn_error *err);
 
     /* Asynchronous. create: a new file of `bytes` zeros, allocated so that later writes change no metadata,
      * its name durable; *ret_file is set before op->done(op, 0). A failure leaves no file. */

@@ -31,6 +31,8 @@ enum dn_code disk_open(struct dn_disk *disk, const char *name, struct dn_disk_fi
 enum dn_code disk_read(struct dn_disk_file *file, uint64_t offset, void *buffer, size_t length,
                        size_t *ret_length, struct dn_error *err);
 void disk_close(struct dn_disk_file *file);
+enum dn_code disk_settle(struct dn_disk *disk, const char *name, uint64_t offset, size_t length,
+                         struct dn_error *err);
 void disk_create(struct dn_disk *disk, const char *name, uint64_t bytes, struct dn_disk_file **ret_file,
                  struct dn_disk_op *op);
 void disk_rename(struct dn_disk *disk, const char *from, const char *to, struct dn_disk_op *op);

@@ -37,6 +37,7 @@ enum dn_code disk_pool_open(const char *dir, uv_loop_t *loop, struct dn_disk **r
                                            .open = disk_open,
                                            .read = disk_read,
                                            .close = disk_close,
+                                           .settle = disk_settle,
                                            .create = disk_create,
                                            .write = pool_write,
                                            .rename = disk_rename,

@@ -9,6 +9,8 @@
  * the caller takes the thread pool. */
 #include "journal/disk_internal.h"
 
+#include "base/mutant.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <liburing.h>
@@ -51,7 +53,7 @@ static bool queue(struct uring *uring, struct dn_disk_op *op)
     if (!sqe)
         return false;
     io_uring_prep_write(sqe, request->file->fd, request->buffer, (unsigned)request->left, request->offset);
-    sqe->rw_flags = RWF_DSYNC;
+    sqe->rw_flags = dn_mutant(DN_MUTANT_SKIP_FLUSH) ? 0 : RWF_DSYNC;
     io_uring_sqe_set_data(sqe, op);
     uring->queued++;
     return true;
@@ -137,7 +139,7 @@ static int probe(struct uring *uring)
         memset(block, 0, DN_DISK_ALIGN);
         struct io_uring_sqe *sqe = io_uring_get_sqe(&uring->ring);
         io_uring_prep_write(sqe, fd, block, DN_DISK_ALIGN, 0);
-        sqe->rw_flags = RWF_DSYNC;
+        sqe->rw_flags = dn_mutant(DN_MUTANT_SKIP_FLUSH) ? 0 : RWF_DSYNC;
         result = io_uring_submit(&uring->ring);
         if (result > 0)
             result = io_uring_wait_cqe_timeout(&uring->ring, &cqe, &limit);
@@ -210,6 +212,7 @@ enum dn_code disk_uring_open(const char *dir, uv_loop_t *loop, struct dn_disk **
                                            .open = disk_open,
                                            .read = disk_read,
                                            .close = disk_close,
+                                           .settle = disk_settle,
                                            .create = disk_create,
                                            .write = uring_write,
                                            .rename = disk_rename,

@@ -11,7 +11,10 @@
  * nothing in the file was ever acknowledged (a write that opens a segment holds its header and first
  * records), provided that no record of a later write is there, and that the next segment begins where the one
  * before ends. A header tells the file's length, so that a cut end is not taken for a torn one. What cannot
- * be told: that the newest segment's whole file is missing. */
+ * be told: that the newest segment's whole file is missing.
+ *
+ * A process that was killed in a write may have left it sound, but not durable. Recovery believes it, so it
+ * makes the last write durable before anybody builds on it. */
 #include "journal/internal.h"
 
 #include "base/log.h"
@@ -45,6 +48,7 @@ struct chain {
     size_t number; /* in journal->segments */
     bool header;
     uint64_t made_bytes; /* the file's length as the header tells it; 0: not told */
+    uint64_t sure_lsn;   /* all before it was durable when its last record was written */
 };
 
 /* ---- reading ------------------------------------------------------------------------------------------ */
@@ -262,9 +266,10 @@ static enum dn_code begins(struct reader *reader, struct chain *ret, bool *ret_u
 }
 
 /* Reads records from the segment's beginning until `until_lsn`, or the first that is not sound. */
-static enum dn_code read_segment(struct reader *reader, uint32_t number, uint64_t until_lsn, walk_cb each,
+static enum dn_code read_segment(struct reader *reader, struct chain *link, uint64_t until_lsn, walk_cb each,
                                  void *data, struct dn_error *err)
 {
+    uint32_t number = (uint32_t)link->number;
     struct dn_journal *journal = reader->journal;
     struct segment *segment = reader->segment;
     uint64_t offset = DN_DISK_ALIGN;
@@ -309,6 +314,7 @@ static enum dn_code read_segment(struct reader *reader, uint32_t number, uint64_
         if (code != DN_OK)
             return code;
         state_note(segment, &record, bytes + RECORD_BYTES);
+        link->sure_lsn = record.durable_lsn;
         offset += record_size(record.length);
     }
     segment->end = offset;
@@ -354,6 +360,20 @@ static enum dn_code end_of_chain(struct reader *reader, const struct chain *link
     return code;
 }
 
+/* The write that ended the sequence. */
+static enum dn_code settle_end(const struct reader *reader, const struct chain *link, struct dn_error *err)
+{
+    const struct dn_journal *journal = reader->journal;
+    const struct segment *segment = reader->segment;
+    char name[DN_DISK_NAME_MAX];
+    uint64_t from = link->sure_lsn <= segment->base_lsn /* it opened the segment: with its header */
+                        ? 0
+                        : DN_DISK_ALIGN + (link->sure_lsn - segment->base_lsn);
+    segment_name(segment->sequence, name);
+    DN_ASSERT(from <= segment->end);
+    return journal->disk->ops->settle(journal->disk, name, from, (size_t)(segment->end - from), err);
+}
+
 enum dn_code recover_walk(struct dn_journal *journal, walk_cb each, void *data, struct dn_error *err)
 {
     struct reader reader = {.journal = journal};
@@ -376,8 +396,7 @@ enum dn_code recover_walk(struct dn_journal *journal, walk_cb each, void *data, 
         DN_ASSERT(segment);
         reader.segment = segment;
         reader.length = 0;
-        code = read_segment(&reader, (uint32_t)chain[k].number, after ? after->base_lsn : UINT64_MAX, each,
-                            data, err);
+        code = read_segment(&reader, &chain[k], after ? after->base_lsn : UINT64_MAX, each, data, err);
         if (code != DN_OK)
             break;
         journal->durable_lsn = segment->base_lsn + (segment->end - DN_DISK_ALIGN);
@@ -386,6 +405,8 @@ enum dn_code recover_walk(struct dn_journal *journal, walk_cb each, void *data, 
                            "a record is not sound, but the next segment goes on behind it", err);
         else if (!after)
             code = end_of_chain(&reader, &chain[k], each == NULL, err);
+        if (code == DN_OK && !after && journal->found && !journal->o.read_only)
+            code = settle_end(&reader, &chain[k], err);
         if (code == DN_OK && !chain[k].header)
             dn_warn(COMPONENT, "'%s': the header of segment %016llx is not sound; its records are",
                     journal->name, (unsigned long long)segment->sequence);

@@ -6,6 +6,7 @@ case "${1:-}" in
     --help|-h)
         echo "Usage: scripts/bench.sh [--json] [--small]"
         echo "       scripts/bench.sh --commit [--against REV] [--rounds N] [--json]    commits, beside another build"
+        echo "       scripts/bench.sh --transfer [OPTIONS]    1 GiB of state to a node that lacks it (--transfer --help)"
         echo "       scripts/bench.sh --failover [OPTIONS]    leaders killed and stopped (--failover --help)"
         echo "  --json   results as JSON on standard output (progress goes to standard error)"
         echo "  --small  small sizes: to see that it runs, not to measure"
@@ -13,7 +14,7 @@ case "${1:-}" in
         exit 0 ;;
 esac
 special=""
-case "${1:-}" in --commit|--failover) special=${1#--}; shift ;; esac
+case "${1:-}" in --commit|--failover|--transfer) special=${1#--}; shift ;; esac
 for option in "$@"; do
     [ -z "$special" ] || break
     case "$option" in --json|--small) ;; *) echo "bench.sh: unknown option '$option'; see --help" >&2; exit 2 ;; esac

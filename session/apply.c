@@ -4,6 +4,7 @@
  * applied one by one. Walking a few events ahead, what they will need is asked for from memory early: at a
  * million users nearly every access is a cache miss, and the misses of many events then overlap. */
 #include "base/error.h"
+#include "base/mutant.h"
 #include "base/text.h"
 #include "session/core.h"
 #include "session/wire.h"
@@ -195,7 +196,8 @@ static void apply_stream(struct dn_core *core, const struct dn_record_head *head
     if (source != NULL) {
         next_offset = atomic_load_explicit(&source->next_offset, memory_order_relaxed);
     }
-    if (head->begins_at > next_offset || (head->begins_at == DN_OFFSET_UNSET && source != NULL)) {
+    if ((head->begins_at > next_offset && !dn_mutant(DN_MUTANT_ACCEPT_GAP)) ||
+        (head->begins_at == DN_OFFSET_UNSET && source != NULL)) {
         answer_events(result, DN_RESULT_GAP, next_offset, 0);
         return;
     }

@@ -9,6 +9,7 @@
  * META, ITEMS, SOURCES, TOMBSTONES (in log order), USERS; then the u64 state hash. Ids in it are only names
  * that hold within it. */
 #include "base/error.h"
+#include "base/mutant.h"
 #include "session/core.h"
 #include "session/wire.h"
 
@@ -144,7 +145,8 @@ static void write_sources(const struct dn_capture *capture, struct dn_sink *sink
         dn_buffer_blob(out, source->name, source->name_length);
         dn_buffer_u32(out, source->partition);
         dn_buffer_i64(out, source->floor_ms);
-        dn_buffer_i64(out, atomic_load_explicit(&source->next_offset, memory_order_relaxed));
+        int64_t next_offset = atomic_load_explicit(&source->next_offset, memory_order_relaxed);
+        dn_buffer_i64(out, dn_mutant(DN_MUTANT_FORGET_OFFSET) ? 0 : next_offset);
         spill_if_full(sink, out);
     }
 }

@@ -1,6 +1,6 @@
 /* Commits: three nodes in one process on loopback, real disks, writers that each keep one record under way.
  *
- *   bench_commit [--dir DIR] [--writers N] [--groups N] [--bytes N] [--seconds S] [--restart 1]
+ *   bench_commit [--dir DIR] [--writers N] [--groups N] [--bytes N] [--seconds S] [--restart 1] [--single 1]
  *
  * Writers are spread over the groups and propose at the group's leader. Prints one line of JSON: commits a
  * second, latency from proposal to applied, writes and flushes of the disk that holds DIR (from
@@ -8,6 +8,7 @@
  * all, and when it had done 10,000 and 100,000 commits (0: it had not).
  * `scripts/bench.sh --commit` runs it beside the build of an older commit.
  *
+ * With --single every record is an entry of its own.
  * With --restart no snapshot is taken; then all nodes stop and start again on the same log, and a second line
  * says how many entries that was, how long until every node had applied all of it, and how often a group
  * changed its leader meanwhile (0 beyond the first: nobody was deposed for being busy). */
@@ -44,6 +45,7 @@ static struct dn_histogram *latency;
 static atomic_bool stopping;
 static _Atomic uint64_t commits, failures, under_way, leaders;
 static size_t record_bytes = 256;
+static unsigned entry_max_bytes; /* 0: the default */
 
 static void die(const char *what, const struct dn_error *err)
 {
@@ -261,6 +263,7 @@ static void start_nodes(struct dn_consensus **nodes, const char *dir, unsigned g
                                 fsm_snapshot_begin,  fsm_snapshot_write, fsm_snapshot_end, fsm_restore_build,
                                 fsm_restore_install, fsm_restore_discard};
         struct dn_consensus_options options = {.data_dir = data_dir,
+                                               .entry_max_bytes = entry_max_bytes,
                                                .cluster_id = "bench",
                                                .node_id = i + 1,
                                                .members = members,
@@ -309,10 +312,14 @@ static void restart(struct dn_consensus **nodes, const char *dir, unsigned group
         for (unsigned i = 0; i < NODES; i++)
             while (dn_consensus_applied(nodes[i], g) < last[g])
                 usleep(1000);
+    double applied = (double)(dn_monotonic_us() - start) / 1e6;
+    while (atomic_load(&leaders) < groups)
+        usleep(1000);
+    sleep(2); /* a leader that is deposed for having been busy is so soon */
     printf("{\"entries\": %llu, \"loaded_s\": %.2f, \"applied_s\": %.2f, \"leaders\": %llu, \"groups\": %u, "
            "\"peak_mib\": %.1f}\n",
-           (unsigned long long)entries, loaded, (double)(dn_monotonic_us() - start) / 1e6,
-           (unsigned long long)atomic_load(&leaders), groups, peak_mib());
+           (unsigned long long)entries, loaded, applied, (unsigned long long)atomic_load(&leaders), groups,
+           peak_mib());
 }
 
 static unsigned number(const char *text, unsigned max)
@@ -344,10 +351,12 @@ int main(int argc, char **argv)
             seconds = number(value, 3600);
         else if (strcmp(argv[i], "--restart") == 0)
             again = number(value, 1);
+        else if (strcmp(argv[i], "--single") == 0)
+            entry_max_bytes = number(value, 1);
         else {
             fprintf(stderr,
                     "usage: bench_commit [--dir DIR] [--writers N] [--groups N] [--bytes N] [--seconds S] "
-                    "[--restart 1]\n");
+                    "[--restart 1] [--single 1]\n");
             return strcmp(argv[i], "--help") == 0 ? 0 : 2;
         }
     }

@@ -29,7 +29,9 @@
 #ifndef NODES
 #define NODES 3
 #endif
+#ifndef GROUPS_MAX_HERE
 #define GROUPS_MAX_HERE 2
+#endif
 #define PATIENCE_US 20000000ull
 
 #if defined(__SANITIZE_THREAD__)
@@ -248,6 +250,7 @@ static inline void cluster_init(struct cluster *c, unsigned nodes, unsigned grou
     memset(c, 0, sizeof *c);
     snprintf(c->dir, sizeof c->dir, "/tmp/dn-consensus-XXXXXX");
     assert_non_null(mkdtemp(c->dir));
+    assert_true(groups <= GROUPS_MAX_HERE);
     c->nodes = nodes;
     c->groups = groups;
     for (unsigned i = 0; i < nodes; i++) {

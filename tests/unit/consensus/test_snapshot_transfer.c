@@ -1,5 +1,6 @@
 /* Snapshots between nodes: chunks fetched, cut off, taken up again, damaged, served to two at once. */
 #define NODES 5
+#define GROUPS_MAX_HERE 4
 #include "cluster.h"
 
 #include "consensus/snapshot_store.h"
@@ -293,6 +294,76 @@ static void own_snapshots_while_one_is_fetched(void **unused)
     done(&c);
 }
 
+static unsigned led_by(struct cluster *c, unsigned groups, unsigned node)
+{
+    unsigned count = 0;
+    for (unsigned g = 0; g < groups; g++) {
+        count += leader_of(c, g) == node;
+    }
+    return count;
+}
+
+static void await_led(struct cluster *c, unsigned groups, unsigned node, unsigned count)
+{
+    uint64_t until = dn_monotonic_us() + 3 * PATIENCE_US;
+    while (led_by(c, groups, node) != count) {
+        assert_true(dn_monotonic_us() < until);
+        usleep(10000);
+    }
+}
+
+static uint64_t pauses_of(struct cluster *c, unsigned groups)
+{
+    uint64_t sum = 0;
+    for (unsigned g = 0; g < groups; g++) {
+        char name[80];
+        snprintf(name, sizeof name, "dunlin_log_pauses_total{group=\"%u\"}", g);
+        sum += metric(c->options.metrics, name);
+    }
+    return sum;
+}
+
+/* A node that comes back is to get its share of the leaders; but no log stands still for it while it lacks a
+ * whole state. */
+static void no_pause_for_one_that_lags(void **unused)
+{
+    enum { GROUPS = 4, AWAY = 2 };
+    struct cluster c;
+    char *record = malloc(RECORD_BYTES);
+    (void)unused;
+    cluster_init(&c, 3, GROUPS);
+    c.options.metrics = dn_metrics_create();
+    c.options.snapshot_log_bytes = 1 << 18;
+    c.options.entry_max_bytes = RECORD_BYTES;
+    c.options.balance_ms = 200;
+    cluster_start_all(&c);
+    leader_of(&c, 0);
+    cluster_stop(&c, AWAY, 2000);
+    for (unsigned g = 0; g < GROUPS; g++) {
+        struct dn_group_status status = {0};
+        for (unsigned i = 0; status.first_index < 20; i++) {
+            struct call call;
+            assert_true(i < 1000);
+            memset(record, 'a' + (int)(i % 26), RECORD_BYTES);
+            assert_true(call_propose(&call, c.node[0], g, record, RECORD_BYTES, 30000));
+            must(call_end(&call), &call);
+            dn_consensus_status(c.node[leader_of(&c, g)], g, &status);
+        }
+    }
+    free(record);
+    await_led(&c, GROUPS, 0, GROUPS / 2);
+    uint64_t pauses = pauses_of(&c, GROUPS);
+    c.options.snapshot_rate_bytes = SLOW_RATE;
+    cluster_start(&c, AWAY);
+    await_fetched(&c, 3); /* seconds */
+    assert_int_equal(pauses_of(&c, GROUPS), pauses);
+    for (unsigned g = 0; g < GROUPS; g++) {
+        must_converge(&c, g);
+    }
+    await_led(&c, GROUPS, AWAY, 1);
+    done(&c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -302,6 +373,7 @@ int main(void)
         cmocka_unit_test(a_damaged_chunk_at_the_sender),
         cmocka_unit_test(a_damaged_snapshot_of_our_own),
         cmocka_unit_test(own_snapshots_while_one_is_fetched),
+        cmocka_unit_test(no_pause_for_one_that_lags),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

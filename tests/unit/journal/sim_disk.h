@@ -53,6 +53,8 @@ struct sim_disk {
     unsigned fail_from[SIM_KINDS], fail_count[SIM_KINDS]; /* the n-th (from 1) and how many after fail */
     int fail_error;
     uint64_t writes, bytes;
+    char settled[DN_DISK_NAME_MAX]; /* by the last recovery: the file, and from where to where */
+    uint64_t settled_from, settled_end;
 };
 
 static inline uint64_t sim_random(struct sim_disk *sim)
@@ -132,6 +134,18 @@ static inline void sim_close(struct dn_disk_file *file)
     free(file);
 }
 
+/* What has ended is durable here: it only notes what recovery wants to be sure of. */
+static inline enum dn_code sim_settle(struct dn_disk *disk, const char *name, uint64_t offset, size_t length,
+                                      struct dn_error *err)
+{
+    struct sim_disk *sim = (struct sim_disk *)disk;
+    (void)err;
+    snprintf(sim->settled, sizeof sim->settled, "%s", name);
+    sim->settled_from = offset;
+    sim->settled_end = offset + length;
+    return DN_OK;
+}
+
 static inline struct sim_op *sim_begin(struct sim_disk *sim, enum sim_kind kind, struct dn_disk_op *op)
 {
     if (sim->op_count == SIM_OPS)
@@ -196,8 +210,9 @@ static inline void sim_destroy(struct dn_disk *disk)
 
 static inline struct sim_disk *sim_new(uint64_t seed)
 {
-    static const struct dn_disk_ops ops = {sim_list,  sim_open,   sim_read,   sim_close,  sim_create,
-                                           sim_write, sim_rename, sim_remove, sim_submit, sim_destroy};
+    static const struct dn_disk_ops ops = {sim_list,   sim_open,   sim_read,   sim_close,
+                                           sim_settle, sim_create, sim_write,  sim_rename,
+                                           sim_remove, sim_submit, sim_destroy};
     struct sim_disk *sim = calloc(1, sizeof *sim);
     sim->disk = (struct dn_disk){&ops, "simulated"};
     sim->random = seed;
