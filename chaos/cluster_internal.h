@@ -28,7 +28,7 @@
 #define CLUSTER_PATH_MAX (PATH_MAX / 4)
 #define CLUSTER_READY_MS                                                                                     \
     120000 /* a node that is not ready after so long hangs; how soon it must be, the rules judge */
-#define CLUSTER_STOP_MS 30000 /* so is one that has not left so long after SIGTERM (its drain_ms is 5 s) */
+#define CLUSTER_STOP_MS 60000 /* so is one that has not left so long after SIGTERM (its drain_ms is 5 s) */
 
 struct proxy;
 
