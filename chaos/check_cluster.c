@@ -300,6 +300,9 @@ static void judge_statuses(struct chaos_check *check)
         uint32_t invoke = (uint32_t)chaos_history_pair(check->history, i);
         for (size_t k = 0; k < ok->groups_count; k++) {
             const struct chaos_group *group = &ok->groups[k];
+            if (group->term == 0) {
+                continue; /* the node has not loaded it yet */
+            }
             judge_hash(check, &hashes, ok, group);
             judge_leader(check, &leaders, ok, group);
             tell(&terms, &marks[WIPES], ok, invoke, group->group, group->term);

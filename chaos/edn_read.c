@@ -15,6 +15,7 @@
 #include <string.h>
 
 #define KEYWORD_MAX 24u
+#define LINE_FIRST (32u << 10) /* bytes; CHAOS_EDN_LINE_MAX is a multiple by doubling */
 #define TEXTS_BYTES (3u * (CHAOS_TEXT_MAX + 1))
 
 struct parser {
@@ -624,10 +625,25 @@ static bool parse_line(struct parser *p, const char *line, size_t length)
 
 struct lines {
     FILE *in;
-    char *bytes; /* CHAOS_EDN_LINE_MAX */
+    char *bytes;
+    size_t capacity; /* grows to CHAOS_EDN_LINE_MAX */
     size_t from, to;
     bool ended;
 };
+
+static enum dn_code lines_grow(struct lines *lines, struct dn_error *err)
+{
+    if (lines->capacity == CHAOS_EDN_LINE_MAX) {
+        return dn_fail(err, DN_INVALID, "longer than %u bytes", CHAOS_EDN_LINE_MAX);
+    }
+    char *bytes = realloc(lines->bytes, 2 * lines->capacity);
+    if (bytes == NULL) {
+        return dn_fail(err, DN_NO_MEMORY, "no memory for a long line");
+    }
+    lines->bytes = bytes;
+    lines->capacity *= 2;
+    return DN_OK;
+}
 
 /* The next line without its end. false: no more, or failed (*ret_code). */
 static bool next_line(struct lines *lines, const char **ret_line, size_t *ret_length, enum dn_code *ret_code,
@@ -649,11 +665,13 @@ static bool next_line(struct lines *lines, const char **ret_line, size_t *ret_le
         memmove(lines->bytes, from, length);
         lines->from = 0;
         lines->to = length;
-        if (length == CHAOS_EDN_LINE_MAX) {
-            *ret_code = dn_fail(err, DN_INVALID, "longer than %u bytes", CHAOS_EDN_LINE_MAX);
-            return false;
+        if (length == lines->capacity) {
+            *ret_code = lines_grow(lines, err);
+            if (*ret_code != DN_OK) {
+                return false;
+            }
         }
-        size_t got = fread(lines->bytes + length, 1, CHAOS_EDN_LINE_MAX - length, lines->in);
+        size_t got = fread(lines->bytes + length, 1, lines->capacity - length, lines->in);
         lines->to += got;
         lines->ended = got == 0;
         if (got == 0 && ferror(lines->in)) {
@@ -698,7 +716,7 @@ enum dn_code chaos_history_read(FILE *in, const char *name, struct chaos_history
     struct dn_error own;
     struct dn_error *why = err != NULL ? err : &own;
     size_t number = 1;
-    struct lines lines = {.in = in, .bytes = malloc(CHAOS_EDN_LINE_MAX)};
+    struct lines lines = {.in = in, .bytes = malloc(LINE_FIRST), .capacity = LINE_FIRST};
     struct parser *p = malloc(sizeof *p);
     struct chaos_history *history = chaos_history_create();
     enum dn_code code = DN_NO_MEMORY;

@@ -17,9 +17,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CHUNK_OPS 4096u
-#define CHUNKS_MAX (CHAOS_OPS_MAX / CHUNK_OPS + 1)
-#define ARENA_BLOCK_BYTES (1u << 20)
+#define CHUNK_OPS 512u
+#define CHUNKS_FIRST 64u /* places in the list of chunks */
+#define ARENA_BLOCK_BYTES (128u << 10)
 #define ARENA_MAX_BYTES ((size_t)64 << 30)
 #define NONE UINT32_MAX   /* no pair */
 #define RETIRED NONE      /* open operation of a process after its :info */
@@ -43,7 +43,8 @@ struct chaos_history {
     pthread_mutex_t lock;
     int64_t started_ns;
     size_t count;
-    struct chunk *chunks[CHUNKS_MAX];
+    struct chunk **chunks;
+    size_t chunks_count, chunks_capacity;
     struct dn_arena *arena;
     struct process *processes; /* open addressing */
     size_t processes_count, processes_capacity;
@@ -113,9 +114,10 @@ void chaos_history_destroy(struct chaos_history *history)
     if (history == NULL) {
         return;
     }
-    for (size_t i = 0; i < CHUNKS_MAX && history->chunks[i] != NULL; i++) {
+    for (size_t i = 0; i < history->chunks_count; i++) {
         free(history->chunks[i]);
     }
+    free(history->chunks);
     free(history->processes);
     dn_arena_destroy(history->arena);
     pthread_mutex_destroy(&history->lock);
@@ -306,13 +308,23 @@ static const char *text_copy(struct chaos_history *history, const char *text)
     return copy;
 }
 
+/* Chunks stay where they are; the list of them may move. */
+static void chunk_add(struct chaos_history *history)
+{
+    if (history->chunks_count == history->chunks_capacity) {
+        size_t capacity = history->chunks_capacity > 0 ? 2 * history->chunks_capacity : CHUNKS_FIRST;
+        history->chunks = must(realloc(history->chunks, capacity * sizeof(struct chunk *)));
+        history->chunks_capacity = capacity;
+    }
+    history->chunks[history->chunks_count++] = must(malloc(sizeof(struct chunk)));
+}
+
 static void op_copy(struct chaos_history *history, const struct chaos_op *op)
 {
-    struct chunk **chunk = &history->chunks[op->index / CHUNK_OPS];
-    if (*chunk == NULL) {
-        *chunk = must(malloc(sizeof **chunk));
+    if (op->index / CHUNK_OPS == history->chunks_count) {
+        chunk_add(history);
     }
-    struct chaos_op *to = &(*chunk)->ops[op->index % CHUNK_OPS];
+    struct chaos_op *to = op_at(history, op->index);
     *to = *op;
     to->events = list_copy(history, op->events, op->events_count, sizeof *op->events);
     to->token = list_copy(history, op->token, op->token_count, sizeof *op->token);

@@ -16,6 +16,7 @@ Usage: scripts/chaos.sh [--minutes N] [--seed N] [--nemesis NAMES] [--nodes 3|5]
   --seed N         makes the schedule and what clients ask for (default: by the clock)
   --nemesis NAMES  comma separated; all (default); none
   --nodes 3|5      first members (default 3)
+  --out DIR        the report's folder; with --rounds one folder in it for each seed
 
 As root each node gets a network namespace and a disk of its own, and all faults that this machine can make; without,
 nodes run on loopback behind a proxy. docs/chaos.md tells how to read the report.
@@ -24,7 +25,7 @@ TEXT
 }
 
 number() { [[ "${2:-}" =~ ^[0-9]{1,15}$ ]] || { echo "chaos.sh: $1 takes a number" >&2; exit 2; }; }
-rounds=1 seed="" build="" command=run
+rounds=1 seed="" build="" out="" command=run
 arguments=()
 while [ $# -gt 0 ]; do
     case "$1" in
@@ -33,6 +34,7 @@ while [ $# -gt 0 ]; do
         --options) command=options; shift ;;
         --rounds) number "$@"; rounds=$2; shift 2 ;;
         --seed) number "$@"; seed=$2; shift 2 ;;
+        --out) out=${2:?--out takes a folder}; shift 2 ;;
         --build) build=${2:-}; [ -d "$build/bin" ] || { echo "chaos.sh: --build: no folder '$build/bin'" >&2; exit 2; }
             shift 2 ;;
         *) arguments+=("$1"); shift ;;
@@ -51,6 +53,10 @@ case "$command" in
     options) exec "$program" run --help ;;
 esac
 [ -n "$seed" ] || seed=$(($(date +%s) % 1000000000))
+[ -z "$out" ] || mkdir -p "$out"
 for ((round = 0; round < rounds; round++)); do
-    "$program" run --seed $((seed + round)) "${arguments[@]}"
+    folder=()
+    if [ -n "$out" ]; then folder=(--out "$out"); fi
+    if [ -n "$out" ] && [ "$rounds" -gt 1 ]; then folder=(--out "$out/seed-$((seed + round))"); fi
+    "$program" run --seed $((seed + round)) "${folder[@]}" "${arguments[@]}"
 done
