@@ -18,6 +18,7 @@
 
 #define LIVES_DEFAULT 300
 #define SEED_DEFAULT 1
+#define PROGRESS_LIVES 1000
 
 static char repeat[128]; /* what to say when a life ends the program */
 
@@ -120,6 +121,10 @@ int main(int argc, char **argv)
         snprintf(repeat, sizeof repeat,
                  "FAILED: to repeat: test_virtual --lives 1 --seed %" PRIu64 " --trace\n", seed + i);
         uint64_t hash = life_run(seed + i);
+        if ((i + 1) % PROGRESS_LIVES == 0) {
+            printf("%" PRIu64 " lives\n", i + 1);
+            fflush(stdout);
+        }
         if (twice && life_run(seed + i) != hash) {
             fprintf(stderr, "life %" PRIu64 " took another course the second time\n", seed + i);
             return 1;
