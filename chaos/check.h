@@ -1,5 +1,14 @@
 /* Checkers: each judges a whole history by one rule, in time linear in the history (sorting aside). Pure; one
- * thread a history. */
+ * thread a history.
+ *
+ * What the checkers take from a history beside the operations of clients:
+ *   - FAULT "final": reads that begin after it are the last ones, of nodes that have all there is
+ * (converged).
+ *   - FAULT "begin" and "end": recovery counts from the last end. Between them, and while members change, a
+ * node may restart: its commit index may go back then; not in the network's faults and pauses (by the
+ * beginning of the name, check_cluster.c). Its term may go back only in what wipes a disk.
+ *   - INGEST: one user's events in one source (:name); written before the source has them.
+ * An event of a user counts once for ever, also across an erasure: it is never taken again. */
 #ifndef DN_CHAOS_CHECK_H
 #define DN_CHAOS_CHECK_H
 

@@ -63,8 +63,7 @@ static void judge_hash(struct chaos_check *check, struct hashes *hashes, const s
 /* ---- leaders -------------------------------------------------------------------------------------- */
 
 struct leader_seen {
-    uint64_t node;
-    uint32_t at;
+    uint32_t node, at;
 };
 
 struct leaders {
@@ -73,31 +72,26 @@ struct leaders {
     size_t count, capacity;
 };
 
-static void leader_claim(struct chaos_check *check, struct leaders *leaders, const struct chaos_op *ok,
-                         const struct chaos_group *group, uint64_t node)
+/* Only what a node says of itself: whom a follower takes for the leader may be the one of the term before,
+ * until it hears of the next. */
+static void judge_leader(struct chaos_check *check, struct leaders *leaders, const struct chaos_op *ok,
+                         const struct chaos_group *group)
 {
+    if (!group->is_leader) {
+        return;
+    }
     uint32_t number = chaos_table_put(&leaders->table, group->group, group->term, (uint32_t)leaders->count);
     if (number == leaders->count) {
         leaders->list = chaos_room(leaders->list, number, &leaders->capacity, sizeof *leaders->list);
-        leaders->list[leaders->count++] = (struct leader_seen){.node = node, .at = (uint32_t)ok->index};
+        leaders->list[leaders->count++] = (struct leader_seen){.node = ok->node, .at = (uint32_t)ok->index};
         return;
     }
     const struct leader_seen *seen = &leaders->list[number];
     chaos_judged(check, CHAOS_RULE_LEADER, 1);
-    if (seen->node != node) {
+    if (seen->node != ok->node) {
         chaos_violated(check, CHAOS_RULE_LEADER, seen->at, (uint32_t)ok->index, NEVER,
-                       "group %" PRIu32 ", term %llu: node %llu leads, and so does node %llu", group->group,
-                       ull(group->term), ull(seen->node), ull(node));
-    }
-}
-
-/* Only the leader knows: a follower that was asked for its vote in a new term still names the leader of the
- * term before, until it hears of another one. */
-static void judge_leader(struct chaos_check *check, struct leaders *leaders, const struct chaos_op *ok,
-                         const struct chaos_group *group)
-{
-    if (group->is_leader) {
-        leader_claim(check, leaders, ok, group, ok->node);
+                       "group %" PRIu32 ", term %llu: node %" PRIu32 " leads, and so does node %" PRIu32,
+                       group->group, ull(group->term), seen->node, ok->node);
     }
 }
 

@@ -366,24 +366,13 @@ static void judge_offsets(struct judge *j, const struct look *look)
 
 static const struct fact_read *compared; /* what the comparison looks at; qsort has no argument for it */
 
-/* One entry of the log may hold several writes of a user. A read that runs while a node applies it sees some
- * of them, with the entry's index as version: it tells by an applied index that is still below. */
-static bool is_inside(const struct fact_read *read)
-{
-    return read->applied > 0 && read->applied < read->version;
-}
-
-/* Of one version: those inside its entry by what they saw of it, then the others. */
 static int by_version(const void *a, const void *b)
 {
     const struct fact_read *left = &compared[*(const uint32_t *)a], *right = &compared[*(const uint32_t *)b];
     if (left->version != right->version) {
         return left->version < right->version ? -1 : 1;
     }
-    if (is_inside(left) != is_inside(right)) {
-        return is_inside(left) ? -1 : 1;
-    }
-    if (is_inside(left) && left->list_count != right->list_count) {
+    if (left->list_count != right->list_count) {
         return left->list_count < right->list_count ? -1 : 1;
     }
     return left->ok < right->ok ? -1 : left->ok > right->ok;
@@ -403,6 +392,13 @@ static void sort_versions(struct judge *j)
     if (j->by_version_count > 0) {
         qsort(j->by_version, j->by_version_count, sizeof *j->by_version, by_version);
     }
+}
+
+/* Several events of one entry have one version, and a read may see the first of them only: it then says that
+ * it has not yet applied this index. */
+static bool is_in_the_middle(const struct fact_read *fewer, const struct fact_read *more)
+{
+    return fewer->list_count < more->list_count && fewer->applied > 0 && fewer->applied < fewer->version;
 }
 
 /* `older` is the read of the version before (or of the same) that of `newer`, whose list is stamped. */
@@ -425,14 +421,14 @@ static void judge_two(struct judge *j, const struct fact_read *older, const stru
         kept++;
     }
     j->judged[CHAOS_RULE_SLICES]++;
-    if (v1 == v2 && !is_inside(older)) {
-        if (kept != older->list_count || kept != newer->list_count) {
+    if (v1 == v2) {
+        if (kept != older->list_count || (kept != newer->list_count && !is_in_the_middle(older, newer))) {
             chaos_violated(j->check, CHAOS_RULE_SLICES, older->ok, newer->ok, NEVER,
                            "user %llu: two reads of version %llu differ: %zu and %zu events, %zu in both",
                            user, v1, older->list_count, newer->list_count, kept);
         }
     } else if (kept == older->list_count) {
-        if (newer->list_count == older->list_count && v1 != v2) {
+        if (newer->list_count == older->list_count) {
             chaos_violated(j->check, CHAOS_RULE_SLICES, older->ok, newer->ok, NEVER,
                            "user %llu: versions %llu and %llu hold the same %zu events", user, v1, v2, kept);
         }

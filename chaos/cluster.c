@@ -87,6 +87,14 @@ void cluster_link_set(struct chaos_cluster *c, unsigned from, unsigned to, const
         proxy_set(c->proxy, from, to, link);
 }
 
+void cluster_net_counts(struct chaos_cluster *c, struct net_counts *ret)
+{
+    if (c->sw != NULL)
+        net_switch_counts(c->sw, ret);
+    else
+        proxy_counts(c->proxy, ret);
+}
+
 void cluster_links_clear(struct chaos_cluster *c)
 {
     const struct net_link none = {0};

@@ -17,7 +17,7 @@
 
 #define DISK_BYTES (384ll << 20) /* sparse; what is written takes room */
 #define LOOP_TRIES 16            /* others may take the free device first */
-#define MOUNT_TRIES 100          /* the last user's mount may take a moment to go */
+#define MOUNT_TRIES 500          /* the last user's mount may take a moment to go */
 #define MOUNT_PAUSE_US 20000
 
 static enum dn_code make_image(struct cluster_node *node, struct dn_error *err)

@@ -26,8 +26,9 @@
 #define CLUSTER_ARCH "x86_64"
 #endif
 #define CLUSTER_PATH_MAX (PATH_MAX / 4)
-#define CLUSTER_READY_MS 60000 /* a node that is not ready after so long is a failure */
-#define CLUSTER_STOP_MS 30000  /* so is one that has not left so long after SIGTERM (its drain_ms is 5 s) */
+#define CLUSTER_READY_MS                                                                                     \
+    120000 /* a node that is not ready after so long hangs; how soon it must be, the rules judge */
+#define CLUSTER_STOP_MS 60000 /* so is one that has not left so long after SIGTERM (its drain_ms is 5 s) */
 
 struct proxy;
 
@@ -157,5 +158,7 @@ enum dn_code cluster_disk_settle(struct chaos_cluster *c, unsigned node, struct 
 
 void cluster_link_set(struct chaos_cluster *c, unsigned from, unsigned to, const struct net_link *link);
 void cluster_links_clear(struct chaos_cluster *c);
+/* Since the cluster was made. */
+void cluster_net_counts(struct chaos_cluster *c, struct net_counts *ret);
 
 #endif

@@ -380,7 +380,7 @@ void cluster_node_kill(struct chaos_cluster *c, unsigned node)
     c->nodes[node].expected = true;
     send_signal(&c->nodes[node], SIGKILL);
     if (!wait_end(c, node, CLUSTER_STOP_MS)) /* it hangs in the kernel, in a disk of ours */
-        note_crash(c, node, "it did not end within 30 s of SIGKILL");
+        note_crash(c, node, "it did not end within a minute of SIGKILL");
     pthread_mutex_unlock(&c->lock);
 }
 

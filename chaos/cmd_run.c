@@ -11,6 +11,7 @@
 #include "chaos/pool.h"
 #include "chaos/report.h"
 #include "chaos/run.h"
+#include "chaos/run_machine.h"
 #include "chaos/run_progress.h"
 
 #include "base/clock.h"
@@ -29,6 +30,7 @@
 #define START_TIMEOUT_MS 60000
 #define CONVERGE_TIMEOUT_MS 60000
 #define WRITES_BACK_NS 12000000000 /* past the bound of the rule "recovery", so that it can tell */
+#define STALL_MAX_NS 120000000000  /* how long the machine's own disk is waited for */
 #define TURN_NS 50000000
 #define FINDINGS_MAX 64
 #define LINE_MAX_BYTES 600
@@ -41,6 +43,7 @@ struct run {
     struct chaos_history *history;
     struct chaos_pool *pool;
     struct run_progress progress;
+    struct run_machine machine;
     struct chaos_schedule schedule;
     atomic_bool schedule_over;
     enum dn_code schedule_code;
@@ -75,6 +78,7 @@ static void turn(struct run *run, const char *phase)
 {
     struct timespec time = {.tv_nsec = TURN_NS};
     run_progress_tick(&run->progress, phase);
+    run_machine_look(&run->machine, run->history);
     nanosleep(&time, NULL);
 }
 
@@ -180,7 +184,9 @@ static void probe(struct run *run)
     for (unsigned i = 0; i < count && i < CHAOS_NEMESES_MAX; i++) {
         if (!why[i] || !named(run->options.nemeses, list[i].name))
             continue;
-        snprintf(run->skipped[run->skipped_count], LINE_MAX_BYTES, "%s: %s", list[i].name, why[i]);
+        /* The first line of the reason: it may be what a program printed. */
+        snprintf(run->skipped[run->skipped_count], LINE_MAX_BYTES, "%s: %.*s", list[i].name,
+                 (int)strcspn(why[i], "\n"), why[i]);
         run_progress_say(&run->progress, "skipped: %s", run->skipped[run->skipped_count++]);
     }
     chaos_workload_list(&count);
@@ -243,19 +249,28 @@ static enum dn_code run_schedule(struct run *run, struct dn_error *err)
 static bool healed_long_enough(const struct run *run, int64_t healed_ns)
 {
     int64_t passed_ns = chaos_history_now_ns(run->history) - healed_ns;
+    if (run->machine.stalled && passed_ns < STALL_MAX_NS)
+        return false;
     return passed_ns > WRITES_BACK_NS || (passed_ns > CHAOS_AFTERMATH_NS &&
                                           chaos_pool_writes_since(run->pool, run->options.shards, healed_ns));
 }
 
 static enum dn_code run_clients(struct run *run, struct dn_error *err)
 {
-    enum dn_code code = chaos_pool_start(run->pool, err);
+    enum dn_code code = run_machine_begin(&run->machine, run->folder, err);
+    if (code == DN_OK)
+        code = chaos_pool_start(run->pool, err);
     if (code == DN_OK)
         code = run_schedule(run, err);
     int64_t healed_ns = chaos_history_now_ns(run->history);
     while (code == DN_OK && !healed_long_enough(run, healed_ns))
         turn(run, "healed");
     chaos_pool_stop(run->pool);
+    run_machine_end(&run->machine, run->history);
+    if (run->machine.stalls > 0)
+        run_progress_say(&run->progress,
+                         "the machine's own disk stood still %" PRIu64 " times, for up to %" PRIu64 " ms",
+                         run->machine.stalls, run->machine.longest_ms);
     return code;
 }
 

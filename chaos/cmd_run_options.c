@@ -282,6 +282,8 @@ void chaos_run_options_print(const struct chaos_run_options *options, char *ret_
         add(ret_text, size, " --net %s", nets[options->net]);
     if (options->plain_disks)
         add(ret_text, size, " --plain-disks");
+    if (options->programs)
+        add(ret_text, size, " --programs %s", options->programs);
     if (options->mutant)
         add(ret_text, size, " --mutant %s", options->mutant);
 }

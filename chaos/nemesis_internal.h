@@ -12,7 +12,8 @@
 #define NEMESIS_TURN_MS 50
 #define NEMESIS_TEXT_MAX 300
 
-/* Two faults of a combination are of different kinds of these. */
+/* Two faults of a combination are of different kinds of these. Only NEMESIS_MEMBERS may lose a disk: two lost
+ * at once are a majority of three. */
 enum nemesis_class {
     NEMESIS_PROCESS,
     NEMESIS_NET,

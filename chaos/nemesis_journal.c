@@ -20,7 +20,7 @@
 #define RECORD_HEAD_BYTES 40
 #define TORN_MAX 4096
 #define RECORDS_MIN 24  /* fewer are no journal to damage in its middle */
-#define REFUSE_MS 20000 /* a node that meets damage leaves within this */
+#define REFUSE_MS 60000 /* a node that meets damage leaves within this */
 #define LSN_AT 24       /* in a record's head (journal/format.h) */
 #define DURABLE_LSN_AT 32
 
@@ -285,6 +285,8 @@ static enum dn_code repair(struct fault *f, struct dn_error *err)
     return code;
 }
 
+/* journal-flip may end with a disk replaced, and that must never meet another node's lost disk: so it is one
+ * of those that change members. */
 const struct nemesis NEMESES_JOURNAL[] = {
     {{"journal-torn", "the end of a killed node's journal looks like a torn write"},
      NEMESIS_DISK,
@@ -293,7 +295,7 @@ const struct nemesis NEMESES_JOURNAL[] = {
      NULL,
      start_again},
     {{"journal-flip", "a bit turns inside a killed node's journal: it must refuse to start"},
-     NEMESIS_DISK,
+     NEMESIS_MEMBERS,
      NULL,
      flip_bit,
      NULL,

@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 #define CALL_MS 3000
-#define CHANGE_MS 60000 /* a change, with its catching up, that takes longer has failed */
+#define CHANGE_MS 120000 /* a change, with its catching up, that takes longer has failed */
 #define LOOK_EVERY_MS 100
 #define OPEN_FOLDERS 8 /* of nftw */
 

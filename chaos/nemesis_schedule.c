@@ -73,7 +73,9 @@ enum dn_code nemesis_plan_begin(const struct chaos_schedule *schedule, struct ne
     return code;
 }
 
-/* Two that are named and can be combined, into the step; fewer when there are not two. */
+/* Two that are named and can be combined, into the step; fewer when there are not two. A change of members
+ * comes first, and so ends last (nemesis.c): it needs a majority of those that the other fault is about to
+ * hurt. */
 static void combine(struct nemesis_plan *plan, struct nemesis_step *step)
 {
     const struct nemesis *fit[NEMESIS_NAMES_MAX];
@@ -90,6 +92,11 @@ static void combine(struct nemesis_plan *plan, struct nemesis_step *step)
             step->faults[step->count++] = fit[number % count];
         if (step->count <= place)
             return;
+    }
+    if (step->faults[1]->class == NEMESIS_MEMBERS) {
+        const struct nemesis *second = step->faults[0];
+        step->faults[0] = step->faults[1];
+        step->faults[1] = second;
     }
 }
 

@@ -186,6 +186,7 @@ static void take_in(struct proxy *p, struct connection *k, int way)
         }
         piece->length = (size_t)length;
         piece->offset = 0;
+        p->counts.cut += link->cut; /* held, that is */
         damage(p, pipe, link, piece);
         piece->due_ns = due(p, pipe, link, piece->length);
         queue(pipe, piece);

@@ -20,7 +20,7 @@
 #define GROUP_HEIGHT 44u
 #define LATENCY_HEIGHT 160u
 #define LEFT 70u
-#define TOP 24u
+#define TOP 36u
 #define WIDTH_MIN 900u
 
 enum told { TOLD_OK, TOLD_FAIL, TOLD_INFO, TOLD_KINDS };
@@ -244,12 +244,12 @@ static void put_faults(FILE *out, const struct picture *p)
         fprintf(out, "<p>None.</p>\n");
         return;
     }
-    fprintf(out,
-            "<table><tr><th>fault<th class=l>what<th>from s<th>to s<th>longest ms without a write<th>in group"
-            "<th>write p50 ms<th>p99<th>failed<th>read p50 ms<th>p99<th>failed</tr>\n");
+    fprintf(out, "<table><tr><th>number<th>fault<th class=l>what<th>from s<th>to s<th>longest ms without a "
+                 "write<th>in group"
+                 "<th>write p50 ms<th>p99<th>failed<th>read p50 ms<th>p99<th>failed</tr>\n");
     for (size_t i = 0; i < p->faults_count && i < FAULTS_MAX; i++) {
         const struct chaos_fault *fault = &p->faults[i];
-        fprintf(out, "<tr><td>");
+        fprintf(out, "<tr><td>%zu<td class=l>", i + 1);
         put_text(out, fault->name);
         fprintf(out, "<td class=l>");
         put_text(out, fault->what);
@@ -284,8 +284,12 @@ static void draw_bands(FILE *out, const struct picture *p, double height)
         put_text(out, fault->name);
         fprintf(out, ": ");
         put_text(out, fault->what);
-        fprintf(out, " (%.2f s to %.2f s)</title></rect>\n", chaos_ms(fault->begin_ns) / 1000,
+        fprintf(out, " (%.2f s to %.2f s)</title></rect>", chaos_ms(fault->begin_ns) / 1000,
                 chaos_ms(fault->end_ns) / 1000);
+        if (i < FAULTS_MAX) {
+            fprintf(out, "<text x=\"%.1f\" y=\"%u\">%zu</text>", from + 2, TOP - 4, i + 1);
+        }
+        fprintf(out, "\n");
     }
 }
 
@@ -399,7 +403,8 @@ static void put_picture(FILE *out, const struct picture *p)
         out,
         "<h2>What happened when</h2>\n<p>A line for each of %" PRIu32
         " clients (green: answered, red: failed, amber: nobody knows), then the acknowledged writes of each "
-        "group, in buckets of %" PRId64 " ms, then latencies. Bands are faults: point at one.</p>\n",
+        "group, in buckets of %" PRId64
+        " ms, then latencies. Bands are faults, numbered as in the table: point at one.</p>\n",
         p->clients, p->bucket_ns / 1000000);
     fprintf(
         out,

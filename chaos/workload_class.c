@@ -4,7 +4,7 @@
 
 enum { STATUS_OK = 0, STATUS_INVALID = 3, STATUS_EXHAUSTED = 8 };
 
-/* api/propose.c, api/op.c, consensus/propose.c: refusals of the node that was asked, before it proposed. */
+/* api/propose.c, api/op.c, consensus/propose.c: refusals before anything is proposed. */
 static const char *const refusals[] = {
     "the disk of this node is nearly full",
     "too many proposals wait for this group",
@@ -12,16 +12,15 @@ static const char *const refusals[] = {
     "the call needs more memory than one call may take",
 };
 
-/* Behind "shard 3: ", which Publish puts in front. */
-static const char *skip_shard(const char *message)
+/* Behind a number between these two, when the message begins so. */
+static const char *skip(const char *message, const char *before, const char *behind)
 {
-    static const char shard[] = "shard ";
-    if (strncmp(message, shard, sizeof shard - 1) != 0)
+    size_t length = strlen(before);
+    if (strncmp(message, before, length) != 0)
         return message;
-    const char *at = message + sizeof shard - 1;
-    const char *digits = at;
-    at += strspn(at, "0123456789");
-    return at > digits && strncmp(at, ": ", 2) == 0 ? at + 2 : message;
+    size_t digits = strspn(message + length, "0123456789");
+    const char *at = message + length + digits;
+    return digits > 0 && strncmp(at, behind, strlen(behind)) == 0 ? at + strlen(behind) : message;
 }
 
 /* "812 calls wait on this node already: ..." */
@@ -34,7 +33,9 @@ static bool too_many_calls(const char *message)
 
 static bool refused_before(const char *message)
 {
-    message = skip_shard(message);
+    message = skip(message, "shard ", ": "); /* Publish puts it in front */
+    message =
+        skip(message, "leader (node ", "): "); /* the leader refused; nobody before it may have taken it */
     for (size_t i = 0; i < sizeof refusals / sizeof refusals[0]; i++)
         if (strncmp(message, refusals[i], strlen(refusals[i])) == 0)
             return true;

@@ -11,12 +11,11 @@
 /* Of a write: CHAOS_OK for status 0; CHAOS_FAIL only when it surely did not and will not happen; CHAOS_INFO
  * for all else. message: the server's, "" when none.
  *
- * A node may hand a write to one leader, lose the link, hand it to the next and be refused there, while the
- * first one commits it: so a refusal proves nothing unless it was made before the write was proposed. Those
- * are INVALID_ARGUMENT (requests are checked whole before anything is done) and RESOURCE_EXHAUSTED with one
- * of the messages that the node gives before it proposes; the same from the leader ("leader (node 2): ...")
- * does not count. A message that is worded otherwise in a later version makes more :info, never a wrong
- * :fail. */
+ * Sure are INVALID_ARGUMENT (requests are checked whole before anything is done), and RESOURCE_EXHAUSTED with
+ * one of the messages that a node or its leader gives before it proposes. The server promises that: when an
+ * earlier try with another leader may have succeeded, such a refusal becomes UNAVAILABLE
+ * (consensus/propose.c). A message that is worded otherwise in a later version makes more :info, never a
+ * wrong :fail. */
 enum chaos_type workload_write_type(int status, const char *message);
 
 /* Of a read: it changes nothing, so that no answer is as good as none: CHAOS_OK or CHAOS_FAIL. */

@@ -270,6 +270,13 @@ void group_leader_gone(struct group *g, uint64_t raft_id)
     }
     dn_info(COMPONENT, "group %u: the leader (node %llu) closed its link: election in %llu ms", g->id,
             (unsigned long long)member_node(c, raft_id), (unsigned long long)left);
+    group_forget_leader(g);
+}
+
+void group_forget_leader(struct group *g)
+{
+    struct raft *r = &g->raft;
+    DN_ASSERT(raft_state(r) == RAFT_FOLLOWER);
     raft_free(r->follower_state.current_leader.address);
     r->follower_state.current_leader.address = NULL;
     r->follower_state.current_leader.id = 0;

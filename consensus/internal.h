@@ -566,6 +566,8 @@ enum dn_code group_open(struct group *g, bool bootstrap, struct dn_error *err);
 enum dn_code group_start(struct group *g, struct dn_error *err);
 void group_roles(struct group *g);
 void group_leader_gone(struct group *g, uint64_t raft_id);
+/* A follower: it follows nobody until it hears of a leader. */
+void group_forget_leader(struct group *g);
 void group_commit_notices(struct group *g);
 void group_keep_contact(struct group *g); /* after a tick */
 bool group_may_close(const struct group *g);

@@ -61,6 +61,33 @@ struct append {
     raft_index last; /* of its entries */
 };
 
+/* What libraft 0.22.1 keeps of a follower, as far as the mutant touches it. */
+struct raft_progress {
+    unsigned short state[4];
+    raft_index next, match;
+    raft_time last[2];
+    raft_index snapshot;
+    raft_time snapshot_sent;
+};
+
+/* DN_MUTANT_ACK_BEFORE_COMMIT: for this one moment all the others seem to hold the entries too. */
+static void mutant_ack(struct group *g, const struct append *a)
+{
+    raft_index kept[DN_MEMBERS_MAX] = {0};
+    struct raft_progress *all = g->raft.leader_state.progress;
+    unsigned n = g->raft.configuration.n;
+    for (unsigned i = 0; i < n && i < DN_MEMBERS_MAX; i++) {
+        kept[i] = all[i].match;
+        all[i].match = a->last > kept[i] ? a->last : kept[i];
+    }
+    a->orig_cb(a->orig, 0);
+    if (raft_state(&g->raft) == RAFT_LEADER && g->raft.leader_state.progress == all) {
+        for (unsigned i = 0; i < n && i < DN_MEMBERS_MAX; i++) {
+            all[i].match = g->raft.configuration.servers[i].id == g->c->raft_id ? all[i].match : kept[i];
+        }
+    }
+}
+
 static void append_done(struct raft_io_append *req, int status)
 {
     struct append *a = container_of(req, struct append, req);
@@ -74,9 +101,10 @@ static void append_done(struct raft_io_append *req, int status)
         status = RAFT_CANCELED;
     }
     if (dn_mutant(DN_MUTANT_ACK_BEFORE_COMMIT) && status == 0 && raft_state(&g->raft) == RAFT_LEADER) {
-        g->raft.commit_index = a->last > g->raft.commit_index ? a->last : g->raft.commit_index;
+        mutant_ack(g, a);
+    } else {
+        a->orig_cb(a->orig, status);
     }
-    a->orig_cb(a->orig, status);
     free(a);
     consensus_kick(g->c);
 }
@@ -210,6 +238,18 @@ static bool change_fits(struct group *g, const struct raft_message *message)
     return r->configuration_uncommitted_index == 0;
 }
 
+/* A follower that enters a new term by a vote keeps the leader of the term before in libraft, and would say
+ * that it follows it in this one: two leaders of a term, for whoever listens to two nodes. */
+static void recv_and_tell(struct group *g, struct raft_message *message)
+{
+    bool of_leader = message->type == RAFT_APPEND_ENTRIES || message->type == RAFT_INSTALL_SNAPSHOT;
+    raft_term before = raft_current_term(&g->raft);
+    g->raft_recv(&g->io, message); /* takes what the message holds */
+    if (!of_leader && raft_current_term(&g->raft) > before && raft_state(&g->raft) == RAFT_FOLLOWER) {
+        group_forget_leader(g);
+    }
+}
+
 static void recv_shim(struct raft_io *io, struct raft_message *message)
 {
     struct group *g = group_of(io);
@@ -225,7 +265,7 @@ static void recv_shim(struct raft_io *io, struct raft_message *message)
     } else if (message->type == RAFT_APPEND_ENTRIES && !change_fits(g, message)) {
         snapshot_message_free(message);
     } else if (!snapshot_hold(g, message)) {
-        g->raft_recv(io, message);
+        recv_and_tell(g, message);
     }
     consensus_kick(g->c);
 }

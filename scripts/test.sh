@@ -107,6 +107,11 @@ if [ "$quick" = 0 ]; then
     esac
     cat "$fuzz_log"; rm -f "$fuzz_log"
 
+    say "mutants: deliberate faults in the server, each of which must be caught"
+    if [ -z "$only" ]; then
+        scripts/mutants.sh && passed=$((passed + 1)) || fail "scripts/mutants.sh"
+    fi
+
     export DUNLIN_SIM_RUNS="${DUNLIN_SIM_RUNS_SANITIZED:-60}"
     say "address and undefined-behaviour sanitizers"
     export DUNLIN_FUZZ_RUNS="${DUNLIN_FUZZ_RUNS_SANITIZED:-20000}"

@@ -5,12 +5,14 @@
  *
  *   test_nemeses namespaces|proxy [SEED] [NAMES]      programs from $DUNLIN_BIN */
 #include "base/clock.h"
+#include "chaos/cluster_internal.h"
 #include "chaos/nemesis.h"
 #include "client/client.h"
 #include "dunlin/v1/dunlin.pb-c.h"
 
 #include <poll.h>
 #include <pthread.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -143,6 +145,98 @@ static void check_crashes(const char *after)
         failed(after, crashes[0].text);
 }
 
+/* ---- did it do anything?
+ * ------------------------------------------------------------------------------------ */
+
+/* What can be seen of a fault from outside. */
+struct seen {
+    struct net_counts net;
+    unsigned lives;
+    long log_bytes[NODES + 1];
+};
+
+static long length_of(const char *path)
+{
+    FILE *in = fopen(path, "re");
+    long length = in != NULL && fseek(in, 0, SEEK_END) == 0 ? ftell(in) : 0;
+
+    if (in != NULL)
+        fclose(in);
+    return length;
+}
+
+static void look(struct seen *ret)
+{
+    memset(ret, 0, sizeof *ret);
+    cluster_net_counts(cluster, &ret->net);
+    for (unsigned i = 1; i <= NODES; i++) {
+        ret->lives += cluster->nodes[i].lives;
+        ret->log_bytes[i] = length_of(cluster->nodes[i].log);
+    }
+}
+
+/* A node's log got a line with this text since then. */
+static bool said_since(const struct seen *before, const char *text)
+{
+    char line[4096];
+    bool found = false;
+
+    for (unsigned i = 1; i <= NODES; i++) {
+        FILE *in = fopen(cluster->nodes[i].log, "re");
+        if (in == NULL || fseek(in, before->log_bytes[i], SEEK_SET) != 0)
+            failed("read a log", cluster->nodes[i].log);
+        while (fgets(line, sizeof line, in) != NULL)
+            found |= strstr(line, text) != NULL;
+        fclose(in);
+    }
+    return found;
+}
+
+static void check_effect(const char *name, const struct seen *before)
+{
+    static const struct {
+        const char *name, *says; /* in a node's log */
+    } TEXTS[] = {{"full-disk", "proposals are refused"},
+                 {"read-only-disk", "Read-only file system"},
+                 {"failing-disk", "Input/output error"},
+                 {"journal-torn", "the last write was torn"},
+                 {"journal-flip", ".seg"},
+                 {"wipe-and-replace", "raft id"}};
+    static const struct {
+        const char *name;
+        size_t counter;
+    } COUNTERS[] = {{"partition-one", offsetof(struct net_counts, cut)},
+                    {"isolate-leader", offsetof(struct net_counts, cut)},
+                    {"partition-halves", offsetof(struct net_counts, cut)},
+                    {"partition-one-way", offsetof(struct net_counts, cut)},
+                    {"partition-ring", offsetof(struct net_counts, cut)},
+                    {"flapping-link", offsetof(struct net_counts, cut)},
+                    {"packet-loss", offsetof(struct net_counts, lost)},
+                    {"corrupt-wire", offsetof(struct net_counts, corrupted)},
+                    {"duplicate", offsetof(struct net_counts, duplicated)},
+                    {"reorder", offsetof(struct net_counts, reordered)},
+                    {"break-connections", offsetof(struct net_counts, lost)}};
+    static const char *const RESTARTS[] = {
+        "kill-leader",  "kill-follower", "kill-all",         "restart", "rolling-restart",
+        "journal-torn", "journal-flip",  "wipe-and-replace", "shrink",  "read-only-disk"};
+    struct seen after;
+
+    look(&after);
+    for (size_t i = 0; i < sizeof TEXTS / sizeof *TEXTS; i++)
+        if (strcmp(TEXTS[i].name, name) == 0 && !said_since(before, TEXTS[i].says))
+            failed(name, "no node's log tells of it");
+    for (size_t i = 0; i < sizeof RESTARTS / sizeof *RESTARTS; i++)
+        if (strcmp(RESTARTS[i], name) == 0 && after.lives == before->lives)
+            failed(name, "no node began a new life");
+    for (size_t i = 0; i < sizeof COUNTERS / sizeof *COUNTERS; i++) {
+        uint64_t was, is;
+        memcpy(&was, (const char *)&before->net + COUNTERS[i].counter, sizeof was);
+        memcpy(&is, (const char *)&after.net + COUNTERS[i].counter, sizeof is);
+        if (strcmp(COUNTERS[i].name, name) == 0 && was == is)
+            failed(name, "not one packet was touched");
+    }
+}
+
 static void run_one(const char *name, uint64_t seed)
 {
     /* One fault: the next would begin when the time is over. */
@@ -153,10 +247,13 @@ static void run_one(const char *name, uint64_t seed)
                                             .quiet_ms = {FAULT_MS, FAULT_MS}};
     size_t from = chaos_history_count(history);
     struct dn_error err = {0};
+    struct seen before;
 
+    look(&before);
     if (chaos_nemesis_run(cluster, history, &schedule, &never, &err) != DN_OK)
         failed(name, err.message);
     check_history(name, from);
+    check_effect(name, &before);
     all_shards_take_writes(name);
     check_crashes(name);
 }

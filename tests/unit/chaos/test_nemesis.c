@@ -101,9 +101,27 @@ static void combinations_are_of_two_kinds(void **state)
         assert_true(step.faults[0]->class != NEMESIS_COMBINED && step.faults[1]->class != NEMESIS_COMBINED);
     }
     assert_true(seen > STEPS / 10);
+    plan = plan_of(4, "all"); /* who changes members begins first and ends last */
+    seen = 0;
+    for (int i = 0; i < STEPS; i++) {
+        nemesis_plan_next(&plan, &step);
+        seen += step.count == 2 && step.faults[0]->class == NEMESIS_MEMBERS;
+        assert_true(step.count < 2 || step.faults[1]->class != NEMESIS_MEMBERS);
+    }
+    assert_true(seen > 10);
     plan = plan_of(3, "combination"); /* nothing to combine */
     nemesis_plan_next(&plan, &step);
     assert_int_equal(step.count, 0);
+}
+
+/* Two lost disks of three are lost data. */
+static void one_disk_is_lost_at_a_time(void **state)
+{
+    static const char *const LOSE[] = {"wipe-and-replace", "shrink", "journal-flip"};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof LOSE / sizeof *LOSE; i++)
+        assert_int_equal(nemesis_named(LOSE[i], strlen(LOSE[i]))->class, NEMESIS_MEMBERS);
 }
 
 static void times_are_within(void **state)
@@ -187,6 +205,7 @@ int main(void)
         cmocka_unit_test(a_fault_repeats),
         cmocka_unit_test(every_name_is_drawn),
         cmocka_unit_test(combinations_are_of_two_kinds),
+        cmocka_unit_test(one_disk_is_lost_at_a_time),
         cmocka_unit_test(times_are_within),
         cmocka_unit_test(what_is_wrong_is_refused),
         cmocka_unit_test(the_printed_schedule_is_the_one),

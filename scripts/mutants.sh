@@ -1,0 +1,93 @@
+#!/usr/bin/env bash
+# Are the checkers any good? Builds the server with deliberate faults (base/mutant.h) and shows that each is caught.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
+
+usage() {
+    cat <<'TEXT'
+Usage: scripts/mutants.sh [--real] [--lives N] [--seconds N] [--only NAME] [--build DIR]
+
+Each mutant runs in virtual time (tests/virtual) until a life goes wrong; then as many lives of the same build without
+a mutant must be well. With --real also in real clusters (dunlin-chaos run), those that clients can see.
+
+  --lives N    virtual lives until a mutant counts as missed (default 3000)
+  --seconds N  of chaos for each of three seeds with --real (default 30)
+  --only NAME  this mutant alone
+  --build DIR  programs that are built already
+Exit codes: 0 all caught, 1 one was not, or the build without a mutant fails, 2 wrong usage.
+TEXT
+}
+
+MUTANTS="ack-before-commit skip-deduplication skip-token-wait skip-barrier forget-offset accept-gap apply-late drop-vote
+understate-age skip-flush"
+SEEN_BY_CLIENTS="ack-before-commit skip-deduplication skip-token-wait skip-barrier apply-late understate-age"
+FAULTS=kill-leader,pause-leader,isolate-leader,partition-halves,slow-link,restart
+WELL_LIVES=150
+
+real=0 lives=3000 seconds=30 only="" build=""
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --real) real=1; shift ;;
+        --lives|--seconds) [[ "${2:-}" =~ ^[0-9]{1,9}$ ]] || { echo "mutants.sh: $1 takes a number" >&2; exit 2; }
+            declare "${1#--}=$2"; shift 2 ;;
+        --only|--build) [ $# -ge 2 ] || { usage >&2; exit 2; }; declare "${1#--}=$2"; shift 2 ;;
+        --help|-h) usage; exit 0 ;;
+        *) echo "mutants.sh: unknown option '$1'; see --help" >&2; exit 2 ;;
+    esac
+done
+if [ -n "$only" ] && ! grep -qw -- "$only" <<<"$MUTANTS"; then
+    echo "mutants.sh: there is no mutant '$only'; there are: $MUTANTS" >&2
+    exit 2
+fi
+if [ -z "$build" ]; then
+    build=build/mutants
+    log=$(mktemp)
+    if ! { cmake --preset mutants && cmake --build --preset mutants --target dunlind dunlin dunlin-chaos test_virtual; } >"$log" 2>&1
+    then tail -n 40 "$log"; rm -f "$log"; exit 1
+    fi
+    rm -f "$log"
+fi
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+missed=0
+
+for mutant in ${only:-$MUTANTS}; do
+    if DUNLIN_MUTANT=$mutant timeout 1800 "$build/bin/test_virtual" --lives "$lives" --seed 1 >"$folder/out" 2>&1; then
+        echo "MISSED: $mutant: $lives virtual lives were well"
+        missed=$((missed + 1))
+    else
+        seed=$(sed -n 's/.*--lives 1 --seed \([0-9]*\).*/\1/p' "$folder/out" | tail -n 1)
+        why=$(grep -v '^FAILED\|^mutant:' "$folder/out" | tail -n 1 | sed 's/^[^ ]*: //' | cut -c1-110)
+        if [ -z "$seed" ]; then
+            echo "MISSED: $mutant: the harness ended without naming a seed:"; tail -n 5 "$folder/out"
+            missed=$((missed + 1))
+        else
+            echo "caught: $mutant: virtual seed $seed: $why"
+        fi
+    fi
+done
+if [ -z "$only" ]; then
+    if "$build/bin/test_virtual" --lives "$WELL_LIVES" --seed 1 >"$folder/out" 2>&1
+    then echo "well: no mutant: $WELL_LIVES virtual lives"
+    else echo "FAILED: the same build without a mutant:"; tail -n 5 "$folder/out"; missed=$((missed + 1))
+    fi
+fi
+[ "$real" = 1 ] || exit $((missed > 0))
+
+for mutant in ${only:-$SEEN_BY_CLIENTS}; do
+    grep -qw -- "$mutant" <<<"$SEEN_BY_CLIENTS" || continue
+    caught=""
+    for seed in 1 2 3; do
+        "$build/bin/dunlin-chaos" run --mutant "$mutant" --seed "$seed" --seconds "$seconds" --nemesis "$FAULTS" --rate 500 \
+            --out "$folder/report" >"$folder/out" 2>&1
+        code=$?
+        rules=$(sed -n 's/^ *\([a-z-]*\)  *VIOLATED .*/\1/p' "$folder/report/verdict.txt" 2>/dev/null | tr '\n' ' ')
+        rm -rf "$folder/report"
+        if [ "$code" = 3 ]; then tail -n 2 "$folder/out"; exit 1; fi
+        if [ -n "$rules" ]; then caught="seed $seed: $rules"; break; fi
+    done
+    if [ -n "$caught" ]; then echo "caught: $mutant: real cluster, $caught"
+    else echo "MISSED: $mutant: three real clusters were well"; missed=$((missed + 1))
+    fi
+done
+exit $((missed > 0))
