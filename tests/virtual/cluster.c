@@ -163,6 +163,7 @@ static void node_main(void *arg)
     }
     options.fsms = fsms;
     options.node_id = number + 1;
+    options.address = addresses[number];
     options.data_dir = data_dirs[number];
     options.bind_address = binds[number];
     options.on_applied = on_applied;
@@ -292,7 +293,11 @@ bool cluster_converged(void)
 void cluster_open(uint64_t seed)
 {
     unsigned nodes = seed % 8 == 7 ? 5 : 3;
-    uint32_t groups = seed % 4 == 3 ? 3 : 2;
+    cluster_open_as(seed, nodes, nodes, seed % 4 == 3 ? 3 : 2);
+}
+
+void cluster_open_as(uint64_t seed, unsigned nodes, unsigned initial, uint32_t groups)
+{
     sim_open(seed, nodes);
     memset(&cluster, 0, sizeof cluster);
     memset(hashes, 0, sizeof hashes);
@@ -310,7 +315,7 @@ void cluster_open(uint64_t seed)
     cluster.options = (struct dn_consensus_options){
         .cluster_id = "virtual",
         .members = members,
-        .member_count = nodes,
+        .member_count = initial,
         .journal_disk = "pool",
         .group_count = groups,
         .segment_bytes = sim_chance(3) ? 128u << 10 : 64u << 10,

@@ -52,6 +52,8 @@ extern void (*cluster_on_end)(unsigned node);
 
 /* Begins a life: 3 nodes or 5, group 0 and one or two shards, as the seed says. No node runs yet. */
 void cluster_open(uint64_t seed);
+/* The same with chosen numbers; only the first `initial` nodes are configured as members. */
+void cluster_open_as(uint64_t seed, unsigned nodes, unsigned initial, uint32_t groups);
 void cluster_close(void);
 void cluster_start_node(unsigned node);
 void cluster_stop_node(unsigned node); /* in good order */

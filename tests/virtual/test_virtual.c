@@ -1,9 +1,10 @@
-/* Runs lives of clusters in virtual time: test_virtual [--lives N] [--seed S] [--trace] [--twice]. Life i has
- * seed S + i. A life that fails prints its seed and the command that repeats it, step by step.
- * DUNLIN_VIRTUAL_LIVES and DUNLIN_VIRTUAL_SEED are the defaults. --twice: each life a second time, whose
- * trace must be the same. */
+/* Runs lives of clusters in virtual time: test_virtual [--lives N] [--seed S] [--trace] [--twice] [--scenario
+ * NAME]. Life i has seed S + i. A life that fails prints its seed and the command that repeats it, step by
+ * step. DUNLIN_VIRTUAL_LIVES and DUNLIN_VIRTUAL_SEED are the defaults. --twice: each life a second time,
+ * whose trace must be the same. */
 #include "tests/virtual/cluster.h"
 #include "tests/virtual/life.h"
+#include "tests/virtual/scenario.h"
 #include "tests/virtual/sim.h"
 #include "tests/virtual/workload.h"
 
@@ -18,6 +19,7 @@
 
 #define LIVES_DEFAULT 300
 #define SEED_DEFAULT 1
+#define PROGRESS_LIVES 1000
 
 static char repeat[128]; /* what to say when a life ends the program */
 
@@ -97,6 +99,7 @@ int main(int argc, char **argv)
     uint64_t lives = default_of("DUNLIN_VIRTUAL_LIVES", LIVES_DEFAULT);
     uint64_t seed = default_of("DUNLIN_VIRTUAL_SEED", SEED_DEFAULT);
     bool twice = false;
+    const char *scenario = NULL;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--lives") == 0 && i + 1 < argc) {
             lives = number_of(argv[++i], "--lives");
@@ -104,10 +107,13 @@ int main(int argc, char **argv)
             seed = number_of(argv[++i], "--seed");
         } else if (strcmp(argv[i], "--trace") == 0) {
             sim_tracing = true;
+        } else if (strcmp(argv[i], "--scenario") == 0 && i + 1 < argc) {
+            scenario = argv[++i];
         } else if (strcmp(argv[i], "--twice") == 0) {
             twice = true;
         } else {
-            fprintf(stderr, "usage: %s [--lives N] [--seed S] [--trace] [--twice]\n", argv[0]);
+            fprintf(stderr, "usage: %s [--lives N] [--seed S] [--trace] [--twice] [--scenario NAME]\n",
+                    argv[0]);
             return 2;
         }
     }
@@ -115,11 +121,19 @@ int main(int argc, char **argv)
     mallopt(M_TRIM_THRESHOLD, 256 << 20);
     signal(SIGABRT, on_crash);
     signal(SIGSEGV, on_crash);
+    if (scenario != NULL) {
+        snprintf(repeat, sizeof repeat, "FAILED: to repeat: test_virtual --scenario %s --trace\n", scenario);
+        return scenario_run(scenario, seed, lives) ? 0 : 2;
+    }
     double from = seconds();
     for (uint64_t i = 0; i < lives; i++) {
         snprintf(repeat, sizeof repeat,
                  "FAILED: to repeat: test_virtual --lives 1 --seed %" PRIu64 " --trace\n", seed + i);
         uint64_t hash = life_run(seed + i);
+        if ((i + 1) % PROGRESS_LIVES == 0) {
+            printf("%" PRIu64 " lives\n", i + 1);
+            fflush(stdout);
+        }
         if (twice && life_run(seed + i) != hash) {
             fprintf(stderr, "life %" PRIu64 " took another course the second time\n", seed + i);
             return 1;
