@@ -53,6 +53,7 @@ struct cluster_node {
 
 struct cluster_request {
     struct cluster_node *node; /* NULL: none */
+    bool refuses;              /* its end is expected */
     enum dn_code code;
     struct dn_error *err;
     bool done;
@@ -105,6 +106,8 @@ enum dn_code cluster_keeper_start(struct chaos_cluster *c, struct dn_error *err)
 void cluster_keeper_stop(struct chaos_cluster *c); /* kills what runs */
 
 enum dn_code cluster_node_start(struct chaos_cluster *c, unsigned node, struct dn_error *err);
+/* The same, and its end is no crash: it must refuse what it finds. */
+enum dn_code cluster_node_start_refused(struct chaos_cluster *c, unsigned node, struct dn_error *err);
 /* SIGKILL, and waits for its end. Nothing when it is down. */
 void cluster_node_kill(struct chaos_cluster *c, unsigned node);
 /* SIGTERM, and waits; a node that does not leave in time, or not with code 0, counts as crashed. */

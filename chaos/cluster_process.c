@@ -200,7 +200,7 @@ static enum dn_code spawn(struct chaos_cluster *c, struct cluster_node *node, st
     fcntl(pidfd, F_SETFD, FD_CLOEXEC);
     node->pid = pid;
     node->pidfd = pidfd;
-    node->paused = node->expected = false;
+    node->paused = false;
     node->lives++;
     if (c->proxy != NULL)
         proxy_process(c->proxy, node->number, pid);
@@ -239,7 +239,10 @@ static void serve_request(struct chaos_cluster *c)
 
     if (r->node == NULL || r->done)
         return;
+    bool was_down = r->node->pid == 0;
     r->code = spawn(c, r->node, r->err);
+    if (was_down)
+        r->node->expected = r->refuses; /* before anybody can see that it has ended */
     r->done = true;
 }
 
@@ -297,11 +300,11 @@ void cluster_keeper_stop(struct chaos_cluster *c)
 /* ---- what callers ask for
  * ---------------------------------------------------------------------------------- */
 
-enum dn_code cluster_node_start(struct chaos_cluster *c, unsigned node, struct dn_error *err)
+static enum dn_code start(struct chaos_cluster *c, unsigned node, bool refuses, struct dn_error *err)
 {
     pthread_mutex_lock(&c->lock);
     DN_ASSERT(node >= 1 && node <= c->count && c->request.node == NULL);
-    c->request = (struct cluster_request){.node = &c->nodes[node], .err = err};
+    c->request = (struct cluster_request){.node = &c->nodes[node], .refuses = refuses, .err = err};
     (void)eventfd_write(c->wake, 1);
     while (!c->request.done)
         pthread_cond_wait(&c->changed, &c->lock);
@@ -309,6 +312,16 @@ enum dn_code cluster_node_start(struct chaos_cluster *c, unsigned node, struct d
     c->request.node = NULL;
     pthread_mutex_unlock(&c->lock);
     return code;
+}
+
+enum dn_code cluster_node_start(struct chaos_cluster *c, unsigned node, struct dn_error *err)
+{
+    return start(c, node, false, err);
+}
+
+enum dn_code cluster_node_start_refused(struct chaos_cluster *c, unsigned node, struct dn_error *err)
+{
+    return start(c, node, true, err);
 }
 
 /* Lock held. */

@@ -245,8 +245,7 @@ static enum dn_code flip_bit(struct fault *f, struct dn_error *err)
     if (code != DN_OK)
         return code;
     cluster_logs_judge(f->c);
-    code = cluster_node_start(f->c, f->node, err);
-    cluster_node_expect_end(f->c, f->node);
+    code = cluster_node_start_refused(f->c, f->node, err);
     if (code == DN_OK) {
         must_refuse(f);
         cluster_node_forgive(f->c, f->node); /* it said "fatal", as it should */

@@ -9,7 +9,6 @@ static const char *const refusals[] = {
     "the disk of this node is nearly full",
     "too many proposals wait for this group",
     "the node's queue of writes and waits is full",
-    "the call needs more memory than one call may take",
 };
 
 /* Behind a number between these two, when the message begins so. */
