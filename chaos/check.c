@@ -121,6 +121,9 @@ int chaos_check(const struct chaos_history *history, const struct chaos_check_op
     chaos_check_sessions(&check);
     chaos_check_items(&check);
     chaos_check_cluster(&check);
+    if (check.final_from != CHAOS_NEVER) {
+        chaos_check_final(&check);
+    }
     for (unsigned rule = 0; rule < CHAOS_RULE_COUNT; rule++) {
         struct chaos_judgement *judgement = &judgements[rule];
         judgement->verdict = judgement->violations > 0 ? CHAOS_VIOLATED

@@ -380,7 +380,8 @@ static bool judge_bound(struct world *w, const struct read *read, const struct c
     size_t count = read->get || !read->present ? item->writes_count : item->deleted_count;
     uint32_t write = done_by(own, count, bound->before);
     char text[48];
-    w->judged[bound->rule] += write > 0;
+    /* An open write may come at any time: what it could explain is not judged. */
+    w->judged[bound->rule] += write > 0 && (read->age != NEVER || (read->version > 0 && seen > 0));
     if (write > read->age) {
         chaos_violated(
             w->check, bound->rule, write - 1, read->invoke, read->ok,

@@ -32,6 +32,7 @@
 #define WRITES_BACK_NS 12000000000 /* past the bound of the rule "recovery", so that it can tell */
 #define STALL_MAX_NS 120000000000  /* how long the machine's own disk is waited for */
 #define TURN_NS 50000000
+#define OPEN_WRITES_MS 1000 /* beyond the deadline of what clients gave up on */
 #define FINDINGS_MAX 64
 #define LINE_MAX_BYTES 600
 
@@ -277,6 +278,11 @@ static enum dn_code run_clients(struct run *run, struct dn_error *err)
 static enum dn_code run_final(struct run *run, struct dn_error *err)
 {
     run_progress_say(&run->progress, "waiting until all nodes agree");
+    /* What clients gave up on may still happen, until its deadline has passed at the nodes too. */
+    int64_t until_ns =
+        chaos_history_now_ns(run->history) + (run->options.deadline_ms + OPEN_WRITES_MS) * INT64_C(1000000);
+    while (chaos_history_now_ns(run->history) < until_ns)
+        turn(run, "healed");
     run->converged = chaos_pool_wait_converged(run->pool, CONVERGE_TIMEOUT_MS);
     if (!run->converged)
         run_progress_say(&run->progress, "the nodes did not come to the same state within %d s",
@@ -301,6 +307,21 @@ static void gather_findings(struct run *run)
         found(run, "%lu of the final reads got no answer", run->unread);
 }
 
+/* A run in which nothing could have gone wrong must not pass for one in which nothing did. */
+static void must_be_judged(struct run *run, const struct chaos_judgement judgements[CHAOS_RULE_COUNT])
+{
+    static const enum chaos_rule always[] = {CHAOS_RULE_LOST, CHAOS_RULE_INVENTED, CHAOS_RULE_HASH,
+                                             CHAOS_RULE_LEADER, CHAOS_RULE_CONVERGED};
+    for (size_t i = 0; i < sizeof always / sizeof always[0]; i++)
+        if (judgements[always[i]].verdict == CHAOS_UNTESTED)
+            found(run, "the rule '%s' could not be judged: nothing in this run could have broken it",
+                  chaos_rule_name(always[i]));
+    if (strcmp(run->options.nemeses, "none") != 0 &&
+        judgements[CHAOS_RULE_RECOVERY].verdict == CHAOS_UNTESTED)
+        found(run,
+              "the rule 'recovery' could not be judged: no fault ended, or no write was asked for after it");
+}
+
 static int judge(struct run *run)
 {
     static struct chaos_judgement judgements[CHAOS_RULE_COUNT];
@@ -309,6 +330,7 @@ static int judge(struct run *run)
     struct chaos_check_options check = {0};
     struct dn_error err = {.code = DN_OK};
     int violated = chaos_check(run->history, &check, judgements);
+    must_be_judged(run, judgements);
     struct chaos_report_info info = {
         .seed = run->options.seed,
         .command = run->command,

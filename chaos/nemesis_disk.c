@@ -254,6 +254,12 @@ static enum dn_code slow_down(struct fault *f, struct dn_error *err)
     int gone = -1, fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0)
         return dn_fail(err, DN_IO, "freeze node %u's disk: %s: %s", f->node, path, strerror(errno));
+    if (ioctl(fd, FIFREEZE, 0) != 0) { /* once here, where it can be told: the guard does the rest */
+        enum dn_code refused = dn_fail(err, DN_IO, "freeze node %u's disk: %s", f->node, strerror(errno));
+        close(fd);
+        return refused;
+    }
+    (void)ioctl(fd, FITHAW, 0);
     pid_t pid = fork_guard(f, &gone, err);
     if (pid == 0)
         freeze_and_thaw(fd, gone, frozen_ms, free_ms);

@@ -16,7 +16,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define DUMP_MAX (4u << 20)
+#define DUMP_MAX (64u << 20)
 #define RECORD_HEAD_BYTES 40
 #define TORN_MAX 4096
 #define RECORDS_MIN 24  /* fewer are no journal to damage in its middle */
@@ -78,10 +78,15 @@ static char *dump_of(const struct visit *v, const char *folder)
         return NULL;
     }
     if (cluster_command(arguments, dump, DUMP_MAX, &status, v->err) == DN_OK) {
-        if (status == 0)
+        bool cut = strlen(dump) + 1 >= DUMP_MAX; /* its last record is not the journal's last one then */
+        if (status == 0 && !cut)
             return dump;
-        dn_fail(v->err, DN_INTERNAL, "'dunlin journal dump' of node %u: code %d: %.200s", v->f->node, status,
-                dump);
+        if (cut)
+            dn_fail(v->err, DN_PRECONDITION, "the journal of node %u is too long to look for its end",
+                    v->f->node);
+        else
+            dn_fail(v->err, DN_INTERNAL, "'dunlin journal dump' of node %u: code %d: %.200s", v->f->node,
+                    status, dump);
     }
     free(dump);
     return NULL;

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define CALL_MS 3000
@@ -166,6 +167,14 @@ static enum dn_code take_out(struct chaos_cluster *c, unsigned node, struct dn_e
         char text[128];
         snprintf(text, sizeof text, "node %u was removed and did not leave within %d s", node,
                  CLUSTER_STOP_MS / 1000);
+        cluster_crash(c, node, text);
+    }
+    const struct cluster_node *n = &c->nodes[node];
+    if (code == DN_OK && !chaos_cluster_is_running(c, node) &&
+        (!WIFEXITED(n->status) || WEXITSTATUS(n->status) != 0)) {
+        char text[128];
+        snprintf(text, sizeof text, "node %u was removed and ended with status %#x instead of code 0", node,
+                 (unsigned)n->status);
         cluster_crash(c, node, text);
     }
     cluster_node_kill(c, node);

@@ -49,8 +49,9 @@ static enum dn_code partition_halves(struct fault *f, struct dn_error *err)
 {
     bool few[NET_PLACES] = {false};
 
-    (void)err;
     fault_minority(f);
+    if (f->hit_count == 0)
+        return dn_fail(err, DN_PRECONDITION, "too few nodes run to part them");
     for (unsigned i = 0; i < f->hit_count; i++)
         few[f->hit[i]] = true;
     for (unsigned i = 1; i <= f->c->count; i++)
@@ -78,8 +79,9 @@ static enum dn_code partition_one_way(struct fault *f, struct dn_error *err)
  * other. */
 static enum dn_code partition_ring(struct fault *f, struct dn_error *err)
 {
-    (void)err;
     fault_shuffle(f);
+    if (f->hit_count < 3)
+        return dn_fail(err, DN_PRECONDITION, "too few nodes run for a ring");
     unsigned count = f->hit_count;
     for (unsigned i = 0; i < count; i++)
         for (unsigned j = i + 1; j < count; j++) {

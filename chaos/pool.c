@@ -166,6 +166,7 @@ enum dn_code chaos_pool_create(const struct chaos_pool_options *options, struct 
     for (unsigned node = 1; node <= pool->nodes.count; node++)
         pool->nodes.api[node] = chaos_cluster_api(options->cluster, node);
     pool->shared = (struct workload_shared){.workload = options->workload, .users = workload_users_create()};
+    chaos_workload_begin(&pool->shared);
     for (unsigned i = 0; i < options->clients; i++)
         member_init(pool, &clients[i], i);
     member_init(pool, &pool->watch, options->clients);
@@ -252,7 +253,7 @@ static bool final_task(struct chaos_pool *pool, struct workload_client *client, 
     unsigned nodes = pool->options.first_nodes;
     unsigned node = 1 + (unsigned)(n % nodes);
     uint64_t users = pool->options.workload->sessions > 0 ? workload_users_count(pool->shared.users) : 0;
-    uint64_t items = pool->options.workload->sessions < 100 ? WORKLOAD_ITEMS : 0;
+    uint64_t items = pool->options.workload->sessions < 100 ? atomic_load(&pool->shared.last_item) : 0;
     uint64_t key = 1 + n / nodes;
     bool answered;
     if (key <= users)

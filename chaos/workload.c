@@ -98,22 +98,34 @@ static void step_sessions(struct workload_shared *shared, struct workload_own *o
 
 /* ---- catalogue -------------------------------------------------------------------------------------- */
 
+void chaos_workload_begin(struct workload_shared *shared)
+{
+    for (unsigned place = 0; place < WORKLOAD_ITEMS; place++)
+        atomic_store(&shared->items[place], place + 1);
+    atomic_store(&shared->last_item, WORKLOAD_ITEMS);
+}
+
 static void step_catalogue(struct workload_shared *shared, struct workload_own *own,
                            struct workload_client *client, unsigned node)
 {
     uint64_t at = workload_random_below(&client->random, 1000);
-    uint64_t item = 1 + workload_random_below(&client->random, WORKLOAD_ITEMS);
+    uint64_t place = workload_random_below(&client->random, WORKLOAD_ITEMS);
+    unsigned long long item = atomic_load(&shared->items[place]);
+    enum chaos_type type = CHAOS_OK;
     bool with_token = workload_random_one(&client->random, TOKEN_SHARE, 100);
-    struct workload_tokens *tokens = &own->items[item];
+    struct workload_tokens *tokens = &own->items[place];
     workload_tokens_of(tokens, item);
     if (at < CATALOG_READ)
         workload_get(client, node, item, level_pick(&client->random), with_token, tokens);
     else if (at < CATALOG_READ + CATALOG_SIMILAR)
         workload_similar(client, node, item, level_pick(&client->random), with_token, tokens);
     else if (at < CATALOG_READ + CATALOG_SIMILAR + CATALOG_DELETE)
-        workload_delete(client, node, item);
+        type = workload_delete(client, node, item);
     else
-        workload_upsert(client, node, item, atomic_fetch_add(&shared->last_value, 1) + 1, tokens);
+        type = workload_upsert(client, node, item, atomic_fetch_add(&shared->last_value, 1) + 1, tokens);
+    if (type == CHAOS_INFO) /* another client may have been faster: then its number stays */
+        atomic_compare_exchange_strong(&shared->items[place], &item,
+                                       atomic_fetch_add(&shared->last_item, 1) + 1);
 }
 
 void chaos_workload_step(struct workload_shared *shared, struct workload_own *own,

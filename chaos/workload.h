@@ -5,7 +5,7 @@
 #include "chaos/workload_client.h"
 #include "chaos/workload_users.h"
 
-#define WORKLOAD_ITEMS 100 /* catalogue items "c-1" to "c-100" */
+#define WORKLOAD_ITEMS 100 /* catalogue items that are worked on at the same time */
 
 struct chaos_workload {
     const char *name;
@@ -24,13 +24,20 @@ struct workload_shared {
     const struct chaos_workload *workload;
     struct workload_users *users;
     atomic_ullong last_value; /* of the catalogue's items */
+    /* The items "c-N" worked on now. One whose write was not answered is left alone from then on, and the
+     * next number takes its place: an open delete would excuse its absence for ever. Begun by
+     * chaos_workload_begin. */
+    atomic_ullong items[WORKLOAD_ITEMS];
+    atomic_ullong last_item;
 };
+
+void chaos_workload_begin(struct workload_shared *shared);
 
 /* A client's own; starts as zeros. */
 struct workload_own {
     unsigned favourite;                               /* the client's number */
     struct workload_tokens users[WORKLOAD_SLOTS + 1]; /* by slot; the last for users in none */
-    struct workload_tokens items[WORKLOAD_ITEMS + 1];
+    struct workload_tokens items[WORKLOAD_ITEMS];     /* by place */
 };
 
 /* One operation at this node. */
