@@ -16,6 +16,7 @@ from history import Writer, verify
 
 SIZE_MIB = 64
 ROOM_MIB = 512
+FULL_BYTES = 5 << 20  # not enough for another segment and the watermark
 EXTRA = "raft:\n  min_free_bytes: 1MiB\n  segment_bytes: 4MiB\n"  # the lowest watermark there is
 USERS_A_BATCH = 2000
 
@@ -67,7 +68,7 @@ def run(nodes, rng):
         floods = [Flood(node, i) for i, node in enumerate(cluster.nodes) for _ in range(1)]
         for thread in writers + floods:
             thread.start()
-        wait_until("the disk is full", lambda: free_bytes(disk) < 1 << 20, 120, 0.005)
+        wait_until("the disk is full", lambda: free_bytes(disk) < FULL_BYTES, 120, 0.005)
         wait_until("writes are refused", lambda: floods[0].refused > 5)
         for flood in floods:
             flood.stopped = True
