@@ -281,7 +281,7 @@ static void statfs_cb(uv_fs_t *req)
         uint64_t available = fs->f_bavail * fs->f_bsize;
         /* A segment that could not be made took all there was and gave it back: what is free is not enough.
          */
-        uint64_t least = c->o.min_free_bytes + dn_journal_lacks_bytes(c->journal);
+        uint64_t least = c->o.min_free_bytes + (c->journal == NULL ? 0 : dn_journal_lacks_bytes(c->journal));
         bool low = available < least;
         if (low != atomic_load(&c->no_space)) {
             dn_log(low ? DN_LOG_ERROR : DN_LOG_INFO, COMPONENT,
