@@ -1,5 +1,5 @@
-"""A disk of 64 MiB that the load itself fills to the end, faster than the watermark is looked at, so that writes of the journal
-really fail: writes are refused, reads are served, nobody crashes, and when space returns writes go on and nothing
+"""A disk of 64 MiB that the load itself fills, faster than the watermark is looked at, so that the journal's next segment cannot
+be made: writes are refused, reads are served, nobody crashes, and when space returns writes go on and nothing
 acknowledged was lost. Once with a node alone, once with one of three nodes."""
 
 import os
@@ -65,7 +65,7 @@ def run(nodes, rng):
     try:
         cluster.start()
         writers = [Writer(cluster, f"{nodes}-{i}", random.Random(rng.random())) for i in range(2)]
-        floods = [Flood(node, i) for i, node in enumerate(cluster.nodes) for _ in range(1)]
+        floods = [Flood(node, i) for i, node in enumerate(cluster.nodes)]
         for thread in writers + floods:
             thread.start()
         wait_until("the disk is full", lambda: free_bytes(disk) < FULL_BYTES, 120, 0.005)
