@@ -31,9 +31,6 @@ enum dn_mutant {
 /* Any thread. A DUNLIN_MUTANT that names none of the above ends the process with a message and exit code 2.
  */
 bool dn_mutant(enum dn_mutant mutant);
-/* Takes the place of the environment: for harnesses that hold many lives in one process. Before any thread
- * starts. */
-void dn_mutant_set(enum dn_mutant mutant);
 #else
 static inline bool dn_mutant(enum dn_mutant mutant)
 {

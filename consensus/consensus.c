@@ -279,12 +279,14 @@ static void statfs_cb(uv_fs_t *req)
     if (req->result == 0 && req->ptr != NULL) {
         const uv_statfs_t *fs = req->ptr;
         uint64_t available = fs->f_bavail * fs->f_bsize;
-        bool low = available < c->o.min_free_bytes;
+        /* A segment that could not be made took all there was and gave it back: what is free is not enough.
+         */
+        uint64_t least = c->o.min_free_bytes + (c->journal == NULL ? 0 : dn_journal_lacks_bytes(c->journal));
+        bool low = available < least;
         if (low != atomic_load(&c->no_space)) {
             dn_log(low ? DN_LOG_ERROR : DN_LOG_INFO, COMPONENT,
-                   "'%s' has %llu bytes free (min_free_bytes %llu): proposals are %s", c->data_dir,
-                   (unsigned long long)available, (unsigned long long)c->o.min_free_bytes,
-                   low ? "refused" : "taken again");
+                   "'%s' has %llu bytes free (needed: %llu): proposals are %s", c->data_dir,
+                   (unsigned long long)available, (unsigned long long)least, low ? "refused" : "taken again");
         }
         atomic_store(&c->no_space, low);
         c->ticks_stopped = available < c->o.min_free_bytes / 2;

@@ -90,8 +90,7 @@ struct proposal_link {
     uint32_t result_length;
     uint32_t ordinal;    /* slot in the batch */
     uint64_t remote : 1; /* came over a peer link */
-    uint64_t
-        unsure : 1; /* an earlier try may have brought it into the log, and nobody said that it did not */
+    uint64_t unsure : 1; /* an earlier try may be in a log */
 };
 _Static_assert(sizeof(struct proposal_link) <= sizeof(((struct dn_proposal *)0)->opaque), "opaque too small");
 

@@ -127,6 +127,8 @@ void dn_journal_turn(struct dn_journal *journal);
  * be snapshotted. */
 uint64_t dn_journal_held(const struct dn_journal *journal, uint32_t group);
 uint64_t dn_journal_disk_bytes(const struct dn_journal *journal); /* all segments, spares too */
+/* What a segment needs that could not be made when it was last tried; 0: none is lacking. */
+uint64_t dn_journal_lacks_bytes(const struct dn_journal *journal);
 /* NULL, or why nothing is written at the moment. */
 const struct dn_error *dn_journal_fault(const struct dn_journal *journal);
 

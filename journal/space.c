@@ -177,6 +177,11 @@ uint64_t dn_journal_held(const struct dn_journal *journal, uint32_t group)
     return 0;
 }
 
+uint64_t dn_journal_lacks_bytes(const struct dn_journal *journal)
+{
+    return journal->space_warned && journal->next_state != NEXT_READY ? journal->o.segment_bytes : 0;
+}
+
 uint64_t dn_journal_disk_bytes(const struct dn_journal *journal)
 {
     uint64_t bytes = 0;

@@ -7,8 +7,8 @@ usage() {
     cat <<'TEXT'
 Usage: scripts/mutants.sh [--real] [--lives N] [--seconds N] [--only NAME] [--build DIR]
 
-Each mutant runs in virtual time (tests/virtual) until a life goes wrong; then as many lives of the same build without
-a mutant must be well. With --real also in real clusters (dunlin-chaos run), those that clients can see.
+Each mutant runs in virtual time (tests/virtual) until a life goes wrong; then 150 lives of the same build without a
+mutant must be well. With --real also in real clusters (dunlin-chaos run), those that clients can see.
 
   --lives N    virtual lives until a mutant counts as missed (default 3000)
   --seconds N  of chaos for each of three seeds with --real (default 30)
@@ -18,8 +18,8 @@ Exit codes: 0 all caught, 1 one was not, or the build without a mutant fails, 2 
 TEXT
 }
 
-MUTANTS="ack-before-commit skip-deduplication skip-token-wait skip-barrier forget-offset accept-gap apply-late drop-vote
-understate-age skip-flush"
+MUTANTS=$(sed -n 's/^ *X([A-Z_]*, "\([a-z-]*\)",.*/\1/p' base/mutant.h)
+[ -n "$MUTANTS" ] || { echo "mutants.sh: no mutant found in base/mutant.h" >&2; exit 1; }
 SEEN_BY_CLIENTS="ack-before-commit skip-deduplication skip-token-wait skip-barrier apply-late understate-age"
 FAULTS=kill-leader,pause-leader,isolate-leader,partition-halves,slow-link,restart
 WELL_LIVES=150

@@ -1,5 +1,5 @@
-"""A disk of 64 MiB that the load itself fills to the end, faster than the watermark is looked at, so that writes of the journal
-really fail: writes are refused, reads are served, nobody crashes, and when space returns writes go on and nothing
+"""A disk of 64 MiB that the load itself fills, faster than the watermark is looked at, so that the journal's next segment cannot
+be made: writes are refused, reads are served, nobody crashes, and when space returns writes go on and nothing
 acknowledged was lost. Once with a node alone, once with one of three nodes."""
 
 import os
@@ -16,6 +16,7 @@ from history import Writer, verify
 
 SIZE_MIB = 64
 ROOM_MIB = 512
+FULL_BYTES = 5 << 20  # not enough for another segment and the watermark
 EXTRA = "raft:\n  min_free_bytes: 1MiB\n  segment_bytes: 4MiB\n"  # the lowest watermark there is
 USERS_A_BATCH = 2000
 
@@ -64,10 +65,10 @@ def run(nodes, rng):
     try:
         cluster.start()
         writers = [Writer(cluster, f"{nodes}-{i}", random.Random(rng.random())) for i in range(2)]
-        floods = [Flood(node, i) for i, node in enumerate(cluster.nodes) for _ in range(1)]
+        floods = [Flood(node, i) for i, node in enumerate(cluster.nodes)]
         for thread in writers + floods:
             thread.start()
-        wait_until("the disk is full", lambda: free_bytes(disk) < 1 << 20, 120, 0.005)
+        wait_until("the disk is full", lambda: free_bytes(disk) < FULL_BYTES, 120, 0.005)
         wait_until("writes are refused", lambda: floods[0].refused > 5)
         for flood in floods:
             flood.stopped = True
