@@ -350,6 +350,7 @@ static void set_defaults(struct dn_consensus_options *o)
     o->segment_bytes = o->segment_bytes == 0 ? 16u << 20 : o->segment_bytes;
     o->snapshot_log_bytes = o->snapshot_log_bytes == 0 ? 64u << 20 : o->snapshot_log_bytes;
     o->journal_held_bytes = o->journal_held_bytes == 0 ? 256u << 20 : o->journal_held_bytes;
+    o->install_timeout_ms = o->install_timeout_ms == 0 ? 20000 : o->install_timeout_ms;
     o->snapshot_rate_bytes = o->snapshot_rate_bytes == 0 ? 256u << 20 : o->snapshot_rate_bytes;
     o->min_free_bytes = o->min_free_bytes == 0 ? 64u << 20 : o->min_free_bytes;
 }

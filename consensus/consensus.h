@@ -112,6 +112,7 @@ struct dn_consensus_options {
     uint64_t
         journal_held_bytes; /* a group whose log holds back more of the journal is snapshotted; 0: 256 MiB */
     uint64_t snapshot_rate_bytes; /* a leader's snapshot is fetched at most so fast, a second; 0: 256 MiB */
+    unsigned install_timeout_ms;  /* a leader that hears nothing of a snapshot sends it again; 0: 20 s */
     uint64_t min_free_bytes;      /* refuse proposals below this much free disk; 0: 64 MiB */
     size_t segment_bytes;         /* of the journal; 0: 16 MiB; a multiple of 4096, at least 64 KiB */
     unsigned entry_max_bytes; /* most bytes packed into one entry (a larger record goes alone); 0: 256 KiB */

@@ -23,8 +23,6 @@
 #define STILL_US 50000         /* the log stands still for so long at most: a planned move costs no more */
 #define STILL_PAUSE_US 2000000 /* writes go on for so long before the log stands still again */
 #define STILL_ENTRIES 64       /* and only for a follower that lacks no more than so many entries */
-#define INSTALL_TIMEOUT_MS                                                                                   \
-    (20u * 1000) /* a leader repeats its InstallSnapshot (a manifest) until it is answered */
 
 static int fsm_apply(struct raft_fsm *fsm, const struct raft_buffer *buf, void **result)
 {
@@ -108,7 +106,7 @@ enum dn_code group_open(struct group *g, bool bootstrap, struct dn_error *err)
     r->tracer = NULL;
     raft_set_election_timeout(r, c->o.election_timeout_ms);
     raft_set_heartbeat_timeout(r, c->o.heartbeat_ms);
-    raft_set_install_snapshot_timeout(r, INSTALL_TIMEOUT_MS);
+    raft_set_install_snapshot_timeout(r, c->o.install_timeout_ms);
     raft_set_pre_vote(r, true);
     raft_set_snapshot_threshold(r, UINT_MAX);
     raft_set_snapshot_trailing(r, TRAILING_MAX);

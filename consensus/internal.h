@@ -198,10 +198,9 @@ struct pin {
     uint64_t until_us;
 };
 
-/* The leader whose snapshot could not be had: its next heartbeat is made one that we refuse, so that it tries
- * again. */
-struct spurn {
-    uint64_t raft_id, term, index, index_term; /* index 0: none */
+/* What libraft waits to hear of from a follower (io_shim.c, snapshot_refused). */
+struct snapshot_sent {
+    uint64_t raft_id, term, index; /* index 0: nothing */
 };
 
 struct prune {
@@ -353,7 +352,6 @@ struct group {
         struct raft_message message;
         char *address; /* NULL: none */
     } next;            /* an InstallSnapshot that waits for the one held to be over */
-    struct spurn spurn;
     struct pin pins[SNAP_PINS];
     struct prune prune;
     unsigned fetch_jobs;  /* pool jobs of its fetch, and of those given up */
@@ -363,8 +361,9 @@ struct group {
 
     /* commit notices: highest leader_commit sent to each member in this term */
     uint64_t commit_sent[DN_MEMBERS_MAX];
-    bool sent_in_tick[DN_MEMBERS_MAX];  /* an AppendEntries, since the last tick began */
-    uint64_t loaded_index, loaded_term; /* of the snapshot that was read last to be sent */
+    bool sent_in_tick[DN_MEMBERS_MAX];                  /* an AppendEntries, since the last tick began */
+    uint64_t loaded_index, loaded_term;                 /* of the snapshot that was read last to be sent */
+    struct snapshot_sent snapshot_sent[DN_MEMBERS_MAX]; /* the last one that each member was sent */
 
     _Atomic uint64_t status_seq;
     _Atomic uint64_t status[STATUS_FIELDS];

@@ -150,6 +150,40 @@ static void note_commit_sent(struct group *g, const struct raft_message *message
     }
 }
 
+/* libraft waits for an answer to the snapshot it sent, and takes no refusal but of that very index. Its
+ * heartbeats however name the newest snapshot it has, so once it took another one it would turn a deaf ear to
+ * a follower that never got the first, or lost it in a restart, for the whole install timeout: twenty seconds
+ * in which nothing is committed if a third node is down. A follower that is at work on a snapshot refuses
+ * nothing (snapshot.c, hollow), so a refusal of such a heartbeat is one of the snapshot, and is made to say
+ * so. */
+static void snapshot_note_sent(struct group *g, const struct raft_message *message)
+{
+    int member = member_find(g->c, message->server_id);
+    if (member >= 0) { /* the manifest comes from memory, so this is still the index libraft means to send */
+        g->snapshot_sent[member] = (struct snapshot_sent){message->server_id, message->install_snapshot.term,
+                                                          g->raft.trail.snapshot.index};
+    }
+}
+
+static void snapshot_refused(struct group *g, struct raft_message *message)
+{
+    struct raft_append_entries_result *result = &message->append_entries_result;
+    int member = member_find(g->c, message->server_id);
+    struct snapshot_sent *sent = member < 0 ? NULL : &g->snapshot_sent[member];
+    raft_index match;
+    if (sent == NULL || sent->index == 0 || result->rejected < sent->index ||
+        result->rejected > g->raft.trail.snapshot.index || result->term != sent->term) {
+        return;
+    }
+    if (sent->raft_id == message->server_id && sent->term == raft_current_term(&g->raft) &&
+        raft_match_index(&g->raft, message->server_id, &match) == 0 && match < sent->index) {
+        result->rejected = sent->index;
+        result->last_log_index =
+            result->last_log_index < sent->index ? result->last_log_index : sent->index - 1;
+    }
+    sent->index = 0; /* once: if libraft has given up waiting by itself, the next refusal is one of entries */
+}
+
 /* A failed send is a lost message to libraft: it is told at once, and never by a return value, after which it
  * would free what it no longer owns. */
 static int send_shim(struct raft_io *io, struct raft_io_send *req, const struct raft_message *message,
@@ -168,6 +202,9 @@ static int send_shim(struct raft_io *io, struct raft_io_send *req, const struct 
         }
         /* When a newer snapshot was taken while the wanted one was being read, libraft corrects the message's
          * last_index and forgets its last_term: the follower would install a term that never was. */
+        if (message->type == RAFT_INSTALL_SNAPSHOT) {
+            snapshot_note_sent(g, message);
+        }
         if (message->type == RAFT_INSTALL_SNAPSHOT &&
             g->loaded_index == message->install_snapshot.last_index) {
             corrected = *message;
@@ -259,6 +296,9 @@ static void recv_shim(struct raft_io *io, struct raft_message *message)
     }
     if (message->type == RAFT_APPEND_ENTRIES || message->type == RAFT_INSTALL_SNAPSHOT) {
         g->heard_us = dn_monotonic_us();
+    }
+    if (message->type == RAFT_APPEND_ENTRIES_RESULT) {
+        snapshot_refused(g, message);
     }
     if (message->type == RAFT_REQUEST_VOTE && vote_of_a_standby(g, message)) {
         /* done */

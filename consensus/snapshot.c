@@ -16,10 +16,10 @@
  * the leader sees us alive, our election timer is fed, and nothing is claimed to be stored.
  *
  * Failures: a leader of a newer term shows up: what is held is forgotten, and that leader finds out by itself
- * what we need. The fetch or the build fails: HOLD_PAUSED; then the leader, which would wait minutes for an
- * answer, is made to try again: its next heartbeat is turned into one that asks for just the entry its
- * snapshot ends with (spurn), which we lack, and libraft's refusal takes it out of its waiting. (Not if it
- * took another snapshot in between: then it repeats itself after INSTALL_TIMEOUT_MS, group.c.)
+ * what we need. The fetch or the build fails: HOLD_PAUSED, then nothing is held, and the next heartbeat,
+ * which names an entry we lack, is refused: that takes the leader out of its waiting (io_shim.c,
+ * snapshot_refused). The same goes for a node that began anew while it was sent a snapshot, and for one that
+ * it never reached.
  *
  * Files: the snapshot in force and the one before are kept, and what was asked for lately; a pool thread
  * removes the rest (prune), never while a file of the group is being made. */
@@ -486,22 +486,13 @@ static void hold_drop(struct group *g, raft_term term)
     }
 }
 
-/* The next heartbeat of this snapshot's sender is to be refused. */
-static void spurn_next(struct group *g, const struct raft_message *message)
-{
-    const struct raft_install_snapshot *args = &message->install_snapshot;
-    g->spurn = (struct spurn){message->server_id, args->term, args->last_index, args->last_term};
-}
-
 /* libraft has answered the leader, or will. What that leader sent meanwhile need not be fetched: its log most
- * likely reaches back far enough by now. But it waits for an answer to just that one. */
+ * likely reaches back far enough by now. It waits for an answer to just that one, and finds it in the refusal
+ * of its next heartbeat (io_shim.c). */
 static void hold_answered(struct group *g)
 {
     if (g->next.address != NULL &&
         g->next.message.install_snapshot.term == g->hold.message.install_snapshot.term) {
-        if (g->next.message.install_snapshot.last_index > g->hold.message.install_snapshot.last_index) {
-            spurn_next(g, &g->next.message);
-        }
         next_drop(g);
     }
     hold_over(g);
@@ -526,10 +517,7 @@ static void hold_turn(struct group *g, uint64_t now_us)
     if (h->state == HOLD_FETCHED && g->c->build_jobs < BUILD_JOBS_MAX && bulk_room(g->c)) {
         build_start(g);
     }
-    if (h->state == HOLD_PAUSED && now_us >= h->until_us && g->next.address != NULL) {
-        hold_over(g);
-    } else if (h->state == HOLD_PAUSED && now_us >= h->until_us) {
-        spurn_next(g, &h->message);
+    if (h->state == HOLD_PAUSED && now_us >= h->until_us) {
         hold_over(g);
     }
 }
@@ -546,27 +534,35 @@ static void hollow(struct raft_message *message)
     args->leader_commit = 0;
 }
 
-/* See the head of this file: the heartbeat's previous entry becomes one that this leader surely has. */
-static void spurn(struct group *g, struct raft_append_entries *args, uint64_t raft_id)
+/* libraft answers an InstallSnapshot when it is installed, and takes no heartbeat for it until then; a
+ * leader's takes whoever it has not heard of for one heartbeat for unreachable, and from then on sends it the
+ * InstallSnapshot again where a heartbeat is due. Neither hears of the other any more: the leader steps down
+ * if it needs this one for a majority, and we would call elections. So each is answered at once, as a
+ * heartbeat that teaches nothing. */
+static void answer_alive(struct group *g, uint64_t raft_id, const char *address, raft_term term)
 {
-    if (args->term != g->spurn.term || raft_id != g->spurn.raft_id) {
-        g->spurn.index = 0;
-    } else if (args->n_entries == 0) {
-        args->prev_log_index = g->spurn.index;
-        args->prev_log_term = g->spurn.index_term;
-        args->leader_commit = 0;
-        g->spurn.index = 0;
-    }
+    struct raft_message alive = {
+        .type = RAFT_APPEND_ENTRIES, .server_id = raft_id, .server_address = address};
+    alive.append_entries.term = term;
+    g->raft_recv(&g->io, &alive);
 }
 
 bool snapshot_hold(struct group *g, struct raft_message *message)
 {
     raft_term term = g->hold.message.install_snapshot.term;
     if (message->type == RAFT_INSTALL_SNAPSHOT) {
-        if (message->install_snapshot.term > term) {
-            hold_drop(g, message->install_snapshot.term);
+        raft_term of = message->install_snapshot.term;
+        uint64_t raft_id = message->server_id;
+        const char *address = message->server_address; /* the caller's, and not freed with the message */
+        if (g->hold.state == HOLD_NONE && !g->raft.snapshot.installing &&
+            g->raft.trail.snapshot.index >= message->install_snapshot.last_index) {
+            return false; /* sent twice, and installed: libraft says so without a look at it */
+        }
+        if (of > term) {
+            hold_drop(g, of);
         }
         hold_offer(g, message);
+        answer_alive(g, raft_id, address, of);
         return true;
     }
     if (message->type != RAFT_APPEND_ENTRIES) {
@@ -575,10 +571,8 @@ bool snapshot_hold(struct group *g, struct raft_message *message)
     if (message->append_entries.term > term) {
         hold_drop(g, message->append_entries.term);
     }
-    if (g->hold.state != HOLD_NONE && !g->hold.dropped) {
+    if ((g->hold.state != HOLD_NONE && !g->hold.dropped) || g->next.address != NULL) {
         hollow(message);
-    } else if (g->spurn.index != 0) {
-        spurn(g, &message->append_entries, message->server_id);
     }
     return false;
 }

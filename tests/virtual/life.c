@@ -8,7 +8,7 @@
 #define STATUS_EVERY 5 /* steps */
 #define FAULTS_MIN_NS (1500 * SIM_MS)
 #define FAULTS_MAX_NS (4 * SIM_S)
-#define RECOVERY_BOUND_NS (40 * SIM_S)
+#define RECOVERY_BOUND_NS (18 * SIM_S)  /* less than libraft waits for an answer to a snapshot */
 #define EVENTS_BOUND UINT64_C(20000000) /* of one life: more is a loop that does not end */
 
 uint64_t life_faults[LIFE_FAULT_COUNT], life_judged[CHAOS_RULE_COUNT];

@@ -12,6 +12,7 @@
 #include <arpa/inet.h>
 #include <dirent.h>
 #include <ftw.h>
+#include <inttypes.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -40,7 +41,8 @@ const char *__tsan_default_suppressions(void);
 const char *__tsan_default_suppressions(void)
 {
     return "race:interceptor_socket\nrace:interceptor_accept4\nrace:interceptor_epoll_ctl\nrace:interceptor_"
-           "epoll_create1\nrace:closedir\n";
+           "epoll_create1\nrace:interceptor_open\nrace:interceptor_eventfd\nrace:closedir\nrace:interceptor_"
+           "close\n";
 }
 #endif
 
@@ -418,6 +420,25 @@ static inline enum dn_code call_end(struct call *call)
         usleep(50);
     }
     return call->code;
+}
+
+/* What each node says of `group`: for the log of a test that is about to fail. */
+static inline void cluster_tell(struct cluster *c, uint32_t group)
+{
+    for (unsigned i = 0; i < c->nodes; i++) {
+        struct dn_group_status status;
+        if (!c->node[i]) {
+            print_message("# node %u is down\n", i);
+            continue;
+        }
+        dn_consensus_status(c->node[i], group, &status);
+        print_message("# node %u: %s, term %" PRIu64 ", leader %" PRIu64 ", commit %" PRIu64
+                      ", applied %" PRIu64 ", first %" PRIu64 ", snapshot %" PRIu64 ", log %" PRIu64
+                      " bytes, loop turned %" PRIu64 " us ago\n",
+                      i, status.is_leader ? "leader" : "no leader", status.term, status.leader_id,
+                      status.commit_index, status.applied_index, status.first_index, status.snapshot_index,
+                      status.log_bytes, dn_consensus_loop_age_us(c->node[i]));
+    }
 }
 
 static inline enum dn_code propose(struct cluster *c, unsigned node, uint32_t group, const char *text,
