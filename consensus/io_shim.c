@@ -275,6 +275,19 @@ static bool change_fits(struct group *g, const struct raft_message *message)
     return r->configuration_uncommitted_index == 0;
 }
 
+/* libraft takes the lower of the leader's commit and the message's last entry for its own commit, also where
+ * that is lower than what it has: a leader that begins again at an old entry (after a heartbeat without an
+ * answer) would make it go back, and a snapshot taken then would name an index before the state that is in
+ * it. */
+static void never_back(struct group *g, struct raft_message *message)
+{
+    struct raft_append_entries *append = &message->append_entries;
+    raft_index commit = raft_commit_index(&g->raft);
+    if (append->leader_commit > commit && append->prev_log_index + append->n_entries < commit) {
+        append->leader_commit = commit;
+    }
+}
+
 /* A follower that enters a new term by a vote keeps the leader of the term before in libraft, and would say
  * that it follows it in this one: two leaders of a term, for whoever listens to two nodes. */
 static void recv_and_tell(struct group *g, struct raft_message *message)
@@ -296,6 +309,9 @@ static void recv_shim(struct raft_io *io, struct raft_message *message)
     }
     if (message->type == RAFT_APPEND_ENTRIES || message->type == RAFT_INSTALL_SNAPSHOT) {
         g->heard_us = dn_monotonic_us();
+    }
+    if (message->type == RAFT_APPEND_ENTRIES) {
+        never_back(g, message);
     }
     if (message->type == RAFT_APPEND_ENTRIES_RESULT) {
         snapshot_refused(g, message);

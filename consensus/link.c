@@ -2,9 +2,10 @@
  * Raft's own: forwarded proposals, barriers, clock stamps, snapshot chunks.
  *
  * A node sends on the connection it dialled, and receives on the one the other dialled. An answer goes back
- * to the process that asked, told by its incarnation: a restarted one numbers its requests anew. Two things
- * may swallow an answer: the connection it travels on ends (the asker's transport calls on_gap), or there is
- * no room for it (the answerer ends that connection itself: the same). In both the asker takes what it
+ * to the process that asked, told by its incarnation: a restarted one numbers its requests anew. Three things
+ * may swallow an answer: the connection it travels on ends (the asker's transport calls on_gap), there is no
+ * room for it (the answerer ends that connection itself: the same), or there is no connection when it is
+ * ready (the answerer says so, WIRE_LOST, when there is one). In all of them the asker takes what it
  * forwarded back and asks again.
  *
  * A leader's connection that ends with its process starts the election at once (group_leader_gone). */
@@ -62,10 +63,14 @@ size_t link_bulk_queued(const struct dn_consensus *c, uint64_t raft_id)
 
 void link_answer(struct dn_consensus *c, const struct asker *asker, const struct wire_frame *frame)
 {
-    if (!link_is(c, asker)) {
-        return; /* its on_gap, or its death, has told it */
+    int member = member_find(c, asker->raft_id);
+    if (member < 0 || c->members[member].incarnation != asker->incarnation) {
+        return; /* nobody waits for it any more */
     }
-    if (!link_send(c, asker->raft_id, frame)) {
+    if (!link_up(c, asker->raft_id)) {
+        /* Its on_gap need not have told it: it may have asked after that, over its own connection. */
+        c->members[member].answers_lost = true;
+    } else if (!link_send(c, asker->raft_id, frame)) {
         dn_transport_reset(c->transport, asker->raft_id);
     }
 }
@@ -170,6 +175,22 @@ void link_malformed(struct dn_consensus *c, unsigned member, const struct dn_err
     }
 }
 
+static void ask_again(struct dn_consensus *c, uint64_t raft_id)
+{
+    int member = member_find(c, raft_id);
+    if (member >= 0) {
+        c->members[member].link++;
+    }
+    for (uint32_t i = 0; i < c->o.group_count; i++) {
+        if (c->groups[i].leader_id == raft_id) {
+            propose_unforward(&c->groups[i]);
+            wait_unfence(&c->groups[i]);
+        }
+    }
+    members_lost(c, raft_id);
+    consensus_kick(c);
+}
+
 static void on_frame(struct dn_consensus *c, unsigned member, const uint8_t *bytes, size_t length)
 {
     struct wire_frame frame;
@@ -197,6 +218,9 @@ static void on_frame(struct dn_consensus *c, unsigned member, const uint8_t *byt
         break;
     case WIRE_BARRIER_ANSWER:
         wait_answer(c, &frame);
+        break;
+    case WIRE_LOST:
+        ask_again(c, asker.raft_id);
         break;
     case WIRE_STAMPS:
         age_stamps_in(c, asker.raft_id, &frame);
@@ -250,20 +274,14 @@ static void on_message(void *data, const struct dn_transport_peer_id *from, cons
 
 /* ---- connections come and go ------------------------------------------------------------------------- */
 
-static void ask_again(struct dn_consensus *c, uint64_t raft_id)
+static void tell_lost(struct dn_consensus *c, struct member *member)
 {
-    int member = member_find(c, raft_id);
-    if (member >= 0) {
-        c->members[member].link++;
+    struct wire_frame frame = {.type = WIRE_LOST};
+    if (member->answers_lost && !link_send(c, member->raft_id, &frame)) {
+        dn_transport_reset(c->transport, member->raft_id); /* told so by on_gap, or by the next connection */
+    } else {
+        member->answers_lost = false;
     }
-    for (uint32_t i = 0; i < c->o.group_count; i++) {
-        if (c->groups[i].leader_id == raft_id) {
-            propose_unforward(&c->groups[i]);
-            wait_unfence(&c->groups[i]);
-        }
-    }
-    members_lost(c, raft_id);
-    consensus_kick(c);
 }
 
 static void on_up(void *data, const struct dn_transport_peer_id *peer)
@@ -275,6 +293,7 @@ static void on_up(void *data, const struct dn_transport_peer_id *peer)
         c->members[member].link++;
         c->members[member].greeted = false; /* it may be another life of it */
         forming_greet(c, (unsigned)member);
+        tell_lost(c, &c->members[member]);
     }
     dn_debug(COMPONENT, "connected to %s (raft id %016llx)", peer->name, (unsigned long long)peer->raft_id);
     consensus_kick(c);

@@ -99,6 +99,7 @@ int member_take(struct dn_consensus *c, uint64_t raft_id, uint64_t node_id, cons
         for (uint32_t i = 0; i < c->o.group_count; i++) {
             struct group *g = &c->groups[i];
             g->commit_sent[slot] = 0;
+            memset(&g->snapshot_sent[slot], 0, sizeof g->snapshot_sent[slot]);
             memset(&g->stamps[slot], 0, sizeof g->stamps[slot]);
             memset(g->reports[slot], 0, sizeof g->reports[slot]);
             g->report_next[slot] = 0;

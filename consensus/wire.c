@@ -41,6 +41,8 @@ void wire_frame_encode(const struct wire_frame *frame, struct dn_buffer *out)
         dn_buffer_u32(out, frame->code);
         dn_buffer_u64(out, frame->index);
         break;
+    case WIRE_LOST:
+        break;
     case WIRE_ROUND:
         dn_buffer_u64(out, frame->round);
         dn_buffer_u64(out, frame->nonce);
@@ -147,6 +149,8 @@ static void read_payload(struct dn_reader *reader, struct wire_frame *frame)
         frame->code = read_code(reader);
         frame->index = dn_reader_u64(reader);
         break;
+    case WIRE_LOST:
+        break;
     case WIRE_ROUND:
         frame->round = dn_reader_u64(reader);
         frame->nonce = dn_reader_u64(reader);
@@ -244,7 +248,7 @@ enum dn_code wire_frame_decode(const uint8_t *bytes, size_t length, struct wire_
     if (crc != dn_crc32c(dn_crc32c(0, &type, 1), bytes + WIRE_FRAME_HEADER_BYTES, payload)) {
         return dn_fail(err, DN_CORRUPT, "frame of type %u has a wrong checksum", type);
     }
-    if (type < WIRE_PROPOSE || type > WIRE_ROUND) {
+    if (type < WIRE_PROPOSE || type > WIRE_LOST) {
         return dn_fail(err, DN_CORRUPT, "unknown frame type %u", type);
     }
     memset(ret, 0, sizeof *ret);

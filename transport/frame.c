@@ -3,7 +3,9 @@
  * fragment is encrypted.
  * 2. A receiver holds at most one unfinished message a queue, whose announced length was checked before
  * memory was taken for it; fragments never go past that length, and LAST comes exactly at it.
- * 3. Nothing of a frame is looked at before it was authenticated, but for its length, which is checked. */
+ * 3. Nothing of a frame is looked at before it was authenticated, but for its length, which is checked:
+ * against its complement, since whoever waits for the rest of a frame that was never sent takes a dead link
+ * for a whole one. */
 #include "transport/frame.h"
 
 #include "base/error.h"
@@ -28,6 +30,12 @@ static void put_u32(uint8_t *at, size_t value)
 static size_t get_u32(const uint8_t *at)
 {
     return (size_t)at[0] | (size_t)at[1] << 8 | (size_t)at[2] << 16 | (size_t)at[3] << 24;
+}
+
+void frame_prefix(uint8_t out[FRAME_PREFIX_BYTES], size_t cipher)
+{
+    put_u32(out, cipher);
+    put_u32(out + 4, ~cipher);
 }
 
 /* ---- out ---------------------------------------------------------------------------------------------- */
@@ -117,7 +125,7 @@ static size_t fragment(struct frame_sender *sender, unsigned which, frame_stream
     sender->plain[0] = (uint8_t)flags;
     memcpy(sender->plain + head, message->bytes + message->sent, take);
     size_t cipher = head + take + SECRETSTREAM(ABYTES);
-    put_u32(out, cipher);
+    frame_prefix(out, cipher);
     SECRETSTREAM(push)
     (stream, out + FRAME_PREFIX_BYTES, NULL, sender->plain, head + take, NULL, 0, SECRETSTREAM(TAG_MESSAGE));
     message->sent += take;
@@ -140,7 +148,7 @@ size_t frame_sender_fill(struct frame_sender *sender, frame_stream *stream, uint
 
 void frame_final(frame_stream *stream, uint8_t out[FRAME_FINAL_BYTES])
 {
-    put_u32(out, SECRETSTREAM(ABYTES));
+    frame_prefix(out, SECRETSTREAM(ABYTES));
     SECRETSTREAM(push)(stream, out + FRAME_PREFIX_BYTES, NULL, NULL, 0, NULL, 0, SECRETSTREAM(TAG_FINAL));
 }
 
@@ -228,6 +236,9 @@ enum frame_result frame_receive(struct frame_receiver *receiver, frame_stream *s
         return FRAME_MORE;
     }
     cipher = get_u32(bytes);
+    if ((uint32_t)cipher != (uint32_t)~get_u32(bytes + 4)) {
+        return FRAME_TAMPERED;
+    }
     if (cipher < SECRETSTREAM(ABYTES) || cipher > FRAME_CIPHER_MAX) {
         return FRAME_MALFORMED;
     }

@@ -1,10 +1,12 @@
 /* Frames: messages cut into encrypted fragments and put together again. Pure: no sockets, no clock. Private
  * to the room.
  *
- * Frame: u32 length of what follows, then that many bytes of secretstream ciphertext. Inside: u8 flags (queue
- * in the low two bits, FIRST, LAST); with FIRST a u32 with the whole message's length; then 0 to
- * DN_TRANSPORT_FRAGMENT_MAX bytes of it. Fragments of one queue are in order, those of different queues
- * interleave. The last frame of a connection is empty and carries the final tag. All little-endian. */
+ * Frame: u32 length of what follows, u32 its complement (a length altered on the way must not make the
+ * receiver wait for bytes that never were: the link would look whole and be dead), then that many bytes of
+ * secretstream ciphertext. Inside: u8 flags (queue in the low two bits, FIRST, LAST); with FIRST a u32 with
+ * the whole message's length; then 0 to DN_TRANSPORT_FRAGMENT_MAX bytes of it. Fragments of one queue are in
+ * order, those of different queues interleave. The last frame of a connection is empty and carries the final
+ * tag. All little-endian. */
 #ifndef DN_TRANSPORT_FRAME_H
 #define DN_TRANSPORT_FRAME_H
 
@@ -12,7 +14,7 @@
 
 #include <sodium.h>
 
-#define FRAME_PREFIX_BYTES 4
+#define FRAME_PREFIX_BYTES 8
 #define FRAME_FLAGS_BYTES 1
 #define FRAME_TOTAL_BYTES 4
 #define FRAME_PLAIN_MAX (FRAME_FLAGS_BYTES + FRAME_TOTAL_BYTES + DN_TRANSPORT_FRAGMENT_MAX)
@@ -21,6 +23,9 @@
 #define FRAME_FINAL_BYTES (FRAME_PREFIX_BYTES + crypto_secretstream_xchacha20poly1305_ABYTES)
 
 enum { FRAME_QUEUE_MASK = 3, FRAME_FIRST = 4, FRAME_LAST = 8 };
+
+/* What stands before `cipher` bytes of ciphertext. */
+void frame_prefix(uint8_t out[FRAME_PREFIX_BYTES], size_t cipher);
 
 typedef crypto_secretstream_xchacha20poly1305_state frame_stream;
 

@@ -17,7 +17,7 @@
 
 #include <sodium.h>
 
-#define HANDSHAKE_VERSION 1
+#define HANDSHAKE_VERSION 2 /* of the handshake and of the frames after it */
 #define HANDSHAKE_PROOF_BYTES 32
 #define HANDSHAKE_HELLO_BYTES (8 + 32 + 32 + HANDSHAKE_PROOF_BYTES)
 #define HANDSHAKE_IDENTITY_BYTES (2 * (1 + DN_TRANSPORT_NAME_MAX) + 3 * 8)

@@ -353,10 +353,11 @@ static void on_final(struct peer *peer)
     struct outbound *conn = peer->conn;
     unsigned char tag;
     const size_t cipher = FRAME_FINAL_BYTES - FRAME_PREFIX_BYTES;
-    static const uint8_t prefix[FRAME_PREFIX_BYTES] = {FRAME_FINAL_BYTES - FRAME_PREFIX_BYTES};
+    uint8_t prefix[FRAME_PREFIX_BYTES];
     if (conn->in_length < FRAME_FINAL_BYTES) {
         return;
     }
+    frame_prefix(prefix, cipher);
     bool final =
         memcmp(conn->in, prefix, sizeof prefix) == 0 &&
         crypto_secretstream_xchacha20poly1305_pull(&conn->handshake.receive, NULL, NULL, &tag,

@@ -290,6 +290,28 @@ bool cluster_converged(void)
     return true;
 }
 
+void cluster_tell(FILE *out)
+{
+    for (unsigned i = 0; i < cluster.node_count; i++) {
+        for (uint32_t g = 0; g < cluster.group_count; g++) {
+            struct dn_group_status status;
+            if (!cluster_status(i, g, &status)) {
+                fprintf(out, "node %u: group %u: not ready\n", i, g);
+                continue;
+            }
+            fprintf(
+                out,
+                "node %u: group %u: term %llu, leader %016llx%s, log from %llu, commit %llu, applied %llu, "
+                "snapshot %llu, hash %016llx at %llu\n",
+                i, g, (unsigned long long)status.term, (unsigned long long)status.leader_id,
+                status.is_leader ? " (itself)" : "", (unsigned long long)status.first_index,
+                (unsigned long long)status.commit_index, (unsigned long long)status.applied_index,
+                (unsigned long long)status.snapshot_index, (unsigned long long)status.state_hash,
+                (unsigned long long)status.hash_index);
+        }
+    }
+}
+
 void cluster_open(uint64_t seed)
 {
     unsigned nodes = seed % 8 == 7 ? 5 : 3;

@@ -8,6 +8,8 @@
 #include "session/session.h"
 #include "tests/virtual/sim.h"
 
+#include <stdio.h>
+
 #define GROUPS_MAX 3
 #define NODES_MAX 5
 
@@ -65,5 +67,6 @@ void cluster_restart_later(unsigned node, uint64_t delay_ns);
 bool cluster_status(unsigned node, uint32_t group, struct dn_group_status *ret); /* false: it is not ready */
 /* All nodes are up and at the same index of every group, with the same hash. */
 bool cluster_converged(void);
+void cluster_tell(FILE *out); /* what each node says of each group, for whoever looks into a failure */
 
 #endif

@@ -44,6 +44,7 @@ struct process {
     int64_t wall_offset_ms; /* of the machine's wall clock, from the true one */
     uint64_t boot_ns;       /* of its monotonic clock at true time 0 */
     unsigned crash_after;   /* disk operations left until the aimed crash; 0: none */
+    bool crash_due;         /* the operation it waits for is under way: a slow one may outlast the faults */
     bool crash_power;
     struct loop *loop;
     /* the pool */

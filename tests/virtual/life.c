@@ -8,7 +8,7 @@
 #define STATUS_EVERY 5 /* steps */
 #define FAULTS_MIN_NS (1500 * SIM_MS)
 #define FAULTS_MAX_NS (4 * SIM_S)
-#define RECOVERY_BOUND_NS (18 * SIM_S)  /* less than libraft waits for an answer to a snapshot */
+#define RECOVERY_BOUND_NS (10 * SIM_S)  /* less than libraft waits for an answer to a snapshot: 20 */
 #define EVENTS_BOUND UINT64_C(20000000) /* of one life: more is a loop that does not end */
 
 uint64_t life_faults[LIFE_FAULT_COUNT], life_judged[CHAOS_RULE_COUNT];
@@ -316,12 +316,15 @@ static void recover(void)
         step();
         bool ready = true;
         for (unsigned i = 0; i < cluster.node_count; i++) {
-            ready &= cluster.nodes[i].ready && !cluster.nodes[i].stopping;
+            ready &= cluster.nodes[i].ready && !cluster.nodes[i].stopping && !processes[i].crash_due;
         }
         if (ready && !told) {
             workload_fault("mixed", "end", CHAOS_INFO);
             workload_calm();
             told = true;
+        }
+        if (sim_now() - healed_ns >= RECOVERY_BOUND_NS) {
+            cluster_tell(stderr);
         }
         SIM_CHECK(sim_now() - healed_ns < RECOVERY_BOUND_NS, "not well %llu s after the last fault",
                   (unsigned long long)(RECOVERY_BOUND_NS / SIM_S));

@@ -356,6 +356,7 @@ void sim_start(unsigned machine, void (*entry)(void *arg), void *arg)
     }
     p->paused_until = 0;
     p->crash_after = 0;
+    p->crash_due = false;
     p->job_count = 0;
     sim_counts.starts++;
     sim_trace("machine %u: process %llu starts", machine, (unsigned long long)p->life);

@@ -242,6 +242,7 @@ static bool strikes(unsigned machine, bool *ret_after)
     if (now && !*ret_after) {
         crash_now(p, p->crash_power);
     }
+    p->crash_due |= *ret_after;
     return *ret_after;
 }
 
@@ -434,6 +435,7 @@ int vdisk_flush(unsigned machine, struct inode *inode, bool direct)
                 inode->dirty[i] = inode->dirty[i] == (DIRTY | FLUSHING) ? 0 : inode->dirty[i];
             }
         }
+        strike_after(machine, after);
         return -EIO;
     }
     flush_sectors(inode, 0);

@@ -80,6 +80,9 @@ static bool calm, settings_done[GROUPS_MAX];
 static int64_t stream_end[GROUPS_MAX];
 static uint32_t stream_count;
 static uint64_t led_most[NODES_MAX][GROUPS_MAX]; /* the newest term it led: that was durable */
+static struct committed {
+    uint64_t life, index;
+} committed[NODES_MAX][GROUPS_MAX];
 
 static const char *const sources[GROUPS_MAX] = {"clicks-0", "clicks-1", "clicks-2"};
 
@@ -382,13 +385,15 @@ static uint32_t new_event(uint32_t user, int64_t offset)
     return event_count++;
 }
 
-/* Events that were not answered, or (seldom) some that were. */
+/* Events that were not answered, or (seldom) some that were; in the end all that are left, in turn, or the
+ * time to recover would be the time to find them. */
 static size_t old_events(uint32_t user, uint32_t out[EVENTS_A_PUBLISH])
 {
     size_t count = 0;
     bool answered = sim_chance(8);
-    for (uint32_t tries = 0; event_count > 0 && tries < 24 && count < EVENTS_A_PUBLISH; tries++) {
-        uint32_t number = (uint32_t)sim_random(event_count);
+    uint32_t many = calm ? event_count : 24;
+    for (uint32_t tries = 0; event_count > 0 && tries < many && count < EVENTS_A_PUBLISH; tries++) {
+        uint32_t number = calm ? tries : (uint32_t)sim_random(event_count);
         const struct event *event = &events[number];
         bool twice = false;
         for (size_t i = 0; i < count; i++) {
@@ -632,6 +637,17 @@ static void consumer_step(void *arg, uint64_t tag)
 
 /* ---- looking ------------------------------------------------------------------------------------------ */
 
+/* What a process has seen committed stays so while it lives. */
+static void commit_goes_on(unsigned node, uint32_t group, uint64_t commit)
+{
+    struct committed *c = &committed[node][group];
+    if (c->life == processes[node].life) {
+        SIM_CHECK(commit >= c->index, "node %u, group %u: commit index %llu after %llu", node, group,
+                  (unsigned long long)commit, (unsigned long long)c->index);
+    }
+    *c = (struct committed){processes[node].life, commit};
+}
+
 void workload_status(void)
 {
     for (unsigned node = 0; node < cluster.node_count; node++) {
@@ -652,6 +668,7 @@ void workload_status(void)
             SIM_CHECK(status.term >= led_most[node][g] || status.term == 0,
                       "node %u, group %u: has term %llu and led %llu", node, g,
                       (unsigned long long)status.term, (unsigned long long)led_most[node][g]);
+            commit_goes_on(node, g, status.commit_index);
             groups[g] = (struct chaos_group){.group = g,
                                              .is_leader = status.is_leader,
                                              .leader = status.is_leader ? node + 1 : 0,
@@ -746,6 +763,7 @@ void workload_open(void)
     memset(settings_done, 0, sizeof settings_done);
     memset(stream_end, 0, sizeof stream_end);
     memset(led_most, 0, sizeof led_most);
+    memset(committed, 0, sizeof committed);
     for (unsigned i = 0; i < CLIENTS; i++) {
         clients[i].number = i;
         clients[i].process = (int32_t)i;

@@ -329,19 +329,22 @@ static inline void sim_settle(struct sim *sim)
     }
 }
 
-/* Everybody's last questions; what is still on its way may still arrive. */
+/* Everybody's last questions. What was on its way has arrived by then or never will, as the runner sees to.
+ */
 static inline void sim_final(struct sim *sim)
 {
     struct chaos_op op = {.f = CHAOS_FAULT, .process = CHAOS_NEMESIS, .name = "final", .what = "begin"};
+    for (size_t i = 0; i < SIM_PENDING; i++) {
+        struct sim_pending *late = &sim->pending[i];
+        if (late->used && !late->effected && sim_one_of(sim, 2)) {
+            sim_effect(sim, late);
+        }
+    }
+    sim_settle(sim);
     sim_append(sim, op);
     for (uint64_t key = 1; key <= SIM_USERS + SIM_ITEMS; key++) {
         for (uint32_t node = 1; node <= SIM_NODES; node++) {
-            struct sim_pending *late = &sim->pending[test_random_below(&sim->random, SIM_PENDING)];
             struct sim_pending p = {.used = true, .node = node, .client = 0};
-            if (late->used && !late->effected && sim_one_of(sim, 2)) {
-                sim_effect(sim, late);
-            }
-            sim_settle(sim);
             p.op = (struct chaos_op){.f = key <= SIM_USERS ? CHAOS_READ : CHAOS_GET,
                                      .process = 1000001,
                                      .node = node,

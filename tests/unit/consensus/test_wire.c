@@ -18,8 +18,8 @@ static uint64_t rng(void)
 static void make_frame(struct wire_frame *frame, uint8_t *bytes, size_t max)
 {
     memset(frame, 0, sizeof *frame);
-    frame->type = (enum wire_type)(1 + rng() % WIRE_ROUND);
-    if (frame->type != WIRE_STAMPS && frame->type != WIRE_ROUND) {
+    frame->type = (enum wire_type)(1 + rng() % WIRE_LOST);
+    if (frame->type != WIRE_STAMPS && frame->type != WIRE_ROUND && frame->type != WIRE_LOST) {
         frame->request = rng();
     }
     if (frame->type == WIRE_PROPOSE || frame->type == WIRE_PROPOSE_ANSWER || frame->type == WIRE_CHUNK) {

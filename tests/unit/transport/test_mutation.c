@@ -339,7 +339,8 @@ static void test_frames(void **state)
             }
             /* check_message has looked at what came before the damage; more than that cannot come */
             enum frame_result result = drink(&random, &pipe, &messages);
-            assert_true(result == FRAME_TAMPERED || result == FRAME_MALFORMED || result == FRAME_MORE);
+            assert_true(result == FRAME_TAMPERED || result == FRAME_MALFORMED ||
+                        (result == FRAME_MORE && round % 4 == 3)); /* an altered length is not waited for */
             assert_true(messages < count);
         }
         pipe_close(&pipe);
@@ -388,11 +389,11 @@ static void test_plaintexts(void **state)
             }
         }
         size_t cipher = head + rows[i].payload + crypto_secretstream_xchacha20poly1305_ABYTES;
-        memcpy(pipe.wire, (uint8_t[]){(uint8_t)cipher, 0, 0, 0}, 4);
-        crypto_secretstream_xchacha20poly1305_push(&pipe.send, pipe.wire + 4, NULL, plain,
+        frame_prefix(pipe.wire, cipher);
+        crypto_secretstream_xchacha20poly1305_push(&pipe.send, pipe.wire + FRAME_PREFIX_BYTES, NULL, plain,
                                                    head + rows[i].payload, NULL, 0, 0);
-        if (frame_receive(&pipe.receiver, &pipe.receive, pipe.wire, cipher + 4, &used, &message) !=
-            rows[i].result) {
+        if (frame_receive(&pipe.receiver, &pipe.receive, pipe.wire, cipher + FRAME_PREFIX_BYTES, &used,
+                          &message) != rows[i].result) {
             fail_msg("row %zu", i);
         }
         pipe_close(&pipe);
@@ -424,10 +425,11 @@ static void test_random_plaintexts(void **state)
                 plain[1] = (uint8_t)(length - 5);
             }
             size_t cipher = length + crypto_secretstream_xchacha20poly1305_ABYTES;
-            memcpy(pipe.wire, (uint8_t[]){(uint8_t)cipher, 0, 0, 0}, 4);
-            crypto_secretstream_xchacha20poly1305_push(&pipe.send, pipe.wire + 4, NULL, plain, length, NULL,
-                                                       0, 0);
-            result = frame_receive(&pipe.receiver, &pipe.receive, pipe.wire, cipher + 4, &used, &message);
+            frame_prefix(pipe.wire, cipher);
+            crypto_secretstream_xchacha20poly1305_push(&pipe.send, pipe.wire + FRAME_PREFIX_BYTES, NULL,
+                                                       plain, length, NULL, 0, 0);
+            result = frame_receive(&pipe.receiver, &pipe.receive, pipe.wire, cipher + FRAME_PREFIX_BYTES,
+                                   &used, &message);
             if (result == FRAME_MESSAGE) {
                 assert_true(message.length < 64);
                 messages++;

@@ -225,7 +225,7 @@ static void test_garbage(void **state)
     }
     assert_int_equal(net_refused(a, "malformed"), 201);
     memset(bytes, 0, sizeof bytes);
-    memcpy(bytes, "DNPR\x02\x01", 6);
+    memcpy(bytes, "DNPR\x01\x01", 6); /* the version before */
     fd = stranger(port);
     stranger_says(fd, bytes, HANDSHAKE_HELLO_BYTES);
     drop(&net, fd);
@@ -251,7 +251,7 @@ static void test_silence(void **state)
     struct net_node *a = net_node(&net, 0, NULL, short_handshake);
     int silent = stranger(dn_transport_port(a->transport)),
         partial = stranger(dn_transport_port(a->transport));
-    stranger_says(partial, "DNPR\x01\x01", 6);
+    stranger_says(partial, "DNPR\x02\x01", 6);
     drop(&net, silent);
     drop(&net, partial);
     assert_int_equal(net_refused(a, "timeout"), 2);

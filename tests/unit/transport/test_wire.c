@@ -61,7 +61,7 @@ static void test_handshake_bits(void **state)
     net_end(&net);
 }
 
-/* One bit of the first frame. A longer length makes the acceptor wait for more: it comes. */
+/* One bit of the first frame. */
 static void test_frame_bits(void **state)
 {
     struct net net;
