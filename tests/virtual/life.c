@@ -18,6 +18,8 @@ static struct nemesis {
     bool allowed[LIFE_FAULT_COUNT]; /* each life has some kinds only: rare ones then come together too */
     uint64_t pause_ns;              /* between two faults, on average */
     bool over;
+    /* When the last of the faults on a disk or a link ends: an older one's end must not mend a newer one. */
+    uint64_t disk_well_ns[SIM_MACHINES_MAX], link_well_ns[SIM_MACHINES_MAX][SIM_MACHINES_MAX];
     struct election {
         bool running;
         unsigned voter, first, second; /* candidates */
@@ -53,13 +55,25 @@ static void disk_well(void *arg, uint64_t node)
 {
     static const struct sim_disk_faults none = {.flush_min_ns = 60 * SIM_US, .flush_max_ns = 500 * SIM_US};
     (void)arg;
-    cluster_fail_disk((unsigned)node, &none);
+    if (nemesis.over || sim_now() >= nemesis.disk_well_ns[node]) {
+        cluster_fail_disk((unsigned)node, &none);
+    }
+}
+
+static void heal_disk_at(unsigned node, uint64_t time_ns)
+{
+    uint64_t *well_ns = &nemesis.disk_well_ns[node];
+    *well_ns = time_ns > *well_ns ? time_ns : *well_ns;
+    sim_at(time_ns, disk_well, NULL, node);
 }
 
 static void link_well(void *arg, uint64_t link)
 {
     unsigned from = (unsigned)link / SIM_MACHINES_MAX, to = (unsigned)link % SIM_MACHINES_MAX;
     (void)arg;
+    if (!nemesis.over && (nemesis.election.running || sim_now() < nemesis.link_well_ns[from][to])) {
+        return; /* an election's own end mends all */
+    }
     sim_net_cut(from, to, false);
     sim_net_latency(from, to, 50 * SIM_US, 400 * SIM_US);
     sim_net_corrupt(from, to, 0);
@@ -67,6 +81,8 @@ static void link_well(void *arg, uint64_t link)
 
 static void heal_link_at(unsigned from, unsigned to, uint64_t time_ns)
 {
+    uint64_t *well_ns = &nemesis.link_well_ns[from][to];
+    *well_ns = time_ns > *well_ns ? time_ns : *well_ns;
     sim_at(time_ns, link_well, NULL, from * SIM_MACHINES_MAX + to);
 }
 
@@ -136,7 +152,7 @@ static void disk_fault(enum life_fault fault, unsigned node)
         faults.flush_max_ns = sim_between(5 * SIM_MS, 600 * SIM_MS);
     }
     cluster_fail_disk(node, &faults);
-    sim_at(fault_ends(), disk_well, NULL, node);
+    heal_disk_at(node, fault_ends());
 }
 
 static void process_fault(enum life_fault fault, unsigned node)

@@ -37,6 +37,7 @@
     X(disk_errors, "disk operations that failed")                                                            \
     X(disk_full, "disk operations without space")                                                            \
     X(flushes_lied, "failed flushes that forgot what they held")                                             \
+    X(sectors_evicted, "sectors of these that the next process read as they were before")                    \
     X(slow_flushes, "flushes slower than 20 ms")                                                             \
     X(pauses, "processes paused")                                                                            \
     X(clock_jumps, "clock jumps")                                                                            \

@@ -103,6 +103,20 @@ static void crash_file(struct inode *inode, unsigned mode)
     inode->size = inode->durable_size;
 }
 
+/* What a failed flush forgot is clean to the kernel, which may read it from the disk again at any time: the
+ * next process may find what was there before. */
+static void evict_file(struct inode *inode)
+{
+    for (size_t i = 0; i < inode->room / SECTOR; i++) {
+        uint8_t *now = inode->bytes + i * SECTOR;
+        const uint8_t *durable = inode->durable + i * SECTOR;
+        if (inode->dirty[i] == 0 && memcmp(now, durable, SECTOR) != 0 && sim_chance(2)) {
+            memcpy(now, durable, SECTOR);
+            sim_counts.sectors_evicted++;
+        }
+    }
+}
+
 /* ---- directories -------------------------------------------------------------------------------------- */
 
 static struct name *find_name(struct name *list, size_t count, const char *text)
@@ -457,9 +471,15 @@ void sim_disk_faults(unsigned machine, const struct sim_disk_faults *faults)
 
 void vdisk_crash(unsigned machine, bool power)
 {
-    unsigned mode = power ? (unsigned)sim_random(4) : 0;
-    for (struct inode *inode = disks[machine].inodes; power && inode != NULL; inode = inode->next) {
-        if (inode->directory) {
+    unsigned mode = (unsigned)sim_random(4);
+    bool alike = sim_chance(2); /* or each file fares as it may */
+    for (struct inode *inode = disks[machine].inodes; inode != NULL; inode = inode->next) {
+        mode = alike ? mode : (unsigned)sim_random(4);
+        if (!power) {
+            if (!inode->directory) {
+                evict_file(inode);
+            }
+        } else if (inode->directory) {
             size_t most = inode->names->change_count;
             settle_names(inode, mode == 0 ? 0 : mode == 1 ? most : sim_random(most + 1), true);
         } else {
