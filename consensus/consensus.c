@@ -588,6 +588,8 @@ enum dn_code dn_consensus_start(const struct dn_consensus_options *options, stru
         code = dn_fail(err, DN_NO_MEMORY, "start consensus");
         goto fail;
     }
+    /* No life numbers its requests as one before: an answer to that one may still arrive. */
+    c->next_request = c->nonce;
     code = take_members(c, err);
     if (code != DN_OK) {
         goto fail;

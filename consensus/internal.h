@@ -630,6 +630,7 @@ int snapshot_fsm(struct raft_fsm *fsm, struct raft_buffer *bufs[], unsigned *n_b
 int snapshot_fsm_restore(struct raft_fsm *fsm, struct raft_buffer *buf);
 int snapshot_put_shim(struct raft_io *io, unsigned trailing, struct raft_io_snapshot_put *req,
                       const struct raft_snapshot *snapshot, raft_io_snapshot_put_cb cb);
+bool snapshot_holding(const struct group *g); /* AppendEntries teach nothing meanwhile */
 bool snapshot_hold(struct group *g,
                    struct raft_message *message); /* true: message was taken or rewritten away */
 void snapshot_turn(struct group *g, uint64_t now_us);
@@ -669,6 +670,8 @@ bool link_up(const struct dn_consensus *c, uint64_t raft_id);
 bool link_send(struct dn_consensus *c, uint64_t raft_id, const struct wire_frame *frame);
 bool link_is(const struct dn_consensus *c, const struct asker *asker); /* still there, in the same life */
 /* To who asked, or the connection ends, which tells it that something is missing. */
+/* What this node asked for cannot be answered: it is told to ask again, now or when there is a connection. */
+void link_unanswered(struct dn_consensus *c, const struct asker *asker);
 void link_answer(struct dn_consensus *c, const struct asker *asker, const struct wire_frame *frame);
 size_t link_bulk_queued(const struct dn_consensus *c, uint64_t raft_id);
 void link_malformed(struct dn_consensus *c, unsigned member, const struct dn_error *err);

@@ -262,7 +262,7 @@ static bool change_fits(struct group *g, const struct raft_message *message)
 {
     const struct raft_append_entries *append = &message->append_entries;
     struct raft *r = &g->raft;
-    if (append->n_entries == 0 || append->entries[0].type != RAFT_CHANGE ||
+    if (snapshot_holding(g) || append->n_entries == 0 || append->entries[0].type != RAFT_CHANGE ||
         r->configuration_uncommitted_index == 0 ||
         append->prev_log_index < r->configuration_uncommitted_index ||
         append->leader_commit < r->configuration_uncommitted_index || r->snapshot.installing) {

@@ -61,17 +61,25 @@ size_t link_bulk_queued(const struct dn_consensus *c, uint64_t raft_id)
     return dn_transport_queued(c->transport, raft_id, DN_TRANSPORT_BULK);
 }
 
+void link_unanswered(struct dn_consensus *c, const struct asker *asker)
+{
+    int member = member_find(c, asker->raft_id);
+    if (link_up(c, asker->raft_id)) {
+        dn_transport_reset(c->transport, asker->raft_id); /* it is told by on_gap */
+    } else if (member >= 0) {
+        /* Its on_gap need not have told it: it may have asked after that, over its own connection. */
+        c->members[member].answers_lost = true;
+    }
+}
+
 void link_answer(struct dn_consensus *c, const struct asker *asker, const struct wire_frame *frame)
 {
     int member = member_find(c, asker->raft_id);
     if (member < 0 || c->members[member].incarnation != asker->incarnation) {
         return; /* nobody waits for it any more */
     }
-    if (!link_up(c, asker->raft_id)) {
-        /* Its on_gap need not have told it: it may have asked after that, over its own connection. */
-        c->members[member].answers_lost = true;
-    } else if (!link_send(c, asker->raft_id, frame)) {
-        dn_transport_reset(c->transport, asker->raft_id);
+    if (!link_up(c, asker->raft_id) || !link_send(c, asker->raft_id, frame)) {
+        link_unanswered(c, asker);
     }
 }
 
@@ -107,7 +115,7 @@ static void on_propose(struct dn_consensus *c, const struct asker *asker, const 
 {
     struct remote_proposal *r = calloc(1, sizeof *r + frame->length);
     if (r == NULL) {
-        dn_transport_reset(c->transport, asker->raft_id); /* the other side tries again */
+        link_unanswered(c, asker);
         return;
     }
     memcpy(r->record, frame->bytes, frame->length);
@@ -147,7 +155,7 @@ static void on_barrier(struct dn_consensus *c, const struct asker *asker, const 
 {
     struct remote_wait *r = calloc(1, sizeof *r);
     if (r == NULL) {
-        dn_transport_reset(c->transport, asker->raft_id);
+        link_unanswered(c, asker);
         return;
     }
     r->c = c;
@@ -291,6 +299,7 @@ static void on_up(void *data, const struct dn_transport_peer_id *peer)
     int member = member_find(c, peer->raft_id);
     if (member >= 0) {
         c->members[member].link++;
+        c->members[member].incarnation = peer->incarnation;
         c->members[member].greeted = false; /* it may be another life of it */
         forming_greet(c, (unsigned)member);
         tell_lost(c, &c->members[member]);

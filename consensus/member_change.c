@@ -339,7 +339,7 @@ void members_request(struct dn_consensus *c, const struct asker *asker, const st
 {
     struct remote_change *r = calloc(1, sizeof *r);
     if (r == NULL) {
-        dn_transport_reset(c->transport, asker->raft_id); /* it asks again */
+        link_unanswered(c, asker); /* it asks again */
         return;
     }
     r->c = c;

@@ -547,6 +547,23 @@ static void answer_alive(struct group *g, uint64_t raft_id, const char *address,
     g->raft_recv(&g->io, &alive);
 }
 
+bool snapshot_holding(const struct group *g)
+{
+    return (g->hold.state != HOLD_NONE && !g->hold.dropped) || g->next.address != NULL;
+}
+
+/* Not in libraft's headers, but exported. 0: the entry is not in the log, nor the snapshot's last. */
+raft_term TrailTermOf(const struct raft_trail *trail, raft_index index);
+
+/* Sent twice, or needless by now: libraft says so without a look at the state (replicationInstallSnapshot).
+ */
+static bool is_here(const struct group *g, const struct raft_install_snapshot *args)
+{
+    return g->hold.state == HOLD_NONE && !g->raft.snapshot.installing &&
+           (g->raft.trail.snapshot.index >= args->last_index ||
+            TrailTermOf(&g->raft.trail, args->last_index) == args->last_term);
+}
+
 bool snapshot_hold(struct group *g, struct raft_message *message)
 {
     raft_term term = g->hold.message.install_snapshot.term;
@@ -554,9 +571,8 @@ bool snapshot_hold(struct group *g, struct raft_message *message)
         raft_term of = message->install_snapshot.term;
         uint64_t raft_id = message->server_id;
         const char *address = message->server_address; /* the caller's, and not freed with the message */
-        if (g->hold.state == HOLD_NONE && !g->raft.snapshot.installing &&
-            g->raft.trail.snapshot.index >= message->install_snapshot.last_index) {
-            return false; /* sent twice, and installed: libraft says so without a look at it */
+        if (is_here(g, &message->install_snapshot)) {
+            return false;
         }
         if (of > term) {
             hold_drop(g, of);
@@ -571,7 +587,7 @@ bool snapshot_hold(struct group *g, struct raft_message *message)
     if (message->append_entries.term > term) {
         hold_drop(g, message->append_entries.term);
     }
-    if ((g->hold.state != HOLD_NONE && !g->hold.dropped) || g->next.address != NULL) {
+    if (snapshot_holding(g)) {
         hollow(message);
     }
     return false;

@@ -1,6 +1,8 @@
 /* What survives: restarts, snapshots, lagging nodes; and what keeps a node from starting. */
 #include "cluster.h"
 
+#include "consensus/internal.h"
+
 #include <fcntl.h>
 
 static void fill(struct cluster *c, unsigned node, unsigned count, size_t size)
@@ -134,6 +136,23 @@ static void stopping_while_snapshots_are_taken(void **unused)
     for (unsigned i = 0; i < 3; i++) {
         assert_int_equal(atomic_load(&c.fatal[i]), 0);
     }
+    cluster_free(&c);
+}
+
+/* An answer to a request of the life before may still be on its way. */
+static void no_life_numbers_requests_as_another(void **unused)
+{
+    struct cluster c;
+    uint64_t first;
+    (void)unused;
+    cluster_init(&c, 1, 1);
+    cluster_start_all(&c);
+    leader_of(&c, 0);
+    first = c.node[0]->next_request;
+    cluster_stop(&c, 0, 0);
+    cluster_start(&c, 0);
+    uint64_t second = c.node[0]->next_request;
+    assert_true((first > second ? first - second : second - first) > UINT32_MAX);
     cluster_free(&c);
 }
 
@@ -449,6 +468,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(all_restart_from_the_log_alone),
         cmocka_unit_test(snapshots_and_a_lagging_node),
         cmocka_unit_test(stopping_while_snapshots_are_taken),
+        cmocka_unit_test(no_life_numbers_requests_as_another),
         cmocka_unit_test(a_snapshot_that_fails_is_tried_again),
         cmocka_unit_test(incoming_snapshot_waits_for_our_own),
         cmocka_unit_test(apply_slower_than_elections_yields),
