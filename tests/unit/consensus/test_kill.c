@@ -3,6 +3,7 @@
  */
 #include "cluster.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -63,10 +64,13 @@ static int run_node(char **argv)
     return 0;
 }
 
+/* Returns when it runs its own program: until then it holds what this process has locked. */
 static pid_t spawn(struct cluster *c, int *ret_out)
 {
-    int out[2];
+    int out[2], begun[2];
+    char byte;
     assert_int_equal(pipe(out), 0);
+    assert_int_equal(pipe2(begun, O_CLOEXEC), 0);
     pid_t pid = fork();
     if (pid == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL); /* no orphans, whatever becomes of the test */
@@ -79,6 +83,9 @@ static pid_t spawn(struct cluster *c, int *ret_out)
     }
     assert_true(pid > 0);
     close(out[1]);
+    close(begun[1]);
+    assert_int_equal(read(begun[0], &byte, 1), 0);
+    close(begun[0]);
     *ret_out = out[0];
     return pid;
 }
