@@ -24,6 +24,8 @@
 #include <stdio.h>
 
 #define CHAOS_NEMESIS (-1)
+#define CHAOS_NOT_BEGUN                                                                                      \
+    "not begun: " /* how the error of a FAULT's :info "begin" starts when it was not made */
 #define CHAOS_NODES_MAX 7
 #define CHAOS_GROUPS_MAX 64
 #define CHAOS_LIST_MAX 1024      /* elements of one list in one operation */

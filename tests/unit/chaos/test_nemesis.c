@@ -198,6 +198,29 @@ static void the_printed_schedule_is_the_one(void **state)
     free(other);
 }
 
+/* Nodes that run and answer nobody: nobody leads. No other node is taken for the leader. */
+static void without_a_leader_none_is_hit(void **state)
+{
+    struct chaos_cluster *c = calloc(1, sizeof *c);
+
+    (void)state;
+    assert_non_null(c);
+    assert_int_equal(pthread_mutex_init(&c->lock, NULL), 0);
+    c->count = c->o.nodes = 3;
+    c->o.shards = 2;
+    for (unsigned i = 1; i <= c->count; i++) {
+        c->nodes[i].pid = 1; /* not 0: it runs; nothing is done to it here */
+        snprintf(c->nodes[i].api, sizeof c->nodes[i].api, "127.0.0.1:1");
+    }
+    struct fault f = {.c = c, .random = 7};
+    int64_t begun_ms = nemesis_now_ms();
+    assert_int_equal(fault_by_leader(&f, true), 0);
+    assert_true(nemesis_now_ms() - begun_ms >= 1000); /* it has looked for a while */
+    assert_int_not_equal(fault_any(&f), 0);
+    pthread_mutex_destroy(&c->lock);
+    free(c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -209,6 +232,7 @@ int main(void)
         cmocka_unit_test(times_are_within),
         cmocka_unit_test(what_is_wrong_is_refused),
         cmocka_unit_test(the_printed_schedule_is_the_one),
+        cmocka_unit_test(without_a_leader_none_is_hit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
