@@ -111,6 +111,23 @@ static void faults(void **state)
     chaos_history_destroy(history);
 }
 
+/* What was not begun cannot be recovered from. */
+static void recovery_needs_a_fault(void **state)
+{
+    struct chaos_judgement judgements[CHAOS_RULE_COUNT];
+    (void)state;
+    for (int begun = 0; begun < 2; begun++) {
+        struct script script = {.history = chaos_history_create()};
+        fault_at(&script, 1000 * MS, "kill-leader", "begin",
+                 begun ? "killed" : CHAOS_NOT_BEGUN "nobody leads");
+        fault_at(&script, 1000 * MS, "kill-leader", "end", NULL);
+        write_at(&script, 1100 * MS, 1200 * MS, CHAOS_OK);
+        chaos_check(script.history, NULL, judgements);
+        assert_int_equal(judgements[CHAOS_RULE_RECOVERY].verdict, begun ? CHAOS_VALID : CHAOS_UNTESTED);
+        chaos_history_destroy(script.history);
+    }
+}
+
 /* ---- files ---------------------------------------------------------------------------------------- */
 
 static char folder[] = "/tmp/dunlin-report.XXXXXX";
@@ -260,10 +277,8 @@ static int remove_folder(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(faults),
-        cmocka_unit_test(report),
-        cmocka_unit_test(exit_codes),
-        cmocka_unit_test(long_history),
+        cmocka_unit_test(faults),     cmocka_unit_test(recovery_needs_a_fault), cmocka_unit_test(report),
+        cmocka_unit_test(exit_codes), cmocka_unit_test(long_history),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
