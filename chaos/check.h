@@ -29,6 +29,7 @@
     X(MONOTONIC, "monotonic", "a client that passes its token on never goes back")                           \
     X(AGE, "age", "a LOCAL answer holds all that was acknowledged before it began, less the age it claims")  \
     X(OFFSET, "offset", "a source's offset and its events move together")                                    \
+    X(ANSWERS, "answers", "an answer that says OK holds what it must, in a form that it can have")           \
     X(HASH, "hash", "equal state hashes at equal index, on all nodes")                                       \
     X(LEADER, "leader", "one leader a term and group; terms and commit indexes of a node never go back")     \
     X(RECOVERY, "recovery",                                                                                  \
