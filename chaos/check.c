@@ -121,6 +121,7 @@ int chaos_check(const struct chaos_history *history, const struct chaos_check_op
     chaos_check_sessions(&check);
     chaos_check_items(&check);
     chaos_check_cluster(&check);
+    chaos_check_answers(&check);
     if (check.final_from != CHAOS_NEVER) {
         chaos_check_final(&check);
     }

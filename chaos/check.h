@@ -4,9 +4,12 @@
  * What the checkers take from a history beside the operations of clients:
  *   - FAULT "final": reads that begin after it are the last ones, of nodes that have all there is
  * (converged).
- *   - FAULT "begin" and "end": recovery counts from the last end. Between them, and while members change, a
- * node may restart: its commit index may go back then; not in the network's faults and pauses (by the
- * beginning of the name, check_cluster.c). Its term may go back only in what wipes a disk.
+ *   - FAULT "begin" and "end": recovery counts from the last end, and gives more time for as long as the
+ * machine itself stalled (CHAOS_SLOW_MACHINE). Between them, and while members change, the node that the
+ * fault names (any, if it names none) may restart: its commit index may go back then; not in the network's
+ * faults and pauses (by the beginning of the name, check_cluster.c). Its term may go back only in what wipes
+ * a disk.
+ *   - STATUS of process CHAOS_NEMESIS: what a node's log says of leaders, written when all is over.
  *   - INGEST: one user's events in one source (:name); written before the source has them.
  * An event of a user counts once for ever, also across an erasure: it is never taken again. */
 #ifndef DN_CHAOS_CHECK_H
@@ -26,6 +29,7 @@
     X(MONOTONIC, "monotonic", "a client that passes its token on never goes back")                           \
     X(AGE, "age", "a LOCAL answer holds all that was acknowledged before it began, less the age it claims")  \
     X(OFFSET, "offset", "a source's offset and its events move together")                                    \
+    X(ANSWERS, "answers", "an answer that says OK holds what it must, in a form that it can have")           \
     X(HASH, "hash", "equal state hashes at equal index, on all nodes")                                       \
     X(LEADER, "leader", "one leader a term and group; terms and commit indexes of a node never go back")     \
     X(RECOVERY, "recovery",                                                                                  \

@@ -103,12 +103,17 @@ enum disturbance { RESTARTS, WIPES, DISTURBANCES };
 
 struct mark {
     uint32_t at;
-    int open; /* disturbances that are on from here */
+    int open; /* disturbances that are on from here; while they are made: what changes here */
 };
 
 struct marks {
     struct mark *list;
     size_t count, capacity;
+};
+
+/* Of each node; [0] is unused. */
+struct disturbed {
+    struct marks nodes[CHAOS_NODES_MAX + 1];
 };
 
 static bool is_one_of(const char *name, const char *const names[], size_t count)
@@ -145,11 +150,15 @@ static bool disturbs(const struct chaos_op *op, enum disturbance kind)
     return op->f == CHAOS_MEMBER;
 }
 
-static void mark_add(struct marks *marks, uint32_t at, int step)
+/* node 0, and one past the last: all of them. */
+static void mark_add(struct disturbed *disturbed, uint32_t node, uint32_t at, int step)
 {
-    int open = marks->count > 0 ? marks->list[marks->count - 1].open : 0;
-    marks->list = chaos_room(marks->list, marks->count, &marks->capacity, sizeof *marks->list);
-    marks->list[marks->count++] = (struct mark){.at = at, .open = open + step};
+    bool all = node == 0 || node > CHAOS_NODES_MAX;
+    for (uint32_t i = all ? 1 : node; i <= (all ? CHAOS_NODES_MAX : node); i++) {
+        struct marks *marks = &disturbed->nodes[i];
+        marks->list = chaos_room(marks->list, marks->count, &marks->capacity, sizeof *marks->list);
+        marks->list[marks->count++] = (struct mark){.at = at, .open = step};
+    }
 }
 
 /* +1 where it begins, -1 where it is over. A change of members begins and ends with its operation. */
@@ -162,19 +171,104 @@ static int mark_step(const struct chaos_check *check, const struct chaos_op *op)
     return invoke && begins(op->what, "begin") ? 1 : !invoke && begins(op->what, "end") ? -1 : 0;
 }
 
-/* Which node a fault hits is known when it has begun: it counts for all of them. */
-static void marks_make(const struct chaos_check *check, struct marks marks[DISTURBANCES])
+static int mark_order(const void *a, const void *b)
 {
-    memset(marks, 0, DISTURBANCES * sizeof *marks);
+    const struct mark *x = a, *y = b;
+    return x->at < y->at ? -1 : x->at > y->at;
+}
+
+static void marks_sum(struct disturbed *disturbed)
+{
+    for (uint32_t node = 1; node <= CHAOS_NODES_MAX; node++) {
+        struct marks *marks = &disturbed->nodes[node];
+        if (marks->count > 0) {
+            qsort(marks->list, marks->count, sizeof *marks->list, mark_order);
+        }
+        for (size_t i = 1; i < marks->count; i++) {
+            marks->list[i].open += marks->list[i - 1].open;
+        }
+    }
+}
+
+/* A fault or a change of members while it lasts. */
+struct span {
+    const char *name; /* NULL: it is over */
+    uint32_t begin, node;
+};
+
+struct spans {
+    struct span *list;
+    size_t count, capacity;
+};
+
+/* The node that the end of an operation names: whom a fault hits is known when it has begun. */
+static uint32_t node_of(const struct chaos_check *check, const struct chaos_op *op)
+{
+    size_t pair = op->node == 0 ? chaos_history_pair(check->history, op->index) : SIZE_MAX;
+    return pair == SIZE_MAX ? op->node : chaos_history_at(check->history, pair)->node;
+}
+
+static void span_begins(const struct chaos_check *check, struct spans *spans, const struct chaos_op *op)
+{
+    spans->list = chaos_room(spans->list, spans->count, &spans->capacity, sizeof *spans->list);
+    spans->list[spans->count++] = (struct span){
+        .name = op->name != NULL ? op->name : "", .begin = (uint32_t)op->index, .node = node_of(check, op)};
+}
+
+static void span_mark(struct disturbed disturbed[DISTURBANCES], const struct chaos_op *op, uint32_t node,
+                      uint32_t at, int step)
+{
+    for (unsigned kind = 0; kind < DISTURBANCES; kind++) {
+        if (disturbs(op, (enum disturbance)kind)) {
+            mark_add(&disturbed[kind], node, at, step);
+        }
+    }
+}
+
+/* The last of this name that is on. One whose beginning and end name different nodes counts for all. */
+static void span_ends(const struct chaos_check *check, struct spans *spans, const struct chaos_op *op,
+                      struct disturbed disturbed[DISTURBANCES])
+{
+    for (size_t i = spans->count; i-- > 0;) {
+        struct span *span = &spans->list[i];
+        if (span->name != NULL && strcmp(span->name, op->name != NULL ? op->name : "") == 0) {
+            uint32_t node = span->node == node_of(check, op) ? span->node : 0;
+            span_mark(disturbed, op, node, span->begin, 1);
+            span_mark(disturbed, op, node, (uint32_t)op->index, -1);
+            span->name = NULL;
+            return;
+        }
+    }
+}
+
+/* A change of members counts for all nodes: the one that leaves or joins is not the one that is asked. */
+static void disturbed_make(const struct chaos_check *check, struct disturbed ret[DISTURBANCES])
+{
+    struct spans spans = {0};
+    memset(ret, 0, DISTURBANCES * sizeof *ret);
     for (size_t i = 0; i < check->count; i++) {
         const struct chaos_op *op = chaos_history_at(check->history, i);
-        for (unsigned kind = 0; kind < DISTURBANCES && (op->f == CHAOS_FAULT || op->f == CHAOS_MEMBER);
-             kind++) {
-            int step = disturbs(op, (enum disturbance)kind) ? mark_step(check, op) : 0;
-            if (step != 0) {
-                mark_add(&marks[kind], (uint32_t)i, step);
-            }
+        if (op->f != CHAOS_FAULT && op->f != CHAOS_MEMBER) {
+            continue;
         }
+        int step = mark_step(check, op);
+        if (op->f == CHAOS_MEMBER && step != 0) {
+            span_mark(ret, op, 0, (uint32_t)i, step);
+        } else if (step > 0) {
+            span_begins(check, &spans, op);
+        } else if (step < 0) {
+            span_ends(check, &spans, op, ret);
+        }
+    }
+    for (size_t i = 0; i < spans.count; i++) { /* no end: it lasts on */
+        if (spans.list[i].name != NULL) {
+            span_mark(ret, chaos_history_at(check->history, spans.list[i].begin), spans.list[i].node,
+                      spans.list[i].begin, 1);
+        }
+    }
+    free(spans.list);
+    for (unsigned kind = 0; kind < DISTURBANCES; kind++) {
+        marks_sum(&ret[kind]);
     }
 }
 
@@ -269,9 +363,11 @@ struct tellings {
     size_t count, capacity;
 };
 
-static void tell(struct tellings *tellings, const struct marks *marks, const struct chaos_op *ok,
+static void tell(struct tellings *tellings, const struct disturbed *disturbed, const struct chaos_op *ok,
                  uint32_t invoke, uint32_t group, uint64_t number)
 {
+    static const struct marks none;
+    const struct marks *marks = ok->node <= CHAOS_NODES_MAX ? &disturbed->nodes[ok->node] : &none;
     uint32_t stretch = stretch_of(marks, invoke, (uint32_t)ok->index);
     if (stretch == NEVER) {
         return;
@@ -289,9 +385,9 @@ static void judge_statuses(struct chaos_check *check)
 {
     struct hashes hashes = {0};
     struct leaders leaders = {0};
-    struct marks marks[DISTURBANCES];
+    struct disturbed disturbed[DISTURBANCES];
     struct tellings terms = {0}, commits = {0};
-    marks_make(check, marks);
+    disturbed_make(check, disturbed);
     for (size_t i = 0; i < check->count; i++) {
         const struct chaos_op *ok = chaos_history_at(check->history, i);
         if (ok->f != CHAOS_STATUS || ok->type != CHAOS_OK || ok->node == 0) {
@@ -305,8 +401,11 @@ static void judge_statuses(struct chaos_check *check)
             }
             judge_hash(check, &hashes, ok, group);
             judge_leader(check, &leaders, ok, group);
-            tell(&terms, &marks[WIPES], ok, invoke, group->group, group->term);
-            tell(&commits, &marks[RESTARTS], ok, invoke, group->group, group->commit);
+            if (ok->process == CHAOS_NEMESIS) {
+                continue; /* from a log: it stands here later than it was */
+            }
+            tell(&terms, &disturbed[WIPES], ok, invoke, group->group, group->term);
+            tell(&commits, &disturbed[RESTARTS], ok, invoke, group->group, group->commit);
         }
     }
     judge_told(check, terms.list, terms.count, "term");
@@ -318,7 +417,9 @@ static void judge_statuses(struct chaos_check *check)
     free(terms.list);
     free(commits.list);
     for (unsigned kind = 0; kind < DISTURBANCES; kind++) {
-        free(marks[kind].list);
+        for (uint32_t node = 1; node <= CHAOS_NODES_MAX; node++) {
+            free(disturbed[kind].nodes[node].list);
+        }
     }
 }
 
@@ -363,21 +464,51 @@ bool chaos_acknowledged(const struct chaos_op *op)
     return false;
 }
 
-/* Where the last fault has ended; NEVER: there was none, or one lasts on. */
+static bool is_stall(const struct chaos_op *op)
+{
+    return op->f == CHAOS_FAULT && op->name != NULL && strcmp(op->name, CHAOS_SLOW_MACHINE) == 0;
+}
+
+/* Where the last fault has ended; NEVER: none was made, or one lasts on. Stalls of the machine are not
+ * counted: they give time (stalled_ns). A fault that was not begun counts where others were: it may have got
+ * half way. */
 static uint32_t last_end(const struct chaos_check *check)
 {
     uint32_t end = NEVER;
     int open = 0;
+    bool any = false;
     for (size_t i = 0; i < check->count; i++) {
         const struct chaos_op *op = chaos_history_at(check->history, i);
-        if (op->f != CHAOS_FAULT || begins(op->name, "final")) {
+        if (op->f != CHAOS_FAULT || begins(op->name, "final") || is_stall(op)) {
             continue;
         }
+        any |= op->type == CHAOS_INFO && begins(op->what, "begin") && !begins(op->error, CHAOS_NOT_BEGUN);
         int step = mark_step(check, op);
         open += step;
         end = step == 0 ? end : open == 0 ? (uint32_t)i : NEVER;
     }
-    return end;
+    return any ? end : NEVER;
+}
+
+/* Until when writes may be refused after `from_ns`: as long as the bound, and for as long as the machine
+ * stalled meanwhile. */
+static int64_t recovered_by(const struct chaos_check *check, int64_t from_ns, int64_t bound_ns)
+{
+    int64_t until_ns = from_ns + bound_ns, begun_ns = -1;
+    for (size_t i = 0; i < check->count; i++) {
+        const struct chaos_op *op = chaos_history_at(check->history, i);
+        if (!is_stall(op)) {
+            continue;
+        }
+        int step = mark_step(check, op);
+        if (step > 0) { /* it is seen when it lasts for some time already */
+            begun_ns = op->time_ns - CHAOS_STALL_NS > from_ns ? op->time_ns - CHAOS_STALL_NS : from_ns;
+        } else if (step < 0 && begun_ns >= 0) {
+            until_ns += begun_ns < until_ns && op->time_ns > begun_ns ? op->time_ns - begun_ns : 0;
+            begun_ns = -1;
+        }
+    }
+    return until_ns;
 }
 
 static void judge_recovery(struct chaos_check *check)
@@ -392,7 +523,8 @@ static void judge_recovery(struct chaos_check *check)
     for (size_t i = 0; i < CHAOS_GROUPS_MAX; i++) {
         asked[i] = acked[i] = NEVER;
     }
-    int64_t until_ns = chaos_history_at(check->history, end)->time_ns + bound_ns, over_ns = 0;
+    int64_t from_ns = chaos_history_at(check->history, end)->time_ns, over_ns = 0;
+    int64_t until_ns = recovered_by(check, from_ns, bound_ns);
     for (size_t i = end; i < check->count; i++) {
         const struct chaos_op *op = chaos_history_at(check->history, i);
         uint32_t group = chaos_group_of(op, shards);
@@ -413,8 +545,8 @@ static void judge_recovery(struct chaos_check *check)
             chaos_judged(check, CHAOS_RULE_RECOVERY, 1);
             chaos_violated(check, CHAOS_RULE_RECOVERY, end, asked[group], NEVER,
                            "group %" PRIu32 ": no write was acknowledged within %" PRId64
-                           " ms of the end of the last fault",
-                           group, bound_ns / 1000000);
+                           " ms of the end of the last fault (%" PRId64 " of them the machine's own stalls)",
+                           group, (until_ns - from_ns) / 1000000, (until_ns - from_ns - bound_ns) / 1000000);
         }
     }
 }

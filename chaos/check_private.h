@@ -38,6 +38,7 @@ size_t chaos_bounds(const struct chaos_check *check, const struct chaos_op *invo
 void chaos_check_sessions(struct chaos_check *check);
 void chaos_check_items(struct chaos_check *check);
 void chaos_check_cluster(struct chaos_check *check);
+void chaos_check_answers(struct chaos_check *check);
 void chaos_check_final(struct chaos_check *check);
 
 /* The number of session shards: the largest group a status names; 0: none does. */

@@ -11,6 +11,7 @@
 #define DN_CHAOS_CLUSTER_H
 
 #include "base/error.h"
+#include "chaos/history.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -62,5 +63,9 @@ struct chaos_crash {
 /* Reads what the logs got since the last call. Fills up to max and returns how many there are in all (no more
  * than 64 are kept). */
 unsigned chaos_cluster_crashes(struct chaos_cluster *cluster, struct chaos_crash *ret, unsigned max);
+
+/* Writes into the history what the nodes' logs say of who led: a STATUS of process CHAOS_NEMESIS for each
+ * "group G: leader of term T". When the nodes have ended, before the history is judged. */
+void chaos_cluster_leaders(const struct chaos_cluster *cluster, struct chaos_history *history);
 
 #endif

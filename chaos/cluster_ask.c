@@ -9,6 +9,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <stdio.h>
@@ -160,6 +161,46 @@ static void judge_log(struct chaos_cluster *c, struct cluster_node *node)
         }
     }
     fclose(in);
+}
+
+/* A node that leads says so in its log, also when nobody asks it while it does. */
+static void take_leader(const char *line, uint32_t node, struct chaos_history *history)
+{
+    struct chaos_op op = {.type = CHAOS_INVOKE, .f = CHAOS_STATUS, .process = CHAOS_NEMESIS, .node = node};
+    struct chaos_group group = {.is_leader = true, .leader = node};
+    unsigned long long term;
+    int used = 0;
+
+    for (const char *at = line; (at = strstr(at, "group ")) != NULL; at++) {
+        if (sscanf(at, "group %" SCNu32 ": leader of term %llu%n", &group.group, &term, &used) < 2)
+            continue;
+        group.term = term;
+        chaos_history_append(history, &op);
+        op.type = CHAOS_OK;
+        op.groups = &group;
+        op.groups_count = 1;
+        chaos_history_append(history, &op);
+        return;
+    }
+}
+
+void cluster_log_leaders(FILE *log, uint32_t node, struct chaos_history *history)
+{
+    char line[LINE_MAX_BYTES];
+
+    while (fgets(line, sizeof line, log) != NULL)
+        take_leader(line, node, history);
+}
+
+void chaos_cluster_leaders(const struct chaos_cluster *c, struct chaos_history *history)
+{
+    for (unsigned i = 1; i <= c->count; i++) {
+        FILE *in = fopen(c->nodes[i].log, "re");
+        if (in == NULL)
+            continue; /* a spare that never ran */
+        cluster_log_leaders(in, i, history);
+        fclose(in);
+    }
 }
 
 void cluster_node_forgive(struct chaos_cluster *c, unsigned node)

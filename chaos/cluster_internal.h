@@ -16,6 +16,7 @@
 
 #include <limits.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <time.h>
 
 #define CLUSTER_CRASHES_MAX 64
@@ -135,6 +136,8 @@ unsigned cluster_leader(struct chaos_cluster *c, unsigned group);
 
 /* What was not judged of its log yet holds the text. */
 bool cluster_log_has(struct chaos_cluster *c, unsigned node, const char *text);
+/* What chaos_cluster_leaders does, with the log of one node. */
+void cluster_log_leaders(FILE *log, uint32_t node, struct chaos_history *history);
 /* Looks at what the logs got since the last time. */
 void cluster_logs_judge(struct chaos_cluster *c);
 

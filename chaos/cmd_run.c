@@ -247,13 +247,15 @@ static enum dn_code run_schedule(struct run *run, struct dn_error *err)
 
 /* Clients go on past the aftermath of the last fault, and until every group takes writes again: only then can
  * the report and the rule "recovery" tell. */
-static bool healed_long_enough(const struct run *run, int64_t healed_ns)
+static bool healed_long_enough(const struct run *run, int64_t healed_ns, uint64_t stalled_before_ms)
 {
     int64_t passed_ns = chaos_history_now_ns(run->history) - healed_ns;
+    int64_t stalled_ns = (int64_t)(run->machine.total_ms - stalled_before_ms) * INT64_C(1000000);
     if (run->machine.stalled && passed_ns < STALL_MAX_NS)
         return false;
-    return passed_ns > WRITES_BACK_NS || (passed_ns > CHAOS_AFTERMATH_NS &&
-                                          chaos_pool_writes_since(run->pool, run->options.shards, healed_ns));
+    return passed_ns > WRITES_BACK_NS + stalled_ns ||
+           (passed_ns > CHAOS_AFTERMATH_NS &&
+            chaos_pool_writes_since(run->pool, run->options.shards, healed_ns));
 }
 
 static enum dn_code run_clients(struct run *run, struct dn_error *err)
@@ -264,7 +266,8 @@ static enum dn_code run_clients(struct run *run, struct dn_error *err)
     if (code == DN_OK)
         code = run_schedule(run, err);
     int64_t healed_ns = chaos_history_now_ns(run->history);
-    while (code == DN_OK && !healed_long_enough(run, healed_ns))
+    uint64_t stalled_ms = run->machine.total_ms;
+    while (code == DN_OK && !healed_long_enough(run, healed_ns, stalled_ms))
         turn(run, "healed");
     chaos_pool_stop(run->pool);
     run_machine_end(&run->machine, run->history);
@@ -366,6 +369,7 @@ static int finish(struct run *run)
                      chaos_history_count(run->history));
     chaos_cluster_stop(run->cluster);
     gather_findings(run);
+    chaos_cluster_leaders(run->cluster, run->history);
     int exit_code = judge(run);
     violated = exit_code == CHAOS_EXIT_VIOLATED;
     chaos_cluster_destroy(run->cluster);

@@ -24,10 +24,18 @@
 #include <stdio.h>
 
 #define CHAOS_NEMESIS (-1)
+#define CHAOS_NOT_BEGUN                                                                                      \
+    "not begun: " /* how the error of a FAULT's :info "begin" starts when it was not made */
 #define CHAOS_NODES_MAX 7
 #define CHAOS_GROUPS_MAX 64
 #define CHAOS_LIST_MAX 1024      /* elements of one list in one operation */
 #define CHAOS_OPS_MAX 50000000ul /* lines of a history */
+/* How the error of a client's :fail or :info starts when the answer was OK and is not what an answer can be.
+ */
+#define CHAOS_MALFORMED "malformed answer: "
+/* A stall of the machine under the cluster, as a fault: its "begin" stands CHAOS_STALL_NS after it began. */
+#define CHAOS_SLOW_MACHINE "slow-machine"
+#define CHAOS_STALL_NS INT64_C(1000000000)
 
 enum chaos_type { CHAOS_INVOKE, CHAOS_OK, CHAOS_FAIL, CHAOS_INFO };
 

@@ -128,8 +128,10 @@ static void begin(struct running *r, const struct nemesis *kind, uint64_t random
     *f = (struct fault){.c = r->c, .random = random, .pipe = -1};
     r->kinds[r->count++] = kind;
     note(r->history, CHAOS_INVOKE, kind, "begin", 0, "");
-    if (kind->begin(f, &err) != DN_OK)
-        fault_say(f, "not begun: %.200s", err.message);
+    if (kind->begin(f, &err) != DN_OK) {
+        f->done = true; /* no turns; its end heals what it may have begun */
+        fault_say(f, CHAOS_NOT_BEGUN "%.200s", err.message);
+    }
     note(r->history, CHAOS_INFO, kind, "begin", f->node, f->text);
 }
 

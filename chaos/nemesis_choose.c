@@ -7,7 +7,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-#define LEADER_WAIT_MS 3000
+#define LEADER_WAIT_MS 5000
 #define LOOK_EVERY_MS 50
 
 int64_t nemesis_now_ms(void)
@@ -67,12 +67,19 @@ unsigned fault_by_leader(struct fault *f, bool leader)
     while ((found = cluster_leader(f->c, group)) == 0 && nemesis_now_ms() < end)
         poll(NULL, 0, LOOK_EVERY_MS);
     fault_shuffle(f);
-    if (leader && found != 0)
+    if (leader) /* any other node in its place would be another fault */
         return found;
     for (unsigned i = 0; i < f->hit_count; i++)
         if (f->hit[i] != found)
             return f->hit[i];
     return 0;
+}
+
+enum dn_code fault_no_one(struct dn_error *err)
+{
+    return dn_fail(err, DN_PRECONDITION,
+                   "for %d s no node that runs said that it leads the group, or none runs",
+                   LEADER_WAIT_MS / 1000);
 }
 
 void fault_say(struct fault *f, const char *format, ...)

@@ -51,7 +51,7 @@ static enum dn_code choose(struct fault *f, struct dn_error *err)
 {
     f->node = fault_by_leader(f, fault_draw(f, 2) == 0);
     if (f->node == 0)
-        return dn_fail(err, DN_PRECONDITION, "no node runs");
+        return fault_no_one(err);
     struct cluster_node *n = &f->c->nodes[f->node];
     if (n->faked_clock)
         return DN_OK;

@@ -27,7 +27,7 @@ static const char *needs_disks(struct chaos_cluster *c)
 static enum dn_code choose(struct fault *f, struct dn_error *err)
 {
     f->node = fault_by_leader(f, fault_draw(f, 2) == 0);
-    return f->node != 0 ? DN_OK : dn_fail(err, DN_PRECONDITION, "no node runs");
+    return f->node != 0 ? DN_OK : fault_no_one(err);
 }
 
 /* ---- full

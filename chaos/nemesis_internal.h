@@ -66,13 +66,15 @@ const struct nemesis *nemesis_named(const char *name, size_t length);
 unsigned fault_draw(struct fault *f, unsigned below);
 /* A member that runs; 0: none. */
 unsigned fault_any(struct fault *f);
-/* The node that leads a group drawn by the fault, or one that does not (leader false). Looks for up to some
- * seconds, then takes any. */
+/* The node that leads a group drawn by the fault, or one that does not (leader false). Looks for a leader for
+ * up to some seconds. 0: none was found (leader true), or no other node runs. */
 unsigned fault_by_leader(struct fault *f, bool leader);
 /* The members that run, in an order drawn by the fault, into f->hit. */
 void fault_shuffle(struct fault *f);
 /* Makes f->hit the first (count - 1) / 2 of the members that run. */
 void fault_minority(struct fault *f);
+/* DN_PRECONDITION: fault_by_leader found nobody. */
+enum dn_code fault_no_one(struct dn_error *err);
 void fault_say(struct fault *f, const char *format, ...) __attribute__((format(printf, 2, 3)));
 int64_t nemesis_now_ms(void);
 

@@ -27,7 +27,7 @@ static void set_all_of(struct chaos_cluster *c, unsigned node, const struct net_
 static enum dn_code isolate(struct fault *f, unsigned node, struct dn_error *err)
 {
     if (node == 0)
-        return dn_fail(err, DN_PRECONDITION, "no node runs");
+        return fault_no_one(err);
     f->node = node;
     set_all_of(f->c, node, &CUT);
     fault_say(f, "cut node %u off from all others", node);
@@ -108,7 +108,7 @@ static enum dn_code flap(struct fault *f, struct dn_error *err)
 {
     f->node = fault_by_leader(f, fault_draw(f, 2) == 0);
     if (f->node == 0)
-        return dn_fail(err, DN_PRECONDITION, "no node runs");
+        return fault_no_one(err);
     fault_say(f, "node %u's links go off and on", f->node);
     return DN_OK;
 }

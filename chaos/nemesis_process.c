@@ -8,8 +8,9 @@
 
 static enum dn_code kill_one(struct fault *f, unsigned node, const char *what, struct dn_error *err)
 {
+    f->hit_count = 0; /* its end starts whom it hit */
     if (node == 0)
-        return dn_fail(err, DN_PRECONDITION, "no node runs");
+        return fault_no_one(err);
     f->node = node;
     f->hit[0] = node;
     f->hit_count = 1;
@@ -73,7 +74,7 @@ static enum dn_code pause_leader(struct fault *f, struct dn_error *err)
 {
     f->hit[0] = fault_by_leader(f, true);
     f->hit_count = f->hit[0] != 0;
-    return pause_hit(f, err);
+    return f->hit_count == 0 ? fault_no_one(err) : pause_hit(f, err);
 }
 
 static enum dn_code pause_minority(struct fault *f, struct dn_error *err)

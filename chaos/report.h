@@ -51,6 +51,7 @@ struct chaos_fault {
     const char *what; /* what it did, for people; NULL: nothing is said */
     uint32_t node;    /* 0: none, or several */
     bool open;        /* it has no end: end_ns is the history's */
+    bool begun;       /* false: its beginning failed, `what` says why; it is in no figures */
     size_t index;     /* of its first operation */
     int64_t begin_ns, end_ns;
     uint32_t groups; /* in which writes were asked for */
@@ -66,11 +67,15 @@ struct chaos_fault {
 /* All faults of the history in the order in which they begin, malloc'ed (the caller frees); NULL: none. */
 struct chaos_fault *chaos_faults(const struct chaos_history *history, size_t *ret_count);
 
+/* How many of them were not begun. */
+size_t chaos_faults_not_begun(const struct chaos_fault *faults, size_t count);
+
 /* The same over all faults of one name, of one run or of many. */
 struct chaos_figures {
     char name[CHAOS_NAME_MAX];
-    uint64_t faults;
-    uint64_t gaps; /* pairs of a fault and a group: what the percentiles are of */
+    uint64_t faults;    /* that were made */
+    uint64_t not_begun; /* beside those; nothing else here is of them */
+    uint64_t gaps;      /* pairs of a fault and a group: what the percentiles are of */
     int64_t gap_p50_ns, gap_p99_ns, gap_max_ns;
     uint64_t writes, writes_failed, reads, reads_failed;
 };

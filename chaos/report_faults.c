@@ -62,7 +62,8 @@ static void fault_begins(struct fault_list *faults, const struct chaos_history *
                                                          .index = (size_t)op->index,
                                                          .begin_ns = op->time_ns,
                                                          .end_ns = chaos_history_at(history, last)->time_ns,
-                                                         .open = true};
+                                                         .open = true,
+                                                         .begun = true};
 }
 
 /* The last fault of this name that is on; NULL: none. */
@@ -95,6 +96,7 @@ static struct fault_list find_faults(const struct chaos_history *history)
         fault->node = op->node != 0 ? op->node : fault->node;
         if (begins(op->what, "begin")) {
             fault->what = op->error;
+            fault->begun = !begins(op->error, CHAOS_NOT_BEGUN);
         } else if (op->type != CHAOS_INVOKE && begins(op->what, "end")) {
             fault->end_ns = op->time_ns;
             fault->open = false;
@@ -236,6 +238,15 @@ struct chaos_fault *chaos_faults(const struct chaos_history *history, size_t *re
     return faults.list;
 }
 
+size_t chaos_faults_not_begun(const struct chaos_fault *faults, size_t count)
+{
+    size_t not_begun = 0;
+    for (size_t i = 0; i < count; i++) {
+        not_begun += !faults[i].begun;
+    }
+    return not_begun;
+}
+
 /* ---- kinds of faults -------------------------------------------------------------------------------- */
 
 struct kind {
@@ -283,6 +294,10 @@ void chaos_figures_add(struct chaos_figures_sum *sum, const struct chaos_fault *
     for (size_t i = 0; i < count; i++) {
         struct kind *kind = kind_of(sum, faults[i].name);
         if (kind == NULL) {
+            continue;
+        }
+        if (!faults[i].begun) {
+            kind->figures.not_begun++;
             continue;
         }
         kind->figures.faults++;

@@ -60,6 +60,20 @@ static void text_list(FILE *out, const char *title, const char *const *list, siz
     }
 }
 
+static void text_not_begun(FILE *out, const struct chaos_fault *faults, size_t count)
+{
+    uint64_t not_begun = chaos_faults_not_begun(faults, count);
+    if (not_begun > 0) {
+        fprintf(out, "\n  not begun: %" PRIu64 "\n", not_begun);
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (!faults[i].begun) {
+            fprintf(out, "    %.3f s: %s: %s\n", chaos_ms(faults[i].begin_ns) / 1000, faults[i].name,
+                    faults[i].what);
+        }
+    }
+}
+
 static void text_faults(FILE *out, const struct chaos_history *history)
 {
     struct chaos_figures figures[CHAOS_FIGURES_MAX];
@@ -69,18 +83,19 @@ static void text_faults(FILE *out, const struct chaos_history *history)
     chaos_figures_add(sum, faults, count);
     size_t kinds = chaos_figures_get(sum, figures);
     if (kinds > 0) {
-        fprintf(out, "\n  %-20s %6s   %26s   %20s   %20s\n", "fault", "times", "ms without a write (each",
-                "writes failed", "reads failed");
-        fprintf(out, "  %-20s %6s   %26s\n", "", "", "group): p50, p99, longest");
+        fprintf(out, "\n  %-20s %6s %9s   %26s   %20s   %20s\n", "fault", "times", "not begun",
+                "ms without a write (each", "writes failed", "reads failed");
+        fprintf(out, "  %-20s %6s %9s   %26s\n", "", "", "", "group): p50, p99, longest");
     }
     for (size_t i = 0; i < kinds; i++) {
         fprintf(out,
-                "  %-20s %6" PRIu64 "   %8.0f %8.0f %8.0f   %9" PRIu64 " of %7" PRIu64 "   %9" PRIu64
-                " of %7" PRIu64 "\n",
-                figures[i].name, figures[i].faults, chaos_ms(figures[i].gap_p50_ns),
+                "  %-20s %6" PRIu64 " %9" PRIu64 "   %8.0f %8.0f %8.0f   %9" PRIu64 " of %7" PRIu64
+                "   %9" PRIu64 " of %7" PRIu64 "\n",
+                figures[i].name, figures[i].faults, figures[i].not_begun, chaos_ms(figures[i].gap_p50_ns),
                 chaos_ms(figures[i].gap_p99_ns), chaos_ms(figures[i].gap_max_ns), figures[i].writes_failed,
                 figures[i].writes, figures[i].reads_failed, figures[i].reads);
     }
+    text_not_begun(out, faults, count);
     chaos_figures_destroy(sum);
     free(faults);
 }
@@ -187,6 +202,9 @@ static void json_faults(FILE *out, const struct chaos_history *history)
 {
     size_t count = 0;
     struct chaos_fault *faults = chaos_faults(history, &count);
+    uint64_t not_begun = chaos_faults_not_begun(faults, count);
+    fprintf(out, ",\n \"faults_begun\": %" PRIu64 ", \"faults_not_begun\": %" PRIu64, count - not_begun,
+            not_begun);
     fprintf(out, ",\n \"faults\": [");
     for (size_t i = 0; i < count; i++) {
         const struct chaos_fault *fault = &faults[i];
@@ -194,6 +212,7 @@ static void json_faults(FILE *out, const struct chaos_history *history)
         json_text(out, fault->name);
         fprintf(out, ", \"what\": ");
         json_text(out, fault->what != NULL ? fault->what : "");
+        fprintf(out, ", \"begun\": %s", fault->begun ? "true" : "false");
         fprintf(out, ", \"node\": %" PRIu32 ", \"begin_s\": %.3f, \"end_s\": %.3f", fault->node,
                 chaos_ms(fault->begin_ns) / 1000, chaos_ms(fault->end_ns) / 1000);
         json_gaps(out, fault);

@@ -48,7 +48,7 @@ static void note(struct chaos_history *history, enum chaos_type type, const char
     struct chaos_op op = {.type = type,
                           .f = CHAOS_FAULT,
                           .process = CHAOS_NEMESIS,
-                          .name = "slow-machine",
+                          .name = CHAOS_SLOW_MACHINE,
                           .what = what,
                           .error = text};
     chaos_history_append(history, &op);
@@ -62,6 +62,7 @@ static void stall_ends(struct run_machine *machine, struct chaos_history *histor
     note(history, CHAOS_INVOKE, "end", NULL);
     note(history, CHAOS_INFO, "end", text);
     machine->stalled = false;
+    machine->total_ms += ms;
     machine->longest_ms = ms > machine->longest_ms ? ms : machine->longest_ms;
 }
 

@@ -1,7 +1,7 @@
 /* The machine under the cluster: a thread that writes and flushes a small file beside the nodes' disks all
  * the time. When that takes long, the nodes' flushes do too, whatever the server does: a stall goes into the
  * history as a fault of its own ("slow-machine"), so that nobody looks for its effects in the server, and
- * "recovery" counts from its end. */
+ * "recovery" gives so much more time. */
 #ifndef DN_CHAOS_RUN_MACHINE_H
 #define DN_CHAOS_RUN_MACHINE_H
 
@@ -10,7 +10,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#define RUN_MACHINE_STALL_MS 1000 /* a flush that takes longer is a stall */
+#define RUN_MACHINE_STALL_MS (CHAOS_STALL_NS / 1000000) /* a flush that takes longer is a stall */
 
 struct run_machine {
     char path[600];
@@ -22,7 +22,7 @@ struct run_machine {
     /* of the thread that calls run_machine_look */
     bool stalled;
     uint64_t stalled_since_ns;
-    uint64_t stalls, longest_ms;
+    uint64_t stalls, longest_ms, total_ms;
 };
 
 enum dn_code run_machine_begin(struct run_machine *machine, const char *folder, struct dn_error *err);

@@ -1,7 +1,9 @@
 #include "chaos/workload_call.h"
 
 #include "chaos/workload_class.h"
+#include "chaos/workload_take.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -78,6 +80,15 @@ void workload_call(struct workload_links *links, unsigned node, const char *path
     }
     if (bytes != stack)
         free(bytes);
+}
+
+void workload_malformed(struct workload_answer *answer, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(answer->message, sizeof answer->message, format, args);
+    va_end(args);
+    answer->malformed = true;
 }
 
 void workload_answer_free(struct workload_answer *answer)

@@ -21,6 +21,7 @@ struct workload_links {
 struct workload_answer {
     int status;        /* gRPC's number; -1: the connection broke; WORKLOAD_NOT_SENT */
     char message[200]; /* the server's or ours, cut; "" when none */
+    bool malformed;    /* it says OK and is no such answer: message says why */
     uint8_t *bytes; /* malloc'ed by workload_call, freed by workload_answer_free; NULL unless status is 0 */
     size_t length;
 };

@@ -1,6 +1,7 @@
 /* Catalog.Upsert, Delete and Get, and Recommendations.Similar, as operations of a history. */
 #include "chaos/workload_class.h"
 #include "chaos/workload_client.h"
+#include "chaos/workload_take.h"
 
 #include "dunlin/v1/dunlin.pb-c.h"
 
@@ -25,13 +26,14 @@ static void item_name(uint64_t item, char ret_name[NAME_MAX_BYTES])
 
 /* ---- writes ----------------------------------------------------------------------------------------- */
 
-static enum chaos_type take_upserted(struct workload_answer *answer, uint64_t value,
-                                     struct workload_tokens *tokens)
+enum chaos_type workload_take_upserted(struct workload_answer *answer, uint64_t value,
+                                       struct workload_tokens *tokens)
 {
     Dunlin__V1__UpsertItemsResponse *response =
         dunlin__v1__upsert_items_response__unpack(NULL, answer->length, answer->bytes);
-    if (!response || response->upserted != 1) {
-        snprintf(answer->message, sizeof answer->message, "not an answer to one upsert");
+    if (!response || response->upserted != 1 || response->token.len == 0) {
+        workload_malformed(answer, "to one upsert: it counts %u, or has no token",
+                           response ? response->upserted : 0);
         dunlin__v1__upsert_items_response__free_unpacked(response, NULL);
         return CHAOS_INFO;
     }
@@ -67,12 +69,24 @@ enum chaos_type workload_upsert(struct workload_client *client, unsigned node, u
     workload_call(&client->links, node, PATH_UPSERT, &request.base, client->deadline_ms, &answer);
     enum chaos_type type = workload_write_type(answer.status, answer.message);
     if (type == CHAOS_OK)
-        type = take_upserted(&answer, value, tokens);
+        type = workload_take_upserted(&answer, value, tokens);
     if (type == CHAOS_OK)
         workload_acknowledged(client, 0);
     workload_end(client, &op, type, &answer);
     workload_answer_free(&answer);
     return type;
+}
+
+enum chaos_type workload_take_deleted(struct workload_answer *answer)
+{
+    Dunlin__V1__DeleteItemsResponse *response =
+        dunlin__v1__delete_items_response__unpack(NULL, answer->length, answer->bytes);
+    bool fine = response && response->deleted <= 1 && response->token.len > 0;
+    if (!fine)
+        workload_malformed(answer, "to one deletion: it counts %u, or has no token",
+                           response ? response->deleted : 0);
+    dunlin__v1__delete_items_response__free_unpacked(response, NULL);
+    return fine ? CHAOS_OK : CHAOS_INFO;
 }
 
 enum chaos_type workload_delete(struct workload_client *client, unsigned node, uint64_t item)
@@ -87,6 +101,8 @@ enum chaos_type workload_delete(struct workload_client *client, unsigned node, u
     workload_begin(client, &op);
     workload_call(&client->links, node, PATH_DELETE, &request.base, client->deadline_ms, &answer);
     enum chaos_type type = workload_write_type(answer.status, answer.message);
+    if (type == CHAOS_OK)
+        type = workload_take_deleted(&answer);
     workload_end(client, &op, type, &answer);
     workload_answer_free(&answer);
     return type;
@@ -131,12 +147,12 @@ static uint64_t value_of(const Dunlin__V1__Item *item)
     return value;
 }
 
-static enum chaos_type take_item(struct workload_answer *answer, struct chaos_op *op)
+enum chaos_type workload_take_item(struct workload_answer *answer, struct chaos_op *op)
 {
     Dunlin__V1__GetItemResponse *response =
         dunlin__v1__get_item_response__unpack(NULL, answer->length, answer->bytes);
     enum chaos_type type = CHAOS_FAIL;
-    if (response && response->item && take_freshness(response->freshness, op)) {
+    if (response && response->item && response->version > 0 && take_freshness(response->freshness, op)) {
         uint64_t named = UNREADABLE;
         (void)workload_number(response->item->id, "c-", &named);
         op->found = true;
@@ -144,7 +160,7 @@ static enum chaos_type take_item(struct workload_answer *answer, struct chaos_op
         op->value = named == op->key ? value_of(response->item) : UNREADABLE;
         type = CHAOS_OK;
     } else {
-        snprintf(answer->message, sizeof answer->message, "not an item");
+        workload_malformed(answer, "an item: it is none, or has no version or freshness");
     }
     dunlin__v1__get_item_response__free_unpacked(response, NULL);
     return type;
@@ -167,19 +183,29 @@ enum chaos_type workload_get(struct workload_client *client, unsigned node, uint
     /* "No such item" is an observation: found is false. It tells no age. */
     enum chaos_type type = answer.status == STATUS_NOT_FOUND ? CHAOS_OK : workload_read_type(answer.status);
     if (answer.status == 0)
-        type = take_item(&answer, &op);
+        type = workload_take_item(&answer, &op);
     workload_end(client, &op, type, &answer);
     workload_answer_free(&answer);
     return type;
 }
 
-static enum chaos_type take_near(struct workload_answer *answer, struct chaos_op *op,
-                                 uint64_t near[WORKLOAD_NEAR])
+static bool all_differ(const Dunlin__V1__ItemsResponse *response)
+{
+    for (size_t i = 0; i < response->n_items; i++)
+        for (size_t k = 0; k < i; k++)
+            if (strcmp(response->items[i]->id, response->items[k]->id) == 0)
+                return false;
+    return true;
+}
+
+enum chaos_type workload_take_near(struct workload_answer *answer, struct chaos_op *op,
+                                   uint64_t near[WORKLOAD_NEAR])
 {
     Dunlin__V1__ItemsResponse *response =
         dunlin__v1__items_response__unpack(NULL, answer->length, answer->bytes);
     enum chaos_type type = CHAOS_FAIL;
-    if (response && response->n_items <= WORKLOAD_NEAR && take_freshness(response->freshness, op)) {
+    if (response && response->n_items <= WORKLOAD_NEAR && all_differ(response) &&
+        take_freshness(response->freshness, op)) {
         for (size_t i = 0; i < response->n_items; i++) {
             near[i] = UNREADABLE;
             (void)workload_number(response->items[i]->id, "c-", &near[i]);
@@ -188,7 +214,8 @@ static enum chaos_type take_near(struct workload_answer *answer, struct chaos_op
         op->near_count = response->n_items;
         type = CHAOS_OK;
     } else {
-        snprintf(answer->message, sizeof answer->message, "not a list of items");
+        workload_malformed(answer, "items: it is no list of %d different ones at most with a freshness",
+                           WORKLOAD_NEAR);
     }
     dunlin__v1__items_response__free_unpacked(response, NULL);
     return type;
@@ -213,7 +240,7 @@ enum chaos_type workload_similar(struct workload_client *client, unsigned node, 
     workload_call(&client->links, node, PATH_SIMILAR, &request.base, client->deadline_ms, &answer);
     enum chaos_type type = workload_read_type(answer.status);
     if (type == CHAOS_OK)
-        type = take_near(&answer, &op, near);
+        type = workload_take_near(&answer, &op, near);
     workload_end(client, &op, type, &answer);
     workload_answer_free(&answer);
     return type;

@@ -24,7 +24,10 @@ void workload_end(struct workload_client *client, struct chaos_op *op, enum chao
     op->token_count = 0;
     op->error = NULL;
     if (type != CHAOS_OK) {
-        snprintf(error, sizeof error, "status %d: %s", answer->status, answer->message);
+        if (answer->malformed)
+            snprintf(error, sizeof error, CHAOS_MALFORMED "%s", answer->message);
+        else
+            snprintf(error, sizeof error, "status %d: %s", answer->status, answer->message);
         op->error = error;
     }
     atomic_fetch_add_explicit(&client->counts->of[op->f][type], 1, memory_order_relaxed);

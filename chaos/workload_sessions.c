@@ -1,6 +1,7 @@
 /* Publish, Sessions.Get and Sessions.Delete, as operations of a history. */
 #include "chaos/workload_class.h"
 #include "chaos/workload_client.h"
+#include "chaos/workload_take.h"
 
 #include "dunlin/v1/dunlin.pb-c.h"
 
@@ -16,16 +17,33 @@
 
 /* ---- publish ---------------------------------------------------------------------------------------- */
 
-/* The outcomes into events[], and the token. An answer that is not understood proves nothing. */
-static enum chaos_type take_outcomes(struct workload_answer *answer, struct chaos_event *events, size_t count,
-                                     struct workload_tokens *tokens)
+/* What cannot be an answer to these events; NULL: nothing. */
+static const char *outcomes_wrong(const Dunlin__V1__PublishResponse *response, size_t count)
+{
+    size_t accepted = 0, counted = 0;
+    if (!response || response->n_outcomes != count)
+        return "it has not one outcome an event";
+    for (size_t i = 0; i < count; i++) {
+        if ((unsigned)response->outcomes[i] > DUNLIN__V1__EVENT_OUTCOME__EVENT_OUTCOME_UNKNOWN)
+            return "an outcome is none that there is";
+        accepted += response->outcomes[i] == DUNLIN__V1__EVENT_OUTCOME__EVENT_OUTCOME_ACCEPTED;
+        counted += response->outcomes[i] == DUNLIN__V1__EVENT_OUTCOME__EVENT_OUTCOME_DUPLICATE;
+    }
+    if (response->accepted != accepted)
+        return "it counts other events as accepted than it names";
+    return accepted + counted > 0 && response->token.len == 0 ? "it has no token" : NULL;
+}
+
+enum chaos_type workload_take_outcomes(struct workload_answer *answer, struct chaos_event *events,
+                                       size_t count, struct workload_tokens *tokens)
 {
     Dunlin__V1__PublishResponse *response =
         dunlin__v1__publish_response__unpack(NULL, answer->length, answer->bytes);
     uint64_t counted[WORKLOAD_EVENTS_MAX];
     size_t counted_count = 0, unknown = 0;
-    if (!response || response->n_outcomes != count) {
-        snprintf(answer->message, sizeof answer->message, "not an answer to %zu events", count);
+    const char *wrong = outcomes_wrong(response, count);
+    if (wrong != NULL) {
+        workload_malformed(answer, "to %zu events: %s", count, wrong);
         dunlin__v1__publish_response__free_unpacked(response, NULL);
         return CHAOS_INFO;
     }
@@ -75,7 +93,7 @@ enum chaos_type workload_publish(struct workload_client *client, unsigned node, 
     workload_call(&client->links, node, PATH_PUBLISH, &request.base, client->deadline_ms, &answer);
     enum chaos_type type = workload_write_type(answer.status, answer.message);
     if (type == CHAOS_OK)
-        type = take_outcomes(&answer, events, count, tokens);
+        type = workload_take_outcomes(&answer, events, count, tokens);
     if (type == CHAOS_OK && shard > 0)
         workload_acknowledged(client, shard);
     workload_end(client, &op, type, &answer);
@@ -106,15 +124,31 @@ static bool take_list(const Dunlin__V1__GetSessionResponse *response, struct cha
     return true;
 }
 
-static enum chaos_type take_session(struct workload_answer *answer, struct chaos_op *op,
-                                    const struct workload_token *given, struct workload_tokens *tokens,
-                                    uint32_t *ret_shard)
+/* What cannot be a session; NULL: nothing. */
+static const char *session_wrong(const Dunlin__V1__GetSessionResponse *response)
+{
+    if (!response || !response->freshness)
+        return "it is no session, or has no freshness";
+    if (response->freshness->shard == 0)
+        return "it is of no shard";
+    if (!response->found && (response->n_events > 0 || response->version > 0))
+        return "it was not found, and has events or a version";
+    for (size_t i = 0; i < response->n_events; i++)
+        if (response->events[i]->type != DUNLIN__V1__EVENT_TYPE__EVENT_TYPE_CLICK)
+            return "an event is of a type that nobody published";
+    return response->token.len == 0 ? "it has no token" : NULL;
+}
+
+enum chaos_type workload_take_session(struct workload_answer *answer, struct chaos_op *op,
+                                      const struct workload_token *given, struct workload_tokens *tokens,
+                                      uint32_t *ret_shard)
 {
     Dunlin__V1__GetSessionResponse *response =
         dunlin__v1__get_session_response__unpack(NULL, answer->length, answer->bytes);
     uint64_t *ids = NULL;
-    if (!response || !response->freshness || !take_list(response, op, &ids)) {
-        snprintf(answer->message, sizeof answer->message, "not a session");
+    const char *wrong = session_wrong(response);
+    if (wrong != NULL || !take_list(response, op, &ids)) {
+        workload_malformed(answer, "a session: %s", wrong != NULL ? wrong : "it has too many events");
         dunlin__v1__get_session_response__free_unpacked(response, NULL);
         return CHAOS_FAIL;
     }
@@ -156,7 +190,7 @@ enum chaos_type workload_read(struct workload_client *client, unsigned node, uin
     workload_call(&client->links, node, PATH_GET, &request.base, client->deadline_ms, &answer);
     enum chaos_type type = workload_read_type(answer.status);
     if (type == CHAOS_OK)
-        type = take_session(&answer, &op, given, tokens, ret_shard);
+        type = workload_take_session(&answer, &op, given, tokens, ret_shard);
     workload_end(client, &op, type, &answer);
     workload_answer_free(&answer);
     free(op.events);
@@ -164,6 +198,17 @@ enum chaos_type workload_read(struct workload_client *client, unsigned node, uin
 }
 
 /* ---- erase ------------------------------------------------------------------------------------------ */
+
+enum chaos_type workload_take_erased(struct workload_answer *answer)
+{
+    Dunlin__V1__DeleteSessionResponse *response =
+        dunlin__v1__delete_session_response__unpack(NULL, answer->length, answer->bytes);
+    bool fine = response && response->token.len > 0;
+    if (!fine)
+        workload_malformed(answer, "to an erasure: it is none, or has no token");
+    dunlin__v1__delete_session_response__free_unpacked(response, NULL);
+    return fine ? CHAOS_OK : CHAOS_INFO;
+}
 
 enum chaos_type workload_erase(struct workload_client *client, unsigned node, uint64_t user)
 {
@@ -176,6 +221,8 @@ enum chaos_type workload_erase(struct workload_client *client, unsigned node, ui
     workload_begin(client, &op);
     workload_call(&client->links, node, PATH_DELETE, &request.base, client->deadline_ms, &answer);
     enum chaos_type type = workload_write_type(answer.status, answer.message);
+    if (type == CHAOS_OK)
+        type = workload_take_erased(&answer);
     workload_end(client, &op, type, &answer);
     workload_answer_free(&answer);
     return type;

@@ -1,6 +1,7 @@
 /* Cluster.Status as an operation of a history. */
 #include "chaos/workload_class.h"
 #include "chaos/workload_client.h"
+#include "chaos/workload_take.h"
 
 #include "dunlin/v1/dunlin.pb-c.h"
 
@@ -8,13 +9,13 @@
 
 #define PATH_STATUS "/dunlin.v1.Cluster/Status"
 
-static enum chaos_type take_groups(struct workload_answer *answer, struct chaos_group *groups,
-                                   size_t *ret_count)
+enum chaos_type workload_take_groups(struct workload_answer *answer, struct chaos_group *groups,
+                                     size_t *ret_count)
 {
     Dunlin__V1__StatusResponse *response =
         dunlin__v1__status_response__unpack(NULL, answer->length, answer->bytes);
     if (!response || response->n_groups > CHAOS_GROUPS_MAX) {
-        snprintf(answer->message, sizeof answer->message, "not a status");
+        workload_malformed(answer, "a status: it is none, or has too many groups");
         dunlin__v1__status_response__free_unpacked(response, NULL);
         return CHAOS_FAIL;
     }
@@ -71,7 +72,7 @@ enum chaos_type workload_status(struct workload_client *client, unsigned node,
     workload_call(&client->links, node, PATH_STATUS, &request.base, client->deadline_ms, &answer);
     enum chaos_type type = workload_read_type(answer.status);
     if (type == CHAOS_OK)
-        type = take_groups(&answer, ret_groups, ret_count);
+        type = workload_take_groups(&answer, ret_groups, ret_count);
     if (type == CHAOS_OK) {
         op.groups = ret_groups;
         op.groups_count = *ret_count;

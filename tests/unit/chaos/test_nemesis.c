@@ -1,4 +1,5 @@
 /* The schedule: the same seed and names give the same faults; every name is drawn; combinations fit. */
+#include "chaos/check.h"
 #include "chaos/nemesis_internal.h"
 #include "tests/unit/base/cmocka_all.h"
 
@@ -198,6 +199,58 @@ static void the_printed_schedule_is_the_one(void **state)
     free(other);
 }
 
+/* Nodes that run and answer nobody: nobody leads. No other node is taken for the leader. */
+static void without_a_leader_none_is_hit(void **state)
+{
+    struct chaos_cluster *c = calloc(1, sizeof *c);
+
+    (void)state;
+    assert_non_null(c);
+    assert_int_equal(pthread_mutex_init(&c->lock, NULL), 0);
+    c->count = c->o.nodes = 3;
+    c->o.shards = 2;
+    for (unsigned i = 1; i <= c->count; i++) {
+        c->nodes[i].pid = 1; /* not 0: it runs; nothing is done to it here */
+        snprintf(c->nodes[i].api, sizeof c->nodes[i].api, "127.0.0.1:1");
+    }
+    struct fault f = {.c = c, .random = 7};
+    int64_t begun_ms = nemesis_now_ms();
+    assert_int_equal(fault_by_leader(&f, true), 0);
+    assert_true(nemesis_now_ms() - begun_ms >= 1000); /* it has looked for a while */
+    assert_int_not_equal(fault_any(&f), 0);
+    pthread_mutex_destroy(&c->lock);
+    free(c);
+}
+
+/* What a log says of leaders is in the history as statuses, and two of one term are found. */
+static void logs_tell_leaders(void **state)
+{
+    static char text[] = "12:00 info consensus: group 1: leader of term 4\n"
+                         "12:01 info consensus: group 1: no longer leader of term 4\n"
+                         "12:01 info node: group 1: now leader in term 4\n"
+                         "12:02 info consensus: group 12: leader of term 7\n";
+    struct chaos_history *history = chaos_history_create();
+    struct chaos_judgement judgements[CHAOS_RULE_COUNT];
+
+    (void)state;
+    for (uint32_t node = 1; node <= 2; node++) {
+        FILE *log = fmemopen(text, sizeof text - 1, "r");
+        assert_non_null(log);
+        cluster_log_leaders(log, node, history);
+        fclose(log);
+        chaos_check(history, NULL, judgements);
+        assert_int_equal(judgements[CHAOS_RULE_LEADER].violations, node == 1 ? 0 : 2);
+    }
+    assert_int_equal(chaos_history_count(history), 8);
+    const struct chaos_op *op = chaos_history_at(history, 3);
+    assert_int_equal(op->f, CHAOS_STATUS);
+    assert_int_equal(op->node, 1);
+    assert_int_equal(op->groups[0].group, 12);
+    assert_int_equal(op->groups[0].term, 7);
+    assert_true(op->groups[0].is_leader);
+    chaos_history_destroy(history);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -209,6 +262,8 @@ int main(void)
         cmocka_unit_test(times_are_within),
         cmocka_unit_test(what_is_wrong_is_refused),
         cmocka_unit_test(the_printed_schedule_is_the_one),
+        cmocka_unit_test(without_a_leader_none_is_hit),
+        cmocka_unit_test(logs_tell_leaders),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

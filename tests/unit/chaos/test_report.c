@@ -58,6 +58,8 @@ static struct chaos_history *known(void)
     for (int64_t ms = 1400; ms < 9000; ms += 10) {
         write_at(&script, ms * MS, (ms + 1) * MS, CHAOS_OK);
     }
+    fault_at(&script, 9000 * MS, "kill-leader", "begin", CHAOS_NOT_BEGUN "nobody leads");
+    fault_at(&script, 9000 * MS, "kill-leader", "end", NULL);
     fault_at(&script, 9000 * MS, "pause-one", "begin", NULL);
     return script.history;
 }
@@ -70,7 +72,11 @@ static void faults(void **state)
     struct chaos_figures figures[CHAOS_FIGURES_MAX];
     struct chaos_figures_sum *sum = chaos_figures_create();
     (void)state;
-    assert_int_equal(count, 2);
+    assert_int_equal(count, 3);
+    assert_int_equal(chaos_faults_not_begun(list, count), 1);
+    assert_true(list[0].begun);
+    assert_false(list[1].begun);
+    assert_true(list[2].begun);
     assert_string_equal(list[0].name, "kill-leader");
     assert_string_equal(list[0].what, "killed <node> 2 & waited");
     assert_int_equal(list[0].node, 2);
@@ -85,13 +91,15 @@ static void faults(void **state)
     assert_int_equal(list[0].writes, 1 + 490); /* acknowledged at 1,401 to 6,291 ms */
     assert_int_equal(list[0].write_p50_ns, MS);
     assert_int_equal(list[0].reads, 0);
-    assert_true(list[1].open);
-    assert_int_equal(list[1].gap_ns, -1); /* nobody asked */
+    assert_true(list[2].open);
+    assert_int_equal(list[2].gap_ns, -1); /* nobody asked */
     chaos_figures_add(sum, list, count);
     chaos_figures_add(sum, list, 1);
     assert_int_equal(chaos_figures_get(sum, figures), 2);
     assert_string_equal(figures[0].name, "kill-leader");
     assert_int_equal(figures[0].faults, 2);
+    assert_int_equal(figures[0].not_begun, 1);
+    assert_int_equal(figures[1].not_begun, 0);
     assert_int_equal(figures[0].gaps, 2);
     assert_int_equal(figures[0].gap_p50_ns, 410 * MS);
     assert_int_equal(figures[0].gap_max_ns, 410 * MS);
@@ -101,6 +109,23 @@ static void faults(void **state)
     chaos_figures_destroy(sum);
     free(list);
     chaos_history_destroy(history);
+}
+
+/* What was not begun cannot be recovered from. */
+static void recovery_needs_a_fault(void **state)
+{
+    struct chaos_judgement judgements[CHAOS_RULE_COUNT];
+    (void)state;
+    for (int begun = 0; begun < 2; begun++) {
+        struct script script = {.history = chaos_history_create()};
+        fault_at(&script, 1000 * MS, "kill-leader", "begin",
+                 begun ? "killed" : CHAOS_NOT_BEGUN "nobody leads");
+        fault_at(&script, 1000 * MS, "kill-leader", "end", NULL);
+        write_at(&script, 1100 * MS, 1200 * MS, CHAOS_OK);
+        chaos_check(script.history, NULL, judgements);
+        assert_int_equal(judgements[CHAOS_RULE_RECOVERY].verdict, begun ? CHAOS_VALID : CHAOS_UNTESTED);
+        chaos_history_destroy(script.history);
+    }
 }
 
 /* ---- files ---------------------------------------------------------------------------------------- */
@@ -173,7 +198,10 @@ static void report(void **state)
     assert_int_equal(chaos_report_write(path_of(""), history, judgements, &info, &err), DN_OK);
     assert_has("verdict.txt", "repeat with: dunlin-chaos run --seed 4711");
     assert_has("verdict.txt", "packet-loss: no <netem> here");
-    assert_has("verdict.txt", "kill-leader               1        410      410      410");
+    assert_has("verdict.txt", "kill-leader               1         1        410      410      410");
+    assert_has("verdict.txt", "not begun: 1\n    9.000 s: kill-leader: not begun: nobody leads\n");
+    assert_has("verdict.json", "\"faults_begun\": 2, \"faults_not_begun\": 1");
+    assert_has("verdict.json", "\"begun\": false");
     assert_has("verdict.json", "\"seed\": 4711");
     assert_has("verdict.json", "&& \\\"x\\\"");
     assert_has("verdict.json", "{\"rule\": \"lost\", \"verdict\": \"untested\"");
@@ -249,10 +277,8 @@ static int remove_folder(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(faults),
-        cmocka_unit_test(report),
-        cmocka_unit_test(exit_codes),
-        cmocka_unit_test(long_history),
+        cmocka_unit_test(faults),     cmocka_unit_test(recovery_needs_a_fault), cmocka_unit_test(report),
+        cmocka_unit_test(exit_codes), cmocka_unit_test(long_history),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
