@@ -384,7 +384,6 @@ struct member {
     uint64_t
         link; /* counts up whenever a connection with it came or went: what was asked before may be lost */
     char address[DN_ADDRESS_MAX];
-    bool answers_lost;    /* some were ready while there was no connection to it */
     bool configured;      /* in some group's configuration */
     bool listed;          /* in group 0's */
     uint32_t group_count; /* of its configuration */

@@ -4,9 +4,9 @@
  * A node sends on the connection it dialled, and receives on the one the other dialled. An answer goes back
  * to the process that asked, told by its incarnation: a restarted one numbers its requests anew. Three things
  * may swallow an answer: the connection it travels on ends (the asker's transport calls on_gap), there is no
- * room for it (the answerer ends that connection itself: the same), or there is no connection when it is
- * ready (the answerer says so, WIRE_LOST, when there is one). In all of them the asker takes what it
- * forwarded back and asks again.
+ * room for it (the answerer ends that connection itself: the same), or the asker had closed that connection,
+ * or the next is not there yet (the answerer says so with the next one, WIRE_LOST). In all of them the asker
+ * takes what it forwarded back and asks again.
  *
  * A leader's connection that ends with its process starts the election at once (group_leader_gone). */
 #include "consensus/internal.h"
@@ -63,13 +63,7 @@ size_t link_bulk_queued(const struct dn_consensus *c, uint64_t raft_id)
 
 void link_unanswered(struct dn_consensus *c, const struct asker *asker)
 {
-    int member = member_find(c, asker->raft_id);
-    if (link_up(c, asker->raft_id)) {
-        dn_transport_reset(c->transport, asker->raft_id); /* it is told by on_gap */
-    } else if (member >= 0) {
-        /* Its on_gap need not have told it: it may have asked after that, over its own connection. */
-        c->members[member].answers_lost = true;
-    }
+    dn_transport_reset(c->transport, asker->raft_id); /* if there is a connection; else see tell_lost */
 }
 
 void link_answer(struct dn_consensus *c, const struct asker *asker, const struct wire_frame *frame)
@@ -282,13 +276,14 @@ static void on_message(void *data, const struct dn_transport_peer_id *from, cons
 
 /* ---- connections come and go ------------------------------------------------------------------------- */
 
-static void tell_lost(struct dn_consensus *c, struct member *member)
+/* Answers that we sent before may have gone into a connection that the other side had closed by then, and
+ * told its asker of, before that asked: neither we nor its on_gap can know. So each new connection begins
+ * with the word that what was asked before should be asked again. */
+static void tell_lost(struct dn_consensus *c, const struct member *member)
 {
     struct wire_frame frame = {.type = WIRE_LOST};
-    if (member->answers_lost && !link_send(c, member->raft_id, &frame)) {
-        dn_transport_reset(c->transport, member->raft_id); /* told so by on_gap, or by the next connection */
-    } else {
-        member->answers_lost = false;
+    if (!link_send(c, member->raft_id, &frame)) {
+        dn_transport_reset(c->transport, member->raft_id);
     }
 }
 

@@ -30,7 +30,7 @@ enum wire_type {
     WIRE_MEMBER = 9,     /* a change of membership, for the leader of group 0 */
     WIRE_MEMBER_ANSWER = 10,
     WIRE_ROUND = 11, /* a leader's: answered by STAMPS; see age.c */
-    WIRE_LOST = 12,  /* answers to you were dropped while there was no connection: ask again (link.c) */
+    WIRE_LOST = 12,  /* a new connection's first: answers may be lost, ask again (link.c) */
 };
 
 enum wire_member_flags {

@@ -585,7 +585,7 @@ static void send_batch(unsigned node, uint32_t group, struct consumer *consumer)
         if (events[i].offset < consumer->next || events[i].offset < 0 || group_of(events[i].user) != group) {
             continue;
         }
-        if (count == most) {
+        if (count > 0 && count == most) {
             next = batch[count - 1].offset + 1;
             break;
         }

@@ -71,7 +71,7 @@ static void newest_path(struct cluster *c, unsigned node, char path[PATH_MAX])
 {
     struct snapstore store;
     struct dn_error err;
-    size_t count;
+    size_t count = 0;
     char dir[96];
     struct snap_name name = newest(c, node, &count);
     assert_true(count > 0);
