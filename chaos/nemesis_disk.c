@@ -60,6 +60,7 @@ static enum dn_code fill(struct fault *f, struct dn_error *err)
     return code;
 }
 
+/* Flushed: a file system that breaks before its next commit would give the filler back when it is checked. */
 static void remove_filler(const char *folder, void *data)
 {
     char path[2 * CLUSTER_PATH_MAX];
@@ -67,6 +68,11 @@ static void remove_filler(const char *folder, void *data)
     (void)data;
     snprintf(path, sizeof path, "%s/%s", folder, FILLER);
     unlink(path);
+    int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd >= 0) {
+        fsync(fd);
+        close(fd);
+    }
 }
 
 static enum dn_code empty(struct fault *f, struct dn_error *err)
@@ -108,6 +114,8 @@ static enum dn_code mend(struct fault *f, struct dn_error *err)
         code = cluster_command(arguments, output, sizeof output, &status, err);
     if (code == DN_OK && status > FSCK_MENDED)
         code = dn_fail(err, DN_CORRUPT, "e2fsck of node %u's disk: code %d: %.300s", f->node, status, output);
+    if (code == DN_OK) /* a full disk's fault may have ended while nothing could be removed */
+        code = cluster_disk_visit(f->c, f->node, remove_filler, NULL, err);
     fault_say(f, "node %u killed, its disk checked (code %d), started", f->node, status);
     return code == DN_OK ? cluster_node_start(f->c, f->node, err) : code;
 }
