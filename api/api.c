@@ -53,7 +53,7 @@ static bool admit(struct dn_call *call)
 
 uint32_t dn_api_shard_of(const char *user, size_t length, uint32_t shard_count)
 {
-    return 1 + dn_murmur2(user, length) % shard_count;
+    return dn_shard_of_user(user, length, shard_count);
 }
 
 /* Age of each group's state here; -1 while it is not known. */

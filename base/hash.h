@@ -10,6 +10,12 @@
  * dn_murmur2(key) % partitions is the partition that producer picks. */
 uint32_t dn_murmur2(const void *bytes, size_t length);
 
+/* The shard (group number) of a user: 1 + murmur2(user) mod shard_count. */
+static inline uint32_t dn_shard_of_user(const char *user, size_t length, uint32_t shard_count)
+{
+    return 1 + dn_murmur2(user, length) % shard_count;
+}
+
 /* CRC-32C (Castagnoli), as in RFC 3720; hardware where the processor has it. `crc` is 0 to start, or the
  * result so far to go on. */
 uint32_t dn_crc32c(uint32_t crc, const void *bytes, size_t length);

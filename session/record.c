@@ -47,10 +47,12 @@ void dn_record_events(struct dn_buffer *out, const struct dn_event_in *events, s
 }
 
 void dn_record_stream(struct dn_buffer *out, const char *source, uint32_t partition, int64_t begins_at,
-                      int64_t next_offset, const struct dn_event_in *events, size_t count)
+                      int64_t next_offset, const struct dn_event_in *events, size_t count,
+                      const struct dn_dead_in *dead, size_t dead_count)
 {
     size_t length = strlen(source);
-    if (length > DN_SOURCE_MAX) {
+    (void)dead;
+    if (length > DN_SOURCE_MAX || dead_count > 0) {
         out->failed = true;
         return;
     }

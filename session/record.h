@@ -11,15 +11,18 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define DN_SOURCE_MAX 64 /* bytes in a stream source's name */
 #define DN_EVENTS_PER_RECORD_MAX 10000
 #define DN_WEIGHT_ONE 256 /* fixed point: weight 1.0 */
+#define DN_DEAD_MAX 32768 /* dead letters of a shard that wait to be written */
 
 enum dn_record_kind {
     DN_RECORD_EVENTS = 1, /* API events: de-duplicated by event id */
     DN_RECORD_STREAM = 2, /* stream events: de-duplicated by offset */
     DN_RECORD_ERASE = 3,  /* forget a user */
     DN_RECORD_SETTINGS = 4,
+    DN_RECORD_DEAD_WRITTEN = 5, /* dead letters below a number are written elsewhere */
+    DN_RECORD_SOURCE = 6,       /* an operator sets a partition's next offset, or forgets it */
+    DN_RECORD_STALL = 7,        /* the shard's streams stand still, or run again */
 };
 
 struct dn_event_in {
@@ -33,6 +36,23 @@ struct dn_event_in {
     uint16_t item_length;
 };
 
+/* Why a message became a dead letter. Numbers are part of the log format. */
+enum dn_dead_reason {
+    DN_DEAD_UNDECODABLE = 1, /* not the format that was configured, or a required field is missing */
+    DN_DEAD_LIMIT = 2,       /* too large, or an id too long */
+    DN_DEAD_MISROUTED = 3,   /* in a keyed topic, but in a partition of another shard's users */
+    DN_DEAD_LATE = 4,        /* from here on: the outcome of an event that was decoded */
+    DN_DEAD_AHEAD = 5,
+    DN_DEAD_NO_ROOM = 6,
+    DN_DEAD_INVALID = 7,
+    DN_DEAD_REASON_MAX = 7,
+};
+
+struct dn_dead_in { /* a message that gave no event */
+    int64_t offset;
+    uint8_t reason; /* enum dn_dead_reason, DN_DEAD_UNDECODABLE..DN_DEAD_MISROUTED */
+};
+
 /* Appends a whole record to out. out->failed tells of memory, the maximum, more than DN_EVENTS_PER_RECORD_MAX
  * events, or an item longer than DN_ID_MAX.
  *
@@ -40,12 +60,27 @@ struct dn_event_in {
 void dn_record_events(struct dn_buffer *out, const struct dn_event_in *events, size_t count);
 /* begins_at: next_offset of the batch before, or DN_OFFSET_UNSET for the first batch of a partition that
  * dn_shard_next_offset() does not know; next_offset: after this batch. Offsets of events rise and lie between
- * the two. A batch that does not continue the state is refused whole (DN_RESULT_GAP): the first one of a
- * partition too must say that it is the first, or its loss would go unseen when the second arrives.
- * source: at most DN_SOURCE_MAX bytes. */
+ * the two; so do those of `dead`, which has none of the events' offsets. A late event, one that is ahead, and
+ * one there is no room for become dead letters too; an erased user's does not. Where the queue of dead
+ * letters has no room for all of the batch, it is refused whole (DN_RESULT_FULL): try later. A batch that
+ * does not continue the state is refused whole (DN_RESULT_GAP): the first one of a partition too must say
+ * that it is the first, or its loss would go unseen when the second arrives. source: at most DN_SOURCE_MAX
+ * bytes. */
 #define DN_OFFSET_UNSET ((int64_t)-1)
 void dn_record_stream(struct dn_buffer *out, const char *source, uint32_t partition, int64_t begins_at,
-                      int64_t next_offset, const struct dn_event_in *events, size_t count);
+                      int64_t next_offset, const struct dn_event_in *events, size_t count,
+                      const struct dn_dead_in *dead, size_t dead_count);
+/* Dead letters with numbers below `before` are written (durably, elsewhere) and leave the queue. A number
+ * beyond the newest is refused (DN_RESULT_INVALID); a lower one than was said before changes nothing. */
+void dn_record_dead_written(struct dn_buffer *out, uint64_t before);
+/* An operator's word: reading goes on at next_offset, higher or lower than it was. DN_OFFSET_UNSET: the
+ * partition is forgotten, and its next batch is its first. forget_watermark: nothing is late until new events
+ * have moved it. The answer's next_offset is what it was before. */
+void dn_record_source(struct dn_buffer *out, const char *source, uint32_t partition, int64_t next_offset,
+                      bool forget_watermark);
+/* since_ms: wall time since when the shard's streams bring nothing new although they should; 0: they run
+ * again. reason: for people, at most DN_STALL_REASON_MAX bytes. */
+void dn_record_stall(struct dn_buffer *out, int64_t since_ms, const char *reason);
 /* All events of the user are gone, and those at or before until_ms stay gone (until_ms: at most ahead_ms past
  * the group's time); request_id makes a repeat harmless. */
 void dn_record_erase(struct dn_buffer *out, struct dn_hash128 user, int64_t until_ms, uint64_t request_id);
@@ -68,11 +103,12 @@ enum dn_result_status {
     DN_RESULT_GAP = 1, /* stream: does not continue the state; refused whole; seek to next_offset, which is
                         DN_OFFSET_UNSET for a partition never seen */
     DN_RESULT_INVALID = 2, /* the record is not understood or not allowed; refused whole */
-    DN_RESULT_FULL = 3,    /* no room for the tombstone or the new source; try later */
+    DN_RESULT_FULL = 3,    /* no room for the tombstone, the new source or dead letters; try later */
 };
 
 /* Answer of apply: u8 status, then for EVENTS and STREAM: i64 next_offset (0 for EVENTS), u32 count, count
- * outcome bytes. For ERASE: u8 existed. A record that is not understood is answered by the status alone. */
+ * outcome bytes. For ERASE: u8 existed. For SOURCE: i64 next_offset as it was. A record that is not
+ * understood is answered by the status alone. */
 struct dn_result {
     enum dn_result_status status;
     int64_t next_offset;

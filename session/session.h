@@ -114,8 +114,42 @@ struct dn_shard_stats {
     uint64_t memory_bytes; /* everything the shard holds */
     int64_t time_ms;       /* the group's time */
     int64_t max_event_ms;  /* newest event time applied */
+    uint64_t dead[8];      /* dead letters by reason (enum dn_dead_reason); [0] unused */
 };
 void dn_shard_stats(const struct dn_shard *shard, struct dn_shard_stats *ret);
+
+/* ---- streams (any registered thread, in epoch) ---- */
+
+#define DN_SOURCE_MAX 64 /* bytes in a stream's name */
+
+struct dn_source_view { /* one (stream, partition) */
+    char name[DN_SOURCE_MAX + 1];
+    uint32_t partition;
+    int64_t next_offset;  /* DN_OFFSET_UNSET (-1): forgotten */
+    int64_t watermark_ms; /* events before it are late; INT64_MIN: none yet */
+    int64_t newest_ms;    /* largest event time applied; INT64_MIN: none yet */
+    uint64_t events;      /* applied */
+};
+/* Up to `max` of the shard's, in no particular order; returns how many there are. */
+size_t dn_shard_sources(const struct dn_shard *shard, struct dn_source_view *ret, size_t max);
+
+struct dn_dead_letter {
+    uint64_t number; /* 0, 1, ... of the shard; none is left out */
+    char source[DN_SOURCE_MAX + 1];
+    uint32_t partition;
+    int64_t offset;
+    uint8_t reason;  /* enum dn_dead_reason (record.h) */
+    int64_t time_ms; /* the group's time when it was judged */
+};
+/* Up to `max` that wait, from number `from` on, in order; returns how many were put into ret. */
+size_t dn_shard_dead_letters(const struct dn_shard *shard, uint64_t from, struct dn_dead_letter *ret,
+                             size_t max);
+/* Numbers below ret_written are written; the next one will have ret_next. */
+void dn_shard_dead_range(const struct dn_shard *shard, uint64_t *ret_written, uint64_t *ret_next);
+
+#define DN_STALL_REASON_MAX 200
+/* Since when (wall time) the shard's streams stand still, as its leader said; 0: they do not. */
+int64_t dn_shard_stalled(const struct dn_shard *shard, char ret_reason[DN_STALL_REASON_MAX + 1]);
 
 /* next_offset of a stream source's partition as applied here; false if it was never seen. Any thread, in
  * epoch. */

@@ -116,7 +116,7 @@ static void put_events(struct dn_buffer *out, struct dn_buffer *record, unsigned
     dn_buffer_clear(record);
     if (stream) {
         dn_record_stream(record, "clicks", 0, round < 2 ? DN_OFFSET_UNSET : (int64_t)(round * 4) - 4,
-                         (int64_t)(round * 4 + 4), events, 4);
+                         (int64_t)(round * 4 + 4), events, 4, NULL, 0);
     } else {
         dn_record_events(record, events, 4);
     }

@@ -68,7 +68,7 @@ static void click(struct world *world, unsigned round)
     }
     if (round % 3 == 2) {
         dn_record_stream(&world->record, "s", 1, round < 3 ? DN_OFFSET_UNSET : (int64_t)round * 3 - 6,
-                         (int64_t)round * 3 + 3, events, 3);
+                         (int64_t)round * 3 + 3, events, 3, NULL, 0);
     } else {
         dn_record_events(&world->record, events, 3);
     }

@@ -256,7 +256,7 @@ static void consumer_act(struct server *server)
     }
     struct dn_buffer record;
     dn_buffer_init(&record, 65536);
-    dn_record_stream(&record, SOURCE, PARTITION, server->next, next, batch, count);
+    dn_record_stream(&record, SOURCE, PARTITION, server->next, next, batch, count, NULL, 0);
     if (!sim->quiet && rnd(40) == 0) { /* sometimes one is lost on its way */
         server->next = next;
     } else if (propose(server, &record, REQUEST_STREAM, 0)) {

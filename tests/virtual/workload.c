@@ -598,7 +598,7 @@ static void send_batch(unsigned node, uint32_t group, struct consumer *consumer)
     }
     struct op *op = new_op(OP_STREAM, node, group);
     op->era = consumer->era;
-    dn_record_stream(&op->record, sources[group], group, from, next, batch, count);
+    dn_record_stream(&op->record, sources[group], group, from, next, batch, count, NULL, 0);
     consumer->in_flight++;
     workload_counts.batches++;
     propose(op, 500 * SIM_MS);

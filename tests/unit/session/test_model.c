@@ -653,7 +653,7 @@ static void step_stream(struct run *run)
     }
     uint64_t index = run->a.index;
     dn_buffer_clear(&run->a.record);
-    dn_record_stream(&run->a.record, source_names[s], (uint32_t)p, begins_at, next, in, count);
+    dn_record_stream(&run->a.record, source_names[s], (uint32_t)p, begins_at, next, in, count, NULL, 0);
     rig_apply(&run->a);
     bool known = m->sources[s][p].known;
     int64_t known_next = known ? m->sources[s][p].next : DN_OFFSET_UNSET;

@@ -149,7 +149,7 @@ static void write_record(struct rig *rig, struct rng *rng)
         int64_t begins_at = DN_OFFSET_UNSET;
         dn_shard_next_offset(rig->shard, "clicks", 1, &begins_at);
         dn_record_stream(&rig->record, "clicks", 1, begins_at, (int64_t)((rig->index + 1) * PER_RECORD),
-                         events, PER_RECORD);
+                         events, PER_RECORD, NULL, 0);
     } else {
         dn_record_erase(&rig->record, user_of(rng_below(rng, USERS)), rig->now_ms, rng_next(rng));
     }

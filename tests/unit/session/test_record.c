@@ -23,7 +23,7 @@ static void fill(struct rig *rig, struct rng *rng, int records)
             int64_t begins_at = DN_OFFSET_UNSET;
             dn_shard_next_offset(rig->shard, "clicks", 0, &begins_at);
             dn_record_stream(&rig->record, "clicks", 0, begins_at, (int64_t)(rig->index * 10 + 10), events,
-                             count);
+                             count, NULL, 0);
         } else {
             dn_record_erase(&rig->record, events[0].user, rig->now_ms, rng_next(rng));
         }
@@ -100,7 +100,7 @@ static void test_records_damaged(void **state)
             break;
         case 1:
             dn_record_stream(&rig.record, "clicks", (uint32_t)rng_below(&rng, 3), (int64_t)rig.index,
-                             (int64_t)(rig.index * 10 + 10), events, rng_below(&rng, 5));
+                             (int64_t)(rig.index * 10 + 10), events, rng_below(&rng, 5), NULL, 0);
             break;
         case 2:
             dn_record_erase(&rig.record, events[0].user, rig.now_ms, rng_next(&rng));
@@ -186,7 +186,7 @@ static void test_records_too_large_are_not_made(void **state)
     char source[DN_SOURCE_MAX + 2];
     memset(source, 's', sizeof source);
     source[DN_SOURCE_MAX + 1] = '\0';
-    dn_record_stream(&out, source, 0, 0, 1, many, 0);
+    dn_record_stream(&out, source, 0, 0, 1, many, 0, NULL, 0);
     assert_true(out.failed);
     dn_buffer_free(&out);
 }

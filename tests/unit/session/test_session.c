@@ -38,7 +38,7 @@ static enum dn_result_status stream(const char *source, uint32_t partition, int6
         events[i].offset = first + (int64_t)i * step;
     }
     dn_buffer_clear(&rig.record);
-    dn_record_stream(&rig.record, source, partition, begins_at, next_offset, events, count);
+    dn_record_stream(&rig.record, source, partition, begins_at, next_offset, events, count, NULL, 0);
     rig_apply(&rig);
     return rig.answer.status;
 }

@@ -97,7 +97,7 @@ static void record_random(struct rng *rng, struct rig *a, int64_t *next_offset)
             in[i].event_id = 0;
             in[i].offset = offset++;
         }
-        dn_record_stream(&a->record, "clicks", partition, begins_at, offset, in, count);
+        dn_record_stream(&a->record, "clicks", partition, begins_at, offset, in, count, NULL, 0);
         next_offset[partition] = offset;
         break;
     }

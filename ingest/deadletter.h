@@ -1,0 +1,37 @@
+/* Dead letters out of the replicated queue and into a file or a topic, at least once.
+ *
+ * One thread. On the leader of a shard it takes what waits in the shard's queue, fetches each message's
+ * original bytes from its source, writes both, flushes, and proposes "written below n". A leader that dies
+ * before that leaves the same letters to the next one. */
+#ifndef DN_INGEST_DEADLETTER_H
+#define DN_INGEST_DEADLETTER_H
+
+#include "base/error.h"
+#include "ingest/ingest.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+/* What is written: one JSON object a line, the same in a file and in a topic:
+ * {"shard":1,"number":17,"reason":"late","source":"clicks","stream":"clicks/web","partition":3,"offset":99,
+ *  "judged_ms":..., "time_ms":..., "key":"base64", "bytes":"base64"}; "bytes" null and "gone":true where the
+ * source has it no more. `number` tells repeats apart. */
+#define DN_DEAD_FILE_MAX (256u << 20) /* a larger file is renamed to FILE.1, that to FILE.2, ... */
+#define DN_DEAD_FILES_KEPT 8
+
+struct dn_deadletters;
+
+/* The options are ingest's. A file's folder must exist or be makeable: DN_IO. */
+enum dn_code dn_deadletters_start(const struct dn_ingest_options *options, struct dn_deadletters **ret,
+                                  struct dn_error *err);
+void dn_deadletters_stop(struct dn_deadletters *letters, unsigned wait_ms); /* consensus still runs */
+void dn_deadletters_destroy(struct dn_deadletters *letters); /* after consensus was stopped; NULL allowed */
+void dn_deadletters_wake(struct dn_deadletters *letters);    /* any thread */
+/* The last error, and since when (wall time, ms); 0: none. Any thread. */
+int64_t dn_deadletters_trouble(struct dn_deadletters *letters, char ret_text[DN_SOURCE_TEXT_MAX]);
+
+/* "late", "undecodable", ...; never NULL. */
+const char *dn_dead_reason_text(uint8_t reason);
+
+#endif
