@@ -495,8 +495,9 @@ void dn_core_entry_done(struct dn_core *core, int64_t time_ms);
 
 /* ---- snapshot.c, restore.c ---- */
 #define DN_SNAPSHOT_MAGIC 0x48534e44u /* "DNSH" */
-#define DN_SNAPSHOT_VERSION 2u /* 1: without dead letters, stall, and the newest time and count of a source  \
-                                */
+#define DN_SNAPSHOT_VERSION                                                                                  \
+    2u /* 1: without dead letters, stall, and the newest time and count of a source                          \
+        */
 enum {
     DN_SECTION_META = 1,
     DN_SECTION_ITEMS,
