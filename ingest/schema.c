@@ -91,11 +91,11 @@ static bool type_find(const struct dn_schema *schema, const char *text, size_t l
 static bool type_of_number(const struct dn_schema *schema, int32_t number, uint8_t *ret)
 {
     char text[16];
-    int length = snprintf(text, sizeof text, "%" PRId32, number);
     if (number >= 0 && number <= DN_EVENT_TYPE_MAX) {
         *ret = schema->by_number[number];
         return true;
     }
+    int length = snprintf(text, sizeof text, "%" PRId32, number);
     return type_find(schema, text, (size_t)length, ret);
 }
 

@@ -468,9 +468,20 @@ static enum dn_decode_result read_all(struct dn_schema_json *json, struct dn_sch
     }
     json->handle = yajl_alloc(&callbacks, &memory, json);
     (void)yajl_config(json->handle, yajl_dont_validate_strings, 1);
-    if (yajl_parse(json->handle, json->bytes, json->length) != yajl_status_ok ||
-        yajl_complete_parse(json->handle) != yajl_status_ok) {
+    (void)yajl_config(json->handle, yajl_allow_trailing_garbage, 1);
+    if (yajl_parse(json->handle, json->bytes, json->length) != yajl_status_ok) {
         return not_json(json, verdict);
+    }
+    /* yajl would let an unfinished token pass behind the object. */
+    size_t at = yajl_get_bytes_consumed(json->handle);
+    if (yajl_complete_parse(json->handle) != yajl_status_ok) {
+        return not_json(json, verdict);
+    }
+    for (; at < json->length; at++) {
+        if (strchr(" \t\r\n", json->bytes[at]) == NULL || json->bytes[at] == '\0') {
+            return DN_SCHEMA_DEAD(verdict, DN_DEAD_UNDECODABLE,
+                                  "not JSON: something follows at byte %zu of %zu", at, json->length);
+        }
     }
     return DN_DECODED; /* yajl_free would only give back to the pool */
 }
