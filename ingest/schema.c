@@ -130,13 +130,13 @@ static enum dn_code types_configure(struct dn_schema *schema, const struct dn_so
         }
         type_add(schema, name, length, fields->types[i].type);
     }
-    for (uint8_t type = 1; type <= DN_EVENT_TYPE_MAX; type++) {
+    for (int type = 1; type <= DN_EVENT_TYPE_MAX; type++) {
         size_t length = strlen(event_type_names[type]);
         const struct type_name *digit = type_named(schema, (char[2]){(char)('0' + type), '\0'}, 1);
         const struct type_name *word = type_named(schema, event_type_names[type], length);
-        schema->by_number[type] = digit != NULL ? digit->type : word != NULL ? word->type : type;
+        schema->by_number[type] = digit != NULL ? digit->type : word != NULL ? word->type : (uint8_t)type;
         if (word == NULL) {
-            type_add(schema, event_type_names[type], length, type);
+            type_add(schema, event_type_names[type], length, (uint8_t)type);
         }
     }
     const struct type_name *zero = type_named(schema, "0", 1);
