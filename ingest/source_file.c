@@ -30,7 +30,8 @@ struct part {
     enum dn_partition_state state;
     struct dn_file_reader *reader; /* NULL: not open */
     int64_t offset;                /* where the reader begins, or shall begin */
-    bool whole;                    /* what stands at the end is whole */
+    bool whole;                    /* what stands at the end is whole, */
+    bool quiet;                    /* because nothing was added to it for long */
     bool finished;                 /* at the end for good: nothing need be open */
     bool end_told;                 /* the `end` was given, and nothing after it */
 
@@ -97,11 +98,12 @@ static void not_found(struct source *source, size_t stream, struct part *part,
         return;
     }
     if (part->moved && !part->unread) {
-        dn_warn("ingest",
-                "stream '%s': the file was truncated after byte %lld, and no copy of it is there: lines "
-                "written in "
-                "the moment before it, if any, are lost",
-                where->path, (long long)part->offset);
+        dn_warn(
+            "ingest",
+            "source '%s': a followed file was truncated after byte %lld, and no copy of it is there: lines "
+            "written in "
+            "the moment before it, if any, are lost",
+            source->config->name, (long long)part->offset);
         dn_file_table_finished(source->table, stream, part->offset);
         part->finished = true;
         set_well(part, DN_PARTITION_AT_END);
@@ -251,11 +253,12 @@ static void check_finished(struct source *source, size_t stream, struct part *pa
     uint64_t since_us = where->rotated_us > part->grown_us ? where->rotated_us : part->grown_us;
     struct stat status;
 
-    if (!where->rotated || now_us - since_us < QUIET_US) {
+    if (!where->rotated || (now_us - since_us < QUIET_US && !dn_file_reader_unterminated(part->reader))) {
         return;
     }
     if (!part->whole) {
-        part->whole = true; /* the next read gives a last line without newline, if there is one */
+        part->whole = part->quiet =
+            true; /* the next read gives a last line without newline, if there is one */
         return;
     }
     part->offset = dn_file_reader_position(part->reader);
@@ -316,6 +319,9 @@ static void note_messages(struct part *part)
     set_well(part, DN_PARTITION_READING);
     part->end_told = part->moved = false;
     part->grown_us = dn_monotonic_us();
+    if (part->quiet && !dn_file_reader_unterminated(part->reader)) {
+        part->whole = part->quiet = false; /* its writer is still there */
+    }
 }
 
 static void fail_part(struct source *source, size_t stream, struct part *part, const struct dn_error *err)
