@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "ingest/source_file_fetch.h"
 #include "ingest/source_file_reader.h"
+#include "ingest/source_file_stdin.h"
 #include "ingest/source_file_table.h"
 #include "ingest/source_file_watch.h"
 
@@ -50,6 +51,7 @@ struct source {
     const struct dn_source_host *host;
     struct dn_file_table *table;
     struct dn_file_watch *watch;
+    struct dn_file_stdin *in;                     /* NULL: it is not standard input */
     struct part *parts[DN_SOURCE_PARTITIONS_MAX]; /* by stream; NULL: never started */
 };
 
@@ -116,6 +118,21 @@ static void not_found(struct source *source, size_t stream, struct part *part,
         (long long)part->offset);
 }
 
+/* Of standard input only so much is kept. */
+static bool check_kept(struct source *source, struct part *part)
+{
+    int64_t begin = source->in != NULL ? dn_file_stdin_begin(source->in) : 0;
+
+    if (part->offset >= begin) {
+        return true;
+    }
+    set_state(
+        part, DN_PARTITION_GAP,
+        "of standard input only what comes from byte %lld on is kept, and byte %lld was asked for" WHAT_TO_DO,
+        (long long)begin, (long long)part->offset);
+    return false;
+}
+
 /* Takes fd over. */
 static bool begin_reading(struct source *source, struct part *part, const struct dn_file_where *where, int fd)
 {
@@ -160,7 +177,7 @@ static bool open_part(struct source *source, size_t stream, struct part *part)
         not_found(source, stream, part, &where);
         return false;
     }
-    if (part->moved && where.scans <= part->scans) {
+    if ((part->moved && where.scans <= part->scans) || !check_kept(source, part)) {
         return false;
     }
     fd = open(where.path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
@@ -350,6 +367,10 @@ static size_t file_read(void *self, size_t stream, uint32_t partition, struct dn
         }
         return part->finished ? tell_end(part, ret) : 0;
     }
+    if (source->in != NULL) {
+        part->whole = dn_file_stdin_ended(source->in); /* before the end is looked for */
+        dn_file_stdin_read_to(source->in, dn_file_reader_position(part->reader));
+    }
     end = dn_file_reader_end(part->reader);
     part->seen_end = end > part->seen_end ? end : part->seen_end;
     switch (dn_file_reader_read(part->reader, part->whole, ret, max, &count, &err)) {
@@ -417,13 +438,17 @@ static void file_stop(void *self, size_t stream, uint32_t partition)
 
 static void file_status(void *self, size_t stream, uint32_t partition, struct dn_partition_status *ret)
 {
-    struct part *part = started(self, stream, partition);
+    struct source *source = self;
+    struct part *part = started(source, stream, partition);
 
     memset(ret, 0, sizeof(*ret));
     ret->end_offset = -1;
     if (part == NULL) {
         ret->state = DN_PARTITION_IDLE;
         return;
+    }
+    if (source->in != NULL) {
+        ret->begin_offset = dn_file_stdin_begin(source->in);
     }
     ret->state = part->state;
     ret->heard_ms = part->heard_ms;
@@ -442,7 +467,14 @@ static size_t file_streams(void *self, struct dn_stream_info *ret, size_t max)
 
 static int64_t file_trouble(void *self, char ret_text[DN_SOURCE_TEXT_MAX])
 {
-    return dn_file_table_trouble(((struct source *)self)->table, ret_text);
+    struct source *source = self;
+    char text[DN_SOURCE_TEXT_MAX] = "";
+
+    if (source->in != NULL) {
+        dn_file_stdin_error(source->in, text);
+        dn_file_table_set_trouble(source->table, 0, text[0] != '\0' ? text : NULL);
+    }
+    return dn_file_table_trouble(source->table, ret_text);
 }
 
 static void file_mirror(void *self, size_t stream, uint32_t partition, int64_t next_offset)
@@ -457,6 +489,7 @@ static void file_close(void *self)
     struct source *source = self;
 
     dn_file_watch_stop(source->watch);
+    dn_file_stdin_stop(source->in);
     for (size_t i = 0; i < DN_SOURCE_PARTITIONS_MAX; i++) {
         if (source->parts[i] != NULL) {
             close_part(source->parts[i]);
@@ -465,6 +498,20 @@ static void file_close(void *self)
     }
     dn_file_table_destroy(source->table);
     free(source);
+}
+
+static enum dn_code open_stdin(struct source *source, struct dn_error *err)
+{
+    enum dn_code code = dn_file_stdin_start(source->config, source->host, &source->in, err);
+
+    if (code != DN_OK) {
+        return dn_wrap(err, code, "source '%s'", source->config->name);
+    }
+    if (!dn_file_table_add_path(source->table, dn_file_stdin_stream(source->in),
+                                dn_file_stdin_path(source->in))) {
+        return dn_fail(err, DN_NO_MEMORY, "source '%s': no memory", source->config->name);
+    }
+    return DN_OK;
 }
 
 static enum dn_code file_open(const struct dn_source_config *config, const struct dn_source_host *host,
@@ -479,7 +526,9 @@ static enum dn_code file_open(const struct dn_source_config *config, const struc
     source->config = config;
     source->host = host;
     code = dn_file_table_create(config, host, true, &source->table, err);
-    if (code == DN_OK) {
+    if (code == DN_OK && strcmp(config->list[0], "-") == 0) {
+        code = open_stdin(source, err);
+    } else if (code == DN_OK) {
         dn_file_table_scan(source->table);
         code = dn_file_watch_start(source->table, host, &source->watch, err);
     }

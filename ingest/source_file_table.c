@@ -158,6 +158,15 @@ struct dn_file_entry *dn_file_table_add(struct dn_file_table *table, const struc
     return added;
 }
 
+bool dn_file_table_add_path(struct dn_file_table *table, const char *stream, const char *path)
+{
+    struct dn_file_entry entry = {.local = true, .where = {.finished_at = -1}};
+
+    snprintf(entry.stream, sizeof(entry.stream), "%s", stream);
+    snprintf(entry.where.path, sizeof(entry.where.path), "%s", path);
+    return dn_file_table_add(table, &entry) != NULL;
+}
+
 size_t dn_file_table_streams(struct dn_file_table *table, struct dn_stream_info *ret, size_t max)
 {
     size_t count;

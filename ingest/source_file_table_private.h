@@ -39,8 +39,6 @@ struct dn_file_table {
 
 /* Adds one. NULL: the table is full, or no memory. Takes the lock. */
 struct dn_file_entry *dn_file_table_add(struct dn_file_table *table, const struct dn_file_entry *entry);
-/* text NULL: none any more. Takes the lock. */
-void dn_file_table_set_trouble(struct dn_file_table *table, size_t list_index, const char *text);
 /* Why `path` cannot be read. */
 void dn_file_table_explain(const char *path, int error, char ret_text[DN_SOURCE_TEXT_MAX]);
 /* The same, as trouble. */
