@@ -610,6 +610,7 @@ static void standard_input_is_bounded(void **state)
     assert_non_null(block);
     memset(block, '\n', 1 << 20);
     assert_int_equal(pipe2(ends, O_NONBLOCK), 0);
+    fcntl(ends[1], F_SETPIPE_SZ, 1 << 20); /* where it may be: it is only quicker */
     assert_true(dup2(ends[0], STDIN_FILENO) >= 0);
     close(ends[0]);
     add_path("-");
