@@ -56,8 +56,7 @@ uint64_t dn_dead_file_line(const struct dn_dead_file *file);
 /* One line, without its end, as dn_dead_file_next does it; for letters that come from a topic. */
 enum dn_code dn_dead_line_parse(const char *text, size_t length, struct dn_buffer *buffer,
                                 struct dn_dead_line *ret, struct dn_error *err);
-/* Appends the letter as a line with its end. out->failed tells of memory and the maximum. A text that is not
- * UTF-8 in source, stream or note is the caller's mistake. */
+/* Appends the letter as a line with its end. out->failed tells of memory and the maximum. */
 void dn_dead_line_write(struct dn_buffer *out, const struct dn_dead_line *line);
 
 /* The reason (enum dn_dead_reason) of a text of dn_dead_reason_text(); 0: none has it. */

@@ -2,6 +2,7 @@
 #include "ingest/deadletter.h"
 #include "ingest/deadletter_file.h"
 
+#include "base/text.h"
 #include "session/record.h"
 
 #include <inttypes.h>
@@ -33,9 +34,9 @@ const char *dn_dead_reason_text(uint8_t reason)
 
 uint8_t dn_dead_reason_parse(const char *text)
 {
-    for (uint8_t reason = 1; reason <= DN_DEAD_REASON_MAX; reason++) {
+    for (unsigned reason = 1; reason <= DN_DEAD_REASON_MAX; reason++) {
         if (strcmp(text, reason_texts[reason]) == 0)
-            return reason;
+            return (uint8_t)reason;
     }
     return 0;
 }
@@ -47,9 +48,11 @@ static void put_text(struct dn_buffer *out, const char *text)
     dn_buffer_append(out, text, strlen(text));
 }
 
-/* A JSON string: what JSON demands is escaped, the rest stays. */
+/* A JSON string: what JSON demands is escaped, the rest stays. Of a text that is not UTF-8 only ASCII does.
+ */
 static void put_string(struct dn_buffer *out, const char *text)
 {
+    bool utf8 = dn_utf8_valid(text, strlen(text));
     dn_buffer_u8(out, '"');
     for (; *text != '\0'; text++) {
         unsigned char c = (unsigned char)*text;
@@ -57,7 +60,7 @@ static void put_string(struct dn_buffer *out, const char *text)
         if (c == '"' || c == '\\')
             dn_buffer_u8(out, '\\');
         if (c >= 0x20) {
-            dn_buffer_u8(out, c);
+            dn_buffer_u8(out, utf8 || c < 0x80 ? c : '?');
             continue;
         }
         snprintf(escaped, sizeof escaped, "\\u%04x", c);
