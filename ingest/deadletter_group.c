@@ -74,6 +74,8 @@ void group_advance(struct group *group, uint64_t oldest)
         dn_err("deadletter", "shard %" PRIu32 ": the queue goes back from letter %" PRIu64 " to %" PRIu64,
                group->number, group->base, oldest);
     }
+    if (oldest < group->base)
+        group->accepted = 0;
     if (oldest < group->base || oldest - group->base >= DN_DEAD_MAX) {
         memset(group->taken, 0, sizeof group->taken);
         memset(group->written, 0, sizeof group->written);
@@ -146,27 +148,23 @@ static bool take_answer(struct dn_deadletters *d, struct group *group, bool *ret
     if (!answered)
         return false;
     snprintf(who, sizeof who, "shard %" PRIu32, group->number);
-    if (code == DN_OK)
+    if (code == DN_OK) {
+        group->accepted = group->proposed_before;
         patience_good(&group->patience, who);
-    else
+    } else {
         group_failed(group, text);
+    }
     return true;
 }
 
-bool group_propose(struct dn_deadletters *d, struct group *group)
+/* False: it could not even be begun. */
+static bool propose(struct dn_deadletters *d, struct group *group, uint64_t before)
 {
-    bool nothing_under_way;
-    bool answered = take_answer(d, group, &nothing_under_way);
-
-    uint64_t before = first_unset(group, group->written, group->base);
-    if (!nothing_under_way || !group->led || before == group->base ||
-        !patience_ready(&group->patience, dn_monotonic_us()) || deadletters_stopping(d))
-        return answered;
     dn_buffer_clear(&group->record);
     dn_record_dead_written(&group->record, before);
     if (group->record.failed) {
         group_failed(group, "out of memory");
-        return answered;
+        return false;
     }
     group->proposal = (struct dn_proposal){
         .group = group->number,
@@ -176,15 +174,29 @@ bool group_propose(struct dn_deadletters *d, struct group *group)
         .done = on_done,
         .data = group,
     };
+    group->proposed_before = before;
     pthread_mutex_lock(&d->mutex);
     group->proposed = true; /* before: `done` may run at once */
     group->answered = false;
     pthread_mutex_unlock(&d->mutex);
-    if (!d->options.target.propose(d->options.target.data, &group->proposal)) {
-        pthread_mutex_lock(&d->mutex);
-        group->proposed = false;
-        pthread_mutex_unlock(&d->mutex);
-        group_failed(group, "too many proposals wait on this node");
-    }
+    if (d->options.target.propose(d->options.target.data, &group->proposal))
+        return true;
+    pthread_mutex_lock(&d->mutex);
+    group->proposed = false;
+    pthread_mutex_unlock(&d->mutex);
+    group_failed(group, "too many proposals wait on this node");
+    return false;
+}
+
+bool group_propose(struct dn_deadletters *d, struct group *group, bool *ret_under_way)
+{
+    bool nothing_under_way;
+    bool answered = take_answer(d, group, &nothing_under_way);
+
+    uint64_t before = first_unset(group, group->written, group->base);
+    if (nothing_under_way && group->led && before > group->base && before > group->accepted &&
+        patience_ready(&group->patience, dn_monotonic_us()))
+        nothing_under_way = !propose(d, group, before);
+    *ret_under_way = !nothing_under_way;
     return answered;
 }

@@ -12,6 +12,11 @@
 
 #define BATCH_LIMIT (BATCH_BYTES_MAX + DN_DEAD_LINE_MAX + DN_DEAD_LINE_MAX) /* one letter above the mark */
 
+const char *out_name(const struct out *out)
+{
+    return out->writer != NULL ? dn_dead_writer_path(out->writer) : dn_dead_topic_name(out->topic);
+}
+
 /* ---- making ------------------------------------------------------------------------------------------ */
 
 static struct out *out_new(struct dn_deadletters *d)
@@ -34,7 +39,8 @@ void out_destroy(struct out *out)
     free(out);
 }
 
-static enum dn_code file_out(struct dn_deadletters *d, const char *path, struct out **ret, struct dn_error *err)
+static enum dn_code file_out(struct dn_deadletters *d, const char *path, struct out **ret,
+                             struct dn_error *err)
 {
     struct dn_dead_writer *writer;
     enum dn_code code = dn_dead_writer_open(path, DN_DEAD_FILE_MAX, &writer, err);
@@ -42,7 +48,8 @@ static enum dn_code file_out(struct dn_deadletters *d, const char *path, struct 
         return code;
     for (size_t i = 0; i < d->out_count; i++) {
         struct out *out = d->outs[i];
-        if (out->writer != NULL && strcmp(dn_dead_writer_path(out->writer), dn_dead_writer_path(writer)) == 0) {
+        if (out->writer != NULL &&
+            strcmp(dn_dead_writer_path(out->writer), dn_dead_writer_path(writer)) == 0) {
             dn_dead_writer_close(writer);
             *ret = out;
             return DN_OK;
@@ -54,7 +61,6 @@ static enum dn_code file_out(struct dn_deadletters *d, const char *path, struct 
         return dn_fail(err, DN_NO_MEMORY, "out of memory");
     }
     out->writer = writer;
-    out->name = dn_dead_writer_path(writer);
     d->outs[d->out_count++] = out;
     *ret = out;
     return DN_OK;
@@ -70,8 +76,8 @@ static enum dn_code default_file_out(struct dn_deadletters *d, const char *name,
     return file_out(d, path, ret, err);
 }
 
-static enum dn_code topic_out(struct dn_deadletters *d, const struct dn_source_config *config, struct out **ret,
-                              struct dn_error *err)
+static enum dn_code topic_out(struct dn_deadletters *d, const struct dn_source_config *config,
+                              struct out **ret, struct dn_error *err)
 {
     struct out *out = out_new(d);
     if (out == NULL || (out->posts = calloc(TURN_LETTERS_MAX, sizeof *out->posts)) == NULL) {
@@ -83,7 +89,6 @@ static enum dn_code topic_out(struct dn_deadletters *d, const struct dn_source_c
         out_destroy(out);
         return code;
     }
-    out->name = config->dead_to;
     d->outs[d->out_count++] = out;
     *ret = out;
     return DN_OK;
@@ -158,7 +163,7 @@ bool out_put(struct out *out, const struct pick *pick, const struct dn_message *
         .number = line.number,
         .feed = pick->feed,
         .reason = line.reason,
-        .gone = line.bytes == NULL && (message == NULL || message->too_large),
+        .without_bytes = line.bytes == NULL && (message == NULL || message->too_large),
         .has_key = line.key != NULL,
         .at = at,
     };
@@ -183,7 +188,7 @@ bool out_put(struct out *out, const struct pick *pick, const struct dn_message *
 static void written(struct dn_deadletters *d, const struct entry *entry)
 {
     group_written(group_of(d, entry->group), entry->number);
-    feed_count(entry->feed, entry->reason, entry->gone);
+    feed_count(entry->feed, entry->reason, entry->without_bytes);
 }
 
 static void not_written(struct dn_deadletters *d, const struct entry *entry)
@@ -206,7 +211,8 @@ static void batch_done(struct out *out)
 /* How the log and people call it. */
 static void out_who(const struct out *out, char ret[PATH_MAX + 32])
 {
-    snprintf(ret, PATH_MAX + 32, "dead letters to %s '%s'", out->topic == NULL ? "file" : "topic", out->name);
+    snprintf(ret, PATH_MAX + 32, "dead letters to %s '%s'", out->topic == NULL ? "file" : "topic",
+             out_name(out));
 }
 
 static bool flush_file(struct dn_deadletters *d, struct out *out)
@@ -258,7 +264,7 @@ static bool write_overflow(struct dn_deadletters *d, const struct out *out, cons
     if (dn_dead_writer_append(file->writer, out->bytes.bytes + entry->at, entry->length, err) != DN_OK)
         return false;
     dn_warn("deadletter", "a dead letter of %zu bytes is too large for topic '%s': it is in '%s'",
-            entry->length, out->name, file->name);
+            entry->length, out_name(out), out_name(file));
     return true;
 }
 
@@ -289,7 +295,8 @@ static bool settle_topic(struct dn_deadletters *d, struct out *out)
         failed = failed || !good;
     }
     if (failed)
-        patience_failed(&out->patience, who, err.message[0] != '\0' ? err.message : dn_dead_topic_error(out->topic));
+        patience_failed(&out->patience, who,
+                        err.message[0] != '\0' ? err.message : dn_dead_topic_error(out->topic));
     else
         patience_good(&out->patience, who);
     batch_done(out);

@@ -25,19 +25,18 @@
 #include "session/record.h"
 
 #include <pthread.h>
-#include <stdatomic.h>
 
-#define GROUP_LETTERS_MAX 256               /* taken of one group in a turn */
-#define TURN_LETTERS_MAX 1024               /* of all groups; and in a batch of an out */
-#define BATCH_BYTES_MAX ((size_t)16 << 20)  /* a batch takes no more letters when it has as many */
-#define TURN_MS 500                         /* a turn fetches no longer before it writes */
-#define FETCH_MS 2000                       /* a fetch may take */
+#define GROUP_LETTERS_MAX 256              /* taken of one group in a turn */
+#define TURN_LETTERS_MAX 1024              /* of all groups; and in a batch of an out */
+#define BATCH_BYTES_MAX ((size_t)16 << 20) /* a batch takes no more letters when it has as many */
+#define TURN_MS 500                        /* a turn fetches no longer before it writes */
+#define FETCH_MS 2000                      /* a fetch may take */
 #define RETRY_MIN_MS 250
 #define RETRY_MAX_MS 30000
-#define STRANGERS_MAX 64                    /* names of sources that are not configured */
+#define STRANGERS_MAX 64 /* names of sources that are not configured */
 #define FEEDS_MAX (DN_SOURCES_CONFIGURED_MAX + STRANGERS_MAX + 1)
 #define OUTS_MAX (DN_SOURCES_CONFIGURED_MAX + FEEDS_MAX) /* a topic's source may need its file too */
-#define BLOCKED_MAX 64                      /* partitions of a source that wait each by itself */
+#define BLOCKED_MAX 64                                   /* partitions of a source that wait each by itself */
 #define LOG_EVERY_US (60u * 1000000u)
 #define PROPOSAL_US 5000000u
 
@@ -51,7 +50,7 @@ struct patience {
 };
 
 struct blocked {
-    char stream[DN_SOURCE_MAX + 1]; /* empty: free */
+    char stream[DN_SOURCE_MAX + 1];
     uint32_t partition;
     struct patience patience;
 };
@@ -61,7 +60,7 @@ struct entry { /* of a batch */
     uint64_t number;
     struct feed *feed;
     uint8_t reason;
-    bool gone;
+    bool without_bytes;
     bool has_key;
     size_t at, length;         /* the line, in the batch's bytes */
     size_t key_at, key_length; /* topics */
@@ -70,13 +69,11 @@ struct entry { /* of a batch */
 struct out {
     struct dn_dead_writer *writer; /* one of the two */
     struct dn_dead_topic *topic;
-    const char *name;       /* for people: the path, or the topic */
     struct dn_buffer bytes; /* the batch: lines, and for a topic keys */
     struct entry entries[TURN_LETTERS_MAX];
     size_t count;
     bool sending;               /* the batch is with the topic */
     struct dn_dead_post *posts; /* TURN_LETTERS_MAX, of a topic */
-    uint64_t dropped_told;
     struct patience patience;
 };
 
@@ -89,10 +86,12 @@ struct feed {
     struct out *out;
     struct out *overflow; /* a file, for letters that are too large for the topic; NULL: not needed yet */
     struct blocked blocked[BLOCKED_MAX];
+    size_t blocked_count;
+    uint64_t rest_until_us;
     struct patience patience;
-    uint64_t untold[DN_DEAD_REASON_MAX + 1]; /* written since the log said so; [0]: of them, without bytes */
-    uint64_t told_us;
-    struct dn_counter *written[DN_DEAD_REASON_MAX + 1], *gone, *fetch_failures, *write_failures;
+    uint64_t untold[DN_DEAD_REASON_MAX + 1]; /* written since the log said so; [0]: for no known reason */
+    uint64_t untold_without_bytes, told_us;
+    struct dn_counter *written[DN_DEAD_REASON_MAX + 1], *without_bytes, *fetch_failures, *write_failures;
 };
 
 #define BITMAP_WORDS (DN_DEAD_MAX / 64)
@@ -102,10 +101,13 @@ struct group {
     bool led;
     uint64_t base; /* the oldest that waits; bits are by number modulo DN_DEAD_MAX, from base on */
     uint64_t taken[BITMAP_WORDS], written[BITMAP_WORDS];
+    uint64_t
+        accepted; /* a proposal up to here was applied; what `base` becomes when the queue is looked at */
     struct patience patience; /* of proposals */
     struct dn_gauge *waiting;
     struct dn_counter *propose_failures;
 
+    uint64_t proposed_before;
     struct dn_proposal proposal;
     struct dn_buffer record;
     struct dn_deadletters *owner;
@@ -125,7 +127,6 @@ struct dn_deadletters {
     struct dn_ingest_options options;
     struct dn_source_host host;
     pthread_t thread;
-    bool joined;
 
     pthread_mutex_t mutex;
     pthread_cond_t changed;
@@ -157,8 +158,8 @@ void group_written(struct group *group, uint64_t number);
 uint64_t group_next_free(const struct group *group, uint64_t from);
 /* The queue begins at `oldest` now. */
 void group_advance(struct group *group, uint64_t oldest);
-/* Proposes what may be; takes in answers. True: an answer came. */
-bool group_propose(struct dn_deadletters *d, struct group *group);
+/* Proposes what may be; takes in answers. True: an answer came. *ret_under_way: none came to the last one. */
+bool group_propose(struct dn_deadletters *d, struct group *group, bool *ret_under_way);
 struct group *group_of(struct dn_deadletters *d, uint32_t number);
 
 /* ---- deadletter_collect.c: from the queue into the outs' batches -------------------------------------- */
@@ -166,7 +167,8 @@ struct group *group_of(struct dn_deadletters *d, uint32_t number);
 void collect(struct dn_deadletters *d);
 /* The feed of a stream; makes one for a name that is not configured. NULL: out of memory, try later. */
 struct feed *feed_of(struct dn_deadletters *d, const char *stream);
-enum dn_code feed_create(struct dn_deadletters *d, const struct dn_source_config *config, struct dn_error *err);
+enum dn_code feed_create(struct dn_deadletters *d, const struct dn_source_config *config,
+                         struct dn_error *err);
 void feed_destroy(struct feed *feed);
 /* A letter of the feed is written (or dropped). */
 void feed_count(struct feed *feed, uint8_t reason, bool without_bytes);
@@ -175,8 +177,10 @@ void feed_log(struct feed *feed, uint64_t now_us, bool at_once);
 /* ---- deadletter_out.c: batches into files and topics -------------------------------------------------- */
 
 /* The file or topic of a source; the same object for the same file. */
-enum dn_code out_of(struct dn_deadletters *d, const struct feed *feed, struct out **ret, struct dn_error *err);
+enum dn_code out_of(struct dn_deadletters *d, const struct feed *feed, struct out **ret,
+                    struct dn_error *err);
 void out_destroy(struct out *out);
+const char *out_name(const struct out *out); /* for people: the path, or the topic */
 bool out_takes(const struct out *out, uint64_t now_us);
 /* Puts the letter into the batch. False: no memory, not now. */
 bool out_put(struct out *out, const struct pick *pick, const struct dn_message *message, bool gone,

@@ -11,6 +11,7 @@
 
 #define KAFKA_TEXT_MAX 512
 #define CLOSE_MS 1000
+#define SECRET_MIN 3 /* shorter values are not looked for in texts: they are everywhere */
 
 /* After the source's properties, so that they win. */
 static const struct {
@@ -35,6 +36,21 @@ struct dn_dead_topic {
     char error[KAFKA_TEXT_MAX];
 };
 
+/* What librdkafka says may have a property's value in it. */
+static void redact(const struct dn_source_config *config, char *text)
+{
+    for (size_t i = 0; i < config->property_count; i++) {
+        const char *value = config->properties[i].value;
+        size_t length = strlen(value);
+        char *at = length < SECRET_MIN ? NULL : strstr(text, value);
+        for (; at != NULL; at = strstr(at, value)) {
+            memmove(at + 3, at + length, strlen(at + length) + 1);
+            memcpy(at, "***", 3);
+            at += 3;
+        }
+    }
+}
+
 static void on_delivery(rd_kafka_t *producer, const rd_kafka_message_t *message, void *opaque)
 {
     struct dn_dead_topic *topic = opaque;
@@ -49,16 +65,14 @@ static void on_delivery(rd_kafka_t *producer, const rd_kafka_message_t *message,
         return;
     }
     post->state = message->err == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE ? DN_POST_TOO_LARGE : DN_POST_FAILED;
-    snprintf(topic->error, sizeof topic->error, "topic '%s': not delivered: %s", topic->config->dead_to,
-             rd_kafka_err2str(message->err));
+    snprintf(topic->error, sizeof topic->error, "not delivered: %s", rd_kafka_err2str(message->err));
 }
 
 static void on_error(rd_kafka_t *producer, int code, const char *reason, void *opaque)
 {
     struct dn_dead_topic *topic = opaque;
     (void)producer;
-    snprintf(topic->error, sizeof topic->error, "topic '%s': %s (%s)", topic->config->dead_to, reason,
-             rd_kafka_err2name(code));
+    snprintf(topic->error, sizeof topic->error, "%s (%s)", reason, rd_kafka_err2name(code));
 }
 
 /* Its threads call it. What matters comes by on_error too. */
@@ -110,6 +124,7 @@ static enum dn_code make_producer(struct dn_dead_topic *topic, struct dn_error *
         topic->producer = rd_kafka_new(RD_KAFKA_PRODUCER, conf, text, sizeof text);
         if (topic->producer != NULL)
             return DN_OK;
+        redact(topic->config, text);
         code = dn_fail(err, DN_INVALID, "%s", text);
     }
     rd_kafka_conf_destroy(conf);
@@ -152,13 +167,17 @@ void dn_dead_topic_close(struct dn_dead_topic *topic)
     free(topic);
 }
 
+const char *dn_dead_topic_name(const struct dn_dead_topic *topic)
+{
+    return topic->config->dead_to;
+}
+
 /* Refused at once: as if a report had come. */
 static void refused(struct dn_dead_topic *topic, struct dn_dead_post *post, rd_kafka_resp_err_t reason)
 {
     post->state = reason == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE ? DN_POST_TOO_LARGE : DN_POST_FAILED;
     topic->waiting--;
-    snprintf(topic->error, sizeof topic->error, "topic '%s': %s", topic->config->dead_to,
-             rd_kafka_err2str(reason));
+    snprintf(topic->error, sizeof topic->error, "not sent: %s", rd_kafka_err2str(reason));
 }
 
 void dn_dead_topic_send(struct dn_dead_topic *topic, struct dn_dead_post *posts, size_t count)

@@ -33,6 +33,7 @@ enum dn_code dn_dead_topic_open(const struct dn_source_config *config, struct dn
 /* What waits is given up: DN_POST_FAILED. NULL allowed. */
 void dn_dead_topic_close(struct dn_dead_topic *topic);
 
+const char *dn_dead_topic_name(const struct dn_dead_topic *topic);
 void dn_dead_topic_send(struct dn_dead_topic *topic, struct dn_dead_post *posts, size_t count);
 /* Takes in what happened; returns how many posts wait. */
 size_t dn_dead_topic_poll(struct dn_dead_topic *topic);

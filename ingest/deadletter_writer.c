@@ -60,6 +60,7 @@ static enum dn_code make_folder(const char *path, struct dn_error *err)
 {
     char part[PATH_MAX];
     size_t length = strlen(path);
+    struct stat info;
 
     for (size_t i = 1; i <= length; i++) {
         if (path[i] != '/' && path[i] != '\0')
@@ -67,9 +68,10 @@ static enum dn_code make_folder(const char *path, struct dn_error *err)
         memcpy(part, path, i);
         part[i] = '\0';
         if (mkdir(part, FOLDER_MODE) != 0) {
-            if (errno != EEXIST)
-                return fail_io(err, errno, "make the folder", part);
-            continue;
+            int reason = errno;
+            if (reason == EEXIST && stat(part, &info) == 0 && S_ISDIR(info.st_mode))
+                continue;
+            return fail_io(err, reason, "make the folder", part);
         }
         char *slash = strrchr(part, '/');
         if (slash == NULL)
