@@ -146,6 +146,8 @@ struct dn_deadletters {
     size_t pick_count;
     struct dn_dead_letter looked[GROUP_LETTERS_MAX];
     uint64_t waiting_looked_us;
+    uint64_t files_dropped; /* as told to the metric */
+    struct dn_counter *m_files_dropped;
 };
 
 /* ---- deadletter_group.c: which letters of a group are where, and proposals --------------------------- */
