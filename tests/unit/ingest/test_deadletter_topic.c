@@ -7,7 +7,7 @@
 
 #define PRODUCE 0 /* Kafka's number of the request */
 #define TOPIC "dead"
-#define QUIET_MS 1500 /* nothing comes for so long: that was all */
+#define PARTITIONS 2
 
 /* Not used: the tests bring their own driver. */
 const struct dn_source_driver dn_source_kafka = {.kind = "none"};
@@ -16,16 +16,25 @@ const struct dn_source_driver dn_source_file = {.kind = "none"};
 static rd_kafka_t *host;
 static rd_kafka_mock_cluster_t *cluster;
 
+static void set(rd_kafka_conf_t *conf, const char *name, const char *value)
+{
+    char text[256];
+    if (rd_kafka_conf_set(conf, name, value, text, sizeof text) != RD_KAFKA_CONF_OK)
+        fail_msg("%s", text);
+}
+
 static int open_cluster(void **state)
 {
     char text[256];
     if (rig_open(state) != 0)
         return 1;
-    host = rd_kafka_new(RD_KAFKA_PRODUCER, NULL, text, sizeof text);
+    rd_kafka_conf_t *conf = rd_kafka_conf_new();
+    set(conf, "log_level", "0");
+    host = rd_kafka_new(RD_KAFKA_PRODUCER, conf, text, sizeof text);
     assert_non_null(host);
     cluster = rd_kafka_mock_cluster_new(host, 1);
     assert_non_null(cluster);
-    assert_int_equal(rd_kafka_mock_topic_create(cluster, TOPIC, 2, 1), RD_KAFKA_RESP_ERR_NO_ERROR);
+    assert_int_equal(rd_kafka_mock_topic_create(cluster, TOPIC, PARTITIONS, 1), RD_KAFKA_RESP_ERR_NO_ERROR);
     struct rig *rig = *state;
     struct dn_source_config *config = rig_source(rig, "t", DN_DEAD_TO_TOPIC, TOPIC);
     snprintf(config->brokers, sizeof config->brokers, "%s", rd_kafka_mock_cluster_bootstraps(cluster));
@@ -39,13 +48,6 @@ static int close_cluster(void **state)
     rd_kafka_mock_cluster_destroy(cluster);
     rd_kafka_destroy(host);
     return rv;
-}
-
-static void set(rd_kafka_conf_t *conf, const char *name, const char *value)
-{
-    char text[256];
-    if (rd_kafka_conf_set(conf, name, value, text, sizeof text) != RD_KAFKA_CONF_OK)
-        fail_msg("%s", text);
 }
 
 /* Checks one message; its number is marked. */
@@ -85,6 +87,7 @@ static size_t topic_letters(size_t *ret_repeats)
     set(conf, "bootstrap.servers", rd_kafka_mock_cluster_bootstraps(cluster));
     set(conf, "group.id", "reader");
     set(conf, "enable.auto.commit", "false");
+    set(conf, "enable.partition.eof", "true");
     rd_kafka_t *reader = rd_kafka_new(RD_KAFKA_CONSUMER, conf, text, sizeof text);
     assert_non_null(reader);
     rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(2);
@@ -92,10 +95,10 @@ static size_t topic_letters(size_t *ret_repeats)
     rd_kafka_topic_partition_list_add(list, TOPIC, 1)->offset = RD_KAFKA_OFFSET_BEGINNING;
     rd_kafka_assign(reader, list);
     rd_kafka_topic_partition_list_destroy(list);
-    for (;;) {
-        rd_kafka_message_t *message = rd_kafka_consumer_poll(reader, QUIET_MS);
-        if (message == NULL)
-            break;
+    for (unsigned ends = 0; ends < PARTITIONS;) {
+        rd_kafka_message_t *message = rd_kafka_consumer_poll(reader, WAIT_MS);
+        assert_non_null(message);
+        ends += message->err == RD_KAFKA_RESP_ERR__PARTITION_EOF;
         if (message->err == RD_KAFKA_RESP_ERR_NO_ERROR)
             check_message(message, seen);
         rd_kafka_message_destroy(message);
@@ -200,6 +203,24 @@ static void refused_then_not(void **state)
     assert_int_equal(topic_letters(&repeats), 30);
 }
 
+/* The topic is not there (yet): the letters wait, and people are told. */
+static void missing_topic(void **state)
+{
+    struct rig *rig = *state;
+    char text[DN_SOURCE_TEXT_MAX];
+    size_t repeats;
+
+    rd_kafka_mock_topic_set_error(cluster, TOPIC, RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART);
+    rig_bury(rig, 1, "t/web", 0, 30);
+    rig_start(rig);
+    WAIT_FOR(rig_trouble(rig, text) != 0);
+    assert_non_null(strstr(text, "topic 'dead'"));
+    assert_int_equal(rig_waiting(rig, 1), 30);
+    rd_kafka_mock_topic_set_error(cluster, TOPIC, RD_KAFKA_RESP_ERR_NO_ERROR);
+    rig_wait_empty(rig);
+    assert_int_equal(topic_letters(&repeats), 30);
+}
+
 /* Ended while the broker is away: in time, and nothing was proposed. The next life brings the letters. */
 static void stopped_while_down(void **state)
 {
@@ -260,9 +281,9 @@ static void bad_property(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        WITH_CLUSTER(all_arrive),   WITH_CLUSTER(broker_down),      WITH_CLUSTER(broker_errors),
-        WITH_CLUSTER(too_large),    WITH_CLUSTER(refused_then_not), WITH_CLUSTER(stopped_while_down),
-        WITH_CLUSTER(bad_property),
+        WITH_CLUSTER(all_arrive),    WITH_CLUSTER(broker_down),      WITH_CLUSTER(broker_errors),
+        WITH_CLUSTER(too_large),     WITH_CLUSTER(refused_then_not), WITH_CLUSTER(stopped_while_down),
+        WITH_CLUSTER(missing_topic), WITH_CLUSTER(bad_property),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
