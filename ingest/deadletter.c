@@ -12,9 +12,9 @@
 #include <string.h>
 #include <time.h>
 
-#define IDLE_MS 200         /* it looks by itself so often */
-#define SENDING_MS 5        /* while a topic or a proposal is waited for */
-#define AFTER_NOTHING_MS 20 /* woken, it looks at most so often while nothing can be done */
+#define IDLE_MS 200          /* it looks by itself so often */
+#define SENDING_MS 5         /* while a topic or a proposal is waited for */
+#define AFTER_NOTHING_MS 100 /* woken, it looks at most so often while nothing can be done */
 #define LOOK_WAITING_US 1000000u
 
 /* ---- patience ---------------------------------------------------------------------------------------- */

@@ -34,7 +34,7 @@
 #define WAIT_MS 60000 /* nothing that is waited for takes as long */
 #define RULES_MAX 8
 #define FILES_MAX 64
-#define SEEN_MAX 4096 /* letters of a shard in a test */
+#define SEEN_MAX 40000 /* letters of a shard in a test */
 
 /* ---- the disk: every flush of a regular file is noted, and may fail ---------------------------------- */
 
