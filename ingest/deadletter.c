@@ -345,6 +345,9 @@ void dn_deadletters_stop(struct dn_deadletters *letters, unsigned wait_ms)
     }
     while (!letters->finished && waited != ETIMEDOUT)
         waited = pthread_cond_timedwait(&letters->changed, &letters->mutex, &most);
+    letters->closed = true;
+    while (letters->proposing) /* which does not wait */
+        pthread_cond_wait(&letters->changed, &letters->mutex);
     pthread_mutex_unlock(&letters->mutex);
 }
 

@@ -329,7 +329,7 @@ static void another_leader(void **state)
     fetch_is_well();
     rig_wait_empty(rig);
     assert_int_equal(rig_letters(rig, 1, 1, 1), 10);
-    assert_int_equal(rig->shards[1].highest, 30);
+    assert_int_equal(rig_highest(rig, 1), 30);
 }
 
 /* Dropped by the configuration: out of the queue at once, fetched and written nowhere. */
@@ -370,10 +370,29 @@ static void stop_waits(void **state)
     rig_answer(rig, ANSWER_HELD);
     rig_bury(rig, 1, "a/web", 0, 10);
     rig_start(rig);
-    WAIT_FOR(rig->shards[1].highest == 10);
+    WAIT_FOR(rig_highest(rig, 1) == 10);
     rig_answer(rig, ANSWER_OK);
     dn_deadletters_stop(rig->letters, WAIT_MS);
     assert_int_equal(rig_waiting(rig, 1), 0);
+}
+
+/* A fetch outlasts stop: what it brings is proposed to nobody, as consensus may be gone by then. */
+static void stop_during_fetch(void **state)
+{
+    struct rig *rig = *state;
+
+    atomic_store(&fetch_hangs, true);
+    rig_bury(rig, 1, "a/web", 0, 1);
+    rig_start(rig);
+    WAIT_FOR(atomic_load(&fetches) == 1);
+    dn_deadletters_stop(rig->letters, 10);
+    pthread_mutex_lock(&rig->mutex);
+    rig->no_proposals = true;
+    pthread_mutex_unlock(&rig->mutex);
+    atomic_store(&fetch_hangs, false);
+    rig_stop(rig, 0);
+    assert_int_equal(rig_letters(rig, 1, 1, 1), 1); /* it was written all the same */
+    assert_int_equal(rig_waiting(rig, 1), 1);
 }
 
 /* A path that cannot be a file's is said at the start, with the source's name. */
@@ -436,7 +455,7 @@ int main(void)
         WITH_RIG(no_folder),         WITH_RIG(proposals_fail),  WITH_RIG(crash_before_proposal),
         WITH_RIG(full_queue),        WITH_RIG(only_the_leader), WITH_RIG(another_leader),
         WITH_RIG(dropped),           WITH_RIG(stop_is_bounded), WITH_RIG(stop_waits),
-        WITH_RIG(bad_place),         WITH_RIG(metrics),
+        WITH_RIG(stop_during_fetch), WITH_RIG(bad_place),       WITH_RIG(metrics),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
