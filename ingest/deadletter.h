@@ -15,8 +15,10 @@
 
 /* What is written: one JSON object a line, the same in a file and in a topic:
  * {"shard":1,"number":17,"reason":"late","source":"clicks","stream":"clicks/web","partition":3,"offset":99,
- *  "judged_ms":..., "time_ms":..., "key":"base64", "bytes":"base64"}; "bytes" null and "gone":true where the
- * source has it no more. `number` tells repeats apart. */
+ *  "judged_ms":..., "time_ms":..., "key":"base64", "bytes":"base64","gone":false}
+ * "time_ms", "key" and "bytes" are null where the message has none. "bytes" null and "gone":true: the source
+ * has the message no more. Where there are no bytes for another reason, "note" says it. (shard, number) names
+ * a letter and tells repeats apart. deadletter_file.h reads it. */
 #define DN_DEAD_FILE_MAX (256u << 20) /* a larger file is renamed to FILE.1, that to FILE.2, ... */
 #define DN_DEAD_FILES_KEPT 8
 
@@ -25,9 +27,13 @@ struct dn_deadletters;
 /* The options are ingest's. A file's folder must exist or be makeable: DN_IO. */
 enum dn_code dn_deadletters_start(const struct dn_ingest_options *options, struct dn_deadletters **ret,
                                   struct dn_error *err);
-void dn_deadletters_stop(struct dn_deadletters *letters, unsigned wait_ms); /* consensus still runs */
-void dn_deadletters_destroy(struct dn_deadletters *letters); /* after consensus was stopped; NULL allowed */
-void dn_deadletters_wake(struct dn_deadletters *letters);    /* any thread */
+/* Waits for what is under way, at most wait_ms; consensus still runs. Nothing is proposed after it. */
+void dn_deadletters_stop(struct dn_deadletters *letters, unsigned wait_ms);
+/* After consensus was stopped, which has completed every proposal, and before it and the shards are
+ * destroyed: the thread may be in its last fetch (which is bounded) and look at them until this returns. NULL
+ * allowed. */
+void dn_deadletters_destroy(struct dn_deadletters *letters);
+void dn_deadletters_wake(struct dn_deadletters *letters); /* any thread */
 /* The last error, and since when (wall time, ms); 0: none. Any thread. */
 int64_t dn_deadletters_trouble(struct dn_deadletters *letters, char ret_text[DN_SOURCE_TEXT_MAX]);
 
