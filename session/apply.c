@@ -25,6 +25,13 @@ struct dn_parsed {
     bool valid;
 };
 
+struct dn_marks { /* the dead ones of a stream record, in place */
+    struct dn_reader reader;
+    uint32_t count, left;
+    struct dn_dead_in next; /* good while waiting */
+    bool waiting;
+};
+
 /* ---- prefetching ------------------------------------------------------------------------------------ */
 
 static void prefetch_slots(const struct dn_core *core, struct dn_parsed *parsed)
@@ -96,7 +103,39 @@ static bool event_valid(const struct dn_event_in *in, uint8_t kind)
            dn_id_valid(in->item, in->item_length);
 }
 
-/* All events of the record into core->parsed; false if the record is not understood. */
+/* The marks of messages that gave no event: `marks` is put before the first of them. False if they break a
+ * rule. */
+static bool parse_marks(const struct dn_core *core, struct dn_reader *reader,
+                        const struct dn_record_head *head, struct dn_marks *marks)
+{
+    *marks = (struct dn_marks){0};
+    if (head->kind != DN_RECORD_STREAM || head->version < 2) {
+        return true;
+    }
+    uint32_t count = dn_reader_u32(reader), at = 0;
+    if (reader->failed || count > DN_EVENTS_PER_RECORD_MAX) {
+        return false;
+    }
+    *marks = (struct dn_marks){.reader = *reader, .left = count, .count = count};
+    int64_t offset = (head->begins_at > 0 ? head->begins_at : 0) - 1;
+    for (uint32_t i = 0; i < count; i++) {
+        struct dn_dead_in mark;
+        if (!dn_decode_dead(reader, &mark) || mark.offset <= offset || mark.offset >= head->next_offset ||
+            mark.reason < DN_DEAD_UNDECODABLE || mark.reason > DN_DEAD_MISROUTED) {
+            return false;
+        }
+        offset = mark.offset;
+        while (at < head->count && core->parsed[at].arrival.in.offset < offset) {
+            at++;
+        }
+        if (at < head->count && core->parsed[at].arrival.in.offset == offset) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* All events of the record into core->parsed; false if they are not understood. */
 static bool parse_events(struct dn_core *core, struct dn_reader *reader, const struct dn_record_head *head,
                          uint64_t index)
 {
@@ -124,7 +163,7 @@ static bool parse_events(struct dn_core *core, struct dn_reader *reader, const s
         parsed->user_hash = dn_user_hash(in->user);
         parsed->user_guess = parsed->item_guess = DN_ID_NONE;
     }
-    return dn_reader_left(reader) == 0;
+    return true;
 }
 
 static void count_outcome(struct dn_meta *meta, enum dn_outcome outcome)
@@ -166,61 +205,131 @@ static void apply_events(struct dn_core *core, const struct dn_record_head *head
     }
 }
 
-static enum dn_outcome stream_event(struct dn_core *core, struct dn_stream_source *source,
-                                    int64_t next_offset, const struct dn_parsed *parsed)
+/* ---- a stream's batch ------------------------------------------------------------------------------- */
+
+struct batch {
+    struct dn_core *core;
+    struct dn_stream_source *source;
+    struct dn_source_progress progress; /* next_offset: as before the batch, until its end */
+    struct dn_marks *marks;
+    bool counts; /* letters, newest time, events: not in a record of version 1 (core.h, invariant 6) */
+};
+
+/* Marks below `offset` become letters. */
+static void bury_marks(struct batch *batch, int64_t offset)
+{
+    struct dn_marks *marks = batch->marks;
+    for (;;) {
+        if (!marks->waiting) {
+            if (marks->left == 0) {
+                return;
+            }
+            (void)dn_decode_dead(&marks->reader, &marks->next); /* parse_marks has read them all */
+            marks->left--;
+            marks->waiting = true;
+        }
+        if (marks->next.offset >= offset) {
+            return;
+        }
+        if (marks->next.offset >= batch->progress.next_offset) {
+            dn_dead_push(batch->core, batch->source, marks->next.offset, marks->next.reason);
+        }
+        marks->waiting = false;
+    }
+}
+
+/* 0: no letter. An erased user's event is none: they asked for it to be gone. */
+static uint8_t letter_of(enum dn_outcome outcome)
+{
+    switch (outcome) {
+    case DN_OUTCOME_LATE:
+        return DN_DEAD_LATE;
+    case DN_OUTCOME_AHEAD:
+        return DN_DEAD_AHEAD;
+    case DN_OUTCOME_NO_ROOM:
+        return DN_DEAD_NO_ROOM;
+    case DN_OUTCOME_INVALID:
+        return DN_DEAD_INVALID;
+    default:
+        return 0;
+    }
+}
+
+static enum dn_outcome stream_event(struct batch *batch, const struct dn_parsed *parsed)
 {
     const struct dn_event_in *in = &parsed->arrival.in;
-    if (in->offset < next_offset) {
+    const struct dn_meta *meta = &batch->core->meta;
+    struct dn_source_progress *progress = &batch->progress;
+    if (in->offset < progress->next_offset) {
         return DN_OUTCOME_DUPLICATE;
     }
     if (!parsed->valid) {
         return DN_OUTCOME_INVALID;
     }
-    if (in->time_ms < source->floor_ms) {
+    if (in->time_ms < progress->floor_ms) {
         return DN_OUTCOME_LATE;
     }
-    enum dn_outcome outcome = dn_event_apply(core, &parsed->arrival, false);
+    enum dn_outcome outcome = dn_event_apply(batch->core, &parsed->arrival, false);
     if (outcome == DN_OUTCOME_ACCEPTED) {
-        int64_t reached_ms = in->time_ms < core->meta.time_ms ? in->time_ms : core->meta.time_ms;
-        int64_t floor_ms = reached_ms - core->meta.settings.lateness_ms;
-        source->floor_ms = floor_ms > source->floor_ms ? floor_ms : source->floor_ms;
+        int64_t reached_ms = in->time_ms < meta->time_ms ? in->time_ms : meta->time_ms;
+        int64_t floor_ms = reached_ms - meta->settings.lateness_ms;
+        progress->floor_ms = floor_ms > progress->floor_ms ? floor_ms : progress->floor_ms;
+        if (batch->counts) {
+            progress->newest_ms = in->time_ms > progress->newest_ms ? in->time_ms : progress->newest_ms;
+            progress->events++;
+        }
     }
     return outcome;
 }
 
-static void apply_stream(struct dn_core *core, const struct dn_record_head *head, struct dn_buffer *result)
+static void batch_apply(struct batch *batch, const struct dn_record_head *head, struct dn_buffer *result)
 {
-    struct dn_stream_source *source =
-        dn_source_find(core, head->source, head->source_length, head->partition);
-    int64_t next_offset = DN_OFFSET_UNSET;
-    if (source != NULL) {
-        next_offset = atomic_load_explicit(&source->next_offset, memory_order_relaxed);
-    }
-    if ((head->begins_at > next_offset && !dn_mutant(DN_MUTANT_ACCEPT_GAP)) ||
-        (head->begins_at == DN_OFFSET_UNSET && source != NULL)) {
-        answer_events(result, DN_RESULT_GAP, next_offset, 0);
-        return;
-    }
-    if (source != NULL) {
-        core->sum -= dn_source_hash(source);
-    } else {
-        source = dn_source_add(core, head->source, head->source_length, head->partition);
-        if (source == NULL) {
-            answer_events(result, DN_RESULT_FULL, 0, 0);
-            return;
-        }
-    }
-    int64_t after = head->next_offset > next_offset ? head->next_offset : next_offset;
-    answer_events(result, DN_RESULT_OK, after, head->count);
+    struct dn_core *core = batch->core;
     for (uint32_t i = 0; i < head->count; i++) {
         look_ahead(core, core->parsed, head->count, i);
-        enum dn_outcome outcome = stream_event(core, source, next_offset, &core->parsed[i]);
+        bury_marks(batch, core->parsed[i].arrival.in.offset);
+        enum dn_outcome outcome = stream_event(batch, &core->parsed[i]);
+        uint8_t reason = batch->counts ? letter_of(outcome) : 0;
+        if (reason != 0) {
+            dn_dead_push(core, batch->source, core->parsed[i].arrival.in.offset, reason);
+        }
         count_outcome(&core->meta, outcome);
         dn_buffer_u8(result, (uint8_t)outcome);
         reclaim(core, i);
     }
-    atomic_store_explicit(&source->next_offset, after, memory_order_release);
-    core->sum += dn_source_hash(source);
+    bury_marks(batch, INT64_MAX);
+    if (head->next_offset > batch->progress.next_offset) {
+        batch->progress.next_offset = head->next_offset;
+    }
+    dn_source_move(core, batch->source, &batch->progress);
+}
+
+static void apply_stream(struct dn_core *core, const struct dn_record_head *head, struct dn_marks *marks,
+                         struct dn_buffer *result)
+{
+    struct batch batch = {.core = core, .marks = marks, .counts = head->version >= 2};
+    batch.source = dn_source_find(core, head->source, head->source_length, head->partition);
+    int64_t next_offset = DN_OFFSET_UNSET;
+    if (batch.source != NULL) {
+        next_offset = atomic_load_explicit(&batch.source->next_offset, memory_order_relaxed);
+    }
+    if ((head->begins_at > next_offset && !dn_mutant(DN_MUTANT_ACCEPT_GAP)) ||
+        (head->begins_at == DN_OFFSET_UNSET && next_offset != DN_OFFSET_UNSET)) {
+        answer_events(result, DN_RESULT_GAP, next_offset, 0);
+        return;
+    }
+    bool room = !batch.counts || dn_dead_room(core, (size_t)head->count + marks->count);
+    if (room && batch.source == NULL) {
+        batch.source = dn_source_add(core, head->source, head->source_length, head->partition);
+    }
+    if (!room || batch.source == NULL) {
+        answer_events(result, DN_RESULT_FULL, next_offset, 0);
+        return;
+    }
+    batch.progress = dn_source_progress(batch.source);
+    answer_events(result, DN_RESULT_OK, head->next_offset > next_offset ? head->next_offset : next_offset,
+                  head->count);
+    batch_apply(&batch, head, result);
 }
 
 /* ---- the other kinds ------------------------------------------------------------------------------- */
@@ -257,6 +366,73 @@ static void apply_settings(struct dn_core *core, struct dn_reader *reader, struc
     dn_buffer_u8(result, DN_RESULT_OK);
 }
 
+static void apply_dead_written(struct dn_core *core, struct dn_reader *reader, struct dn_buffer *result)
+{
+    uint64_t before = dn_reader_u64(reader);
+    bool whole = !reader->failed && dn_reader_left(reader) == 0;
+    dn_buffer_u8(result, whole && dn_dead_written(core, before) ? DN_RESULT_OK : DN_RESULT_INVALID);
+}
+
+/* A partition that is forgotten keeps its place: letters name it, and its next batch finds it. */
+static void apply_source(struct dn_core *core, const struct dn_record_head *head, struct dn_reader *reader,
+                         struct dn_buffer *result)
+{
+    uint8_t forget_watermark = dn_reader_u8(reader);
+    if (reader->failed || dn_reader_left(reader) > 0 || forget_watermark > 1) {
+        dn_buffer_u8(result, DN_RESULT_INVALID);
+        return;
+    }
+    struct dn_source_progress progress = {.next_offset = DN_OFFSET_UNSET};
+    struct dn_stream_source *source =
+        dn_source_find(core, head->source, head->source_length, head->partition);
+    bool full = false;
+    if (source == NULL && head->next_offset != DN_OFFSET_UNSET) {
+        source = dn_source_add(core, head->source, head->source_length, head->partition);
+        full = source == NULL;
+    }
+    if (source != NULL) {
+        progress = dn_source_progress(source);
+    }
+    dn_buffer_u8(result, full ? DN_RESULT_FULL : DN_RESULT_OK);
+    dn_buffer_i64(result, progress.next_offset);
+    if (source == NULL) {
+        return;
+    }
+    progress.next_offset = head->next_offset;
+    if (forget_watermark == 1) {
+        progress.floor_ms = 0;
+        progress.newest_ms = DN_TIME_NONE;
+    }
+    dn_source_move(core, source, &progress);
+}
+
+static void apply_stall(struct dn_core *core, struct dn_reader *reader, struct dn_buffer *result)
+{
+    size_t length = 0;
+    int64_t since_ms = dn_reader_i64(reader);
+    const char *reason = (const char *)dn_reader_blob(reader, DN_STALL_REASON_MAX, &length);
+    if (reader->failed || dn_reader_left(reader) > 0 || since_ms < 0 || since_ms >= DN_TIME_MAX_MS) {
+        dn_buffer_u8(result, DN_RESULT_INVALID);
+        return;
+    }
+    dn_stall_set(core, since_ms, reason, length);
+    dn_buffer_u8(result, DN_RESULT_OK);
+}
+
+static void apply_of_events(struct dn_core *core, const struct dn_record_head *head, struct dn_reader *reader,
+                            uint64_t index, struct dn_buffer *result)
+{
+    struct dn_marks marks;
+    if (!parse_events(core, reader, head, index) || !parse_marks(core, reader, head, &marks) ||
+        dn_reader_left(reader) > 0) {
+        dn_buffer_u8(result, DN_RESULT_INVALID);
+    } else if (head->kind == DN_RECORD_STREAM) {
+        apply_stream(core, head, &marks, result);
+    } else {
+        apply_events(core, head, result);
+    }
+}
+
 static void time_move(struct dn_core *core, int64_t time_ms)
 {
     if (time_ms > core->meta.time_ms && time_ms < DN_TIME_MAX_MS) {
@@ -276,16 +452,25 @@ void dn_core_apply(struct dn_core *core, uint64_t index, int64_t time_ms, const 
         dn_buffer_u8(result, DN_RESULT_INVALID);
         return;
     }
-    if (head.kind == DN_RECORD_ERASE) {
+    switch (head.kind) {
+    case DN_RECORD_ERASE:
         apply_erase(core, &reader, result);
-    } else if (head.kind == DN_RECORD_SETTINGS) {
+        break;
+    case DN_RECORD_SETTINGS:
         apply_settings(core, &reader, result);
-    } else if (!parse_events(core, &reader, &head, index)) {
-        dn_buffer_u8(result, DN_RESULT_INVALID);
-    } else if (head.kind == DN_RECORD_STREAM) {
-        apply_stream(core, &head, result);
-    } else {
-        apply_events(core, &head, result);
+        break;
+    case DN_RECORD_DEAD_WRITTEN:
+        apply_dead_written(core, &reader, result);
+        break;
+    case DN_RECORD_SOURCE:
+        apply_source(core, &head, &reader, result);
+        break;
+    case DN_RECORD_STALL:
+        apply_stall(core, &reader, result);
+        break;
+    default: /* dn_decode_head knows no other */
+        apply_of_events(core, &head, &reader, index, result);
+        break;
     }
 }
 

@@ -135,6 +135,16 @@ void dn_core_retire(struct dn_core *core, void *object, size_t size)
     to_batch(core, (struct dn_retired){.object = object, .size = size});
 }
 
+void dn_core_retire_captured(struct dn_core *core, void *object, size_t size)
+{
+    struct dn_retired retired = {.object = object, .size = size};
+    if (core->capture != NULL) {
+        keep(core, retired);
+    } else {
+        to_batch(core, retired);
+    }
+}
+
 void dn_core_retire_chunk(struct dn_core *core, void *chunk, size_t size)
 {
     keep(core, (struct dn_retired){.object = chunk, .size = size});
@@ -210,7 +220,7 @@ void dn_core_free_closed(struct dn_core *core)
 
 uint64_t dn_core_hash(const struct dn_core *core)
 {
-    return core->sum + dn_meta_hash(&core->meta);
+    return core->sum + dn_meta_hash(&core->meta) + dn_dead_queue_hash(&core->dead);
 }
 
 static uint64_t block_sum(const struct dn_core *core, const struct dn_block *block)
@@ -243,9 +253,16 @@ uint64_t dn_core_hash_recompute(const struct dn_core *core)
     for (uint32_t i = 0; i < sources->count; i++) {
         sum += dn_source_hash(sources->sources[i]);
     }
+    const struct dn_dead_queue *dead = &core->dead;
+    uint64_t next = atomic_load_explicit(&dead->next, memory_order_relaxed);
+    for (uint64_t n = atomic_load_explicit(&dead->written, memory_order_relaxed); n < next; n++) {
+        const struct dn_dead *letter = dn_dead_get(dead, n);
+        sum += dn_dead_hash(n, sources->sources[letter->source], letter);
+    }
+    sum += dn_stall_hash(atomic_load_explicit(&core->stall, memory_order_relaxed));
     const struct dn_tombstones *tombstones = &core->tombstones;
     for (uint32_t at = tombstones->head; at != DN_ID_NONE; at = tombstones->slots[at].next) {
         sum += dn_tombstone_hash(&tombstones->slots[at]);
     }
-    return sum + dn_meta_hash(&core->meta);
+    return sum + dn_meta_hash(&core->meta) + dn_dead_queue_hash(dead);
 }

@@ -8,7 +8,8 @@
  *  2. A user's id and an item's id never enter hashes, answers or decisions: two nodes may give different
  * ids.
  *  3. core->sum is the sum (mod 2^64) of the hashes of all users' headers, events and window ids, items,
- *     sources and tombstones. Whoever changes one takes the old hash out and puts the new one in.
+ *     sources, dead letters that wait, the stall and tombstones. Whoever changes one takes the old hash out
+ *     and puts the new one in.
  *  4. While a capture is open, a chunk it holds is never written (dn_core_user_chunk and dn_core_item_chunk
  *     copy it first), and nothing that it can reach is freed (dn_core_retire keeps it until the capture
  * ends).
@@ -20,7 +21,10 @@
  *          its times and to its floor; a user who is not known has that floor;
  *       c. an erased user has a tombstone that reaches up to the newest time and the floor of what was
  * erased; a block made under a tombstone starts with a floor above it, and a tombstone is dropped only after
- *          forget_floor_ms was raised above it. */
+ *          forget_floor_ms was raised above it.
+ *  6. A record of version 1 is applied as the builds that wrote it did: no dead letters, no newest time and
+ * no count of a source. And what those builds had not hashes to nothing, so that their logs and their
+ * snapshots give one and the same state. */
 #ifndef DN_SESSION_CORE_H
 #define DN_SESSION_CORE_H
 
@@ -38,6 +42,9 @@
 #define DN_ITEM_IDS (1u << 23)
 #define DN_ITEMS_LIMIT (DN_ITEM_IDS / 2) /* evicted ids wait for readers before they serve again */
 #define DN_SOURCES_MAX 4096u             /* (source, partition) pairs of a shard */
+#define DN_DEAD_CHUNK 128u
+#define DN_DEAD_CHUNKS (DN_DEAD_MAX / DN_DEAD_CHUNK + 1) /* the queue may begin anywhere in its first */
+#define DN_TIME_NONE ((int64_t)-1)
 #define DN_TOMBSTONES_MAX 65536u
 #define DN_TOMBSTONES_PER_USER 8u
 #define DN_FORGET_STEP 64u  /* users or items looked at for eviction at a time */
@@ -129,18 +136,52 @@ struct dn_item_chunk { /* copied before it is written while a capture holds it *
     struct dn_item_slot slots[DN_ITEM_CHUNK];
 };
 
+struct dn_source_progress {
+    int64_t next_offset; /* DN_OFFSET_UNSET: forgotten, or its first batch is being applied */
+    int64_t floor_ms;    /* events before it are late; 0: none */
+    int64_t newest_ms;   /* largest event time applied; DN_TIME_NONE */
+    uint64_t events;     /* applied */
+};
+
 struct dn_stream_source {
-    uint64_t hash; /* of name and partition */
+    uint64_t hash;     /* of name and partition */
+    uint32_t position; /* in the list */
     uint32_t partition;
     uint16_t name_length;
     char name[DN_SOURCE_MAX];
-    int64_t floor_ms; /* writer: events before it are late */
-    _Atomic int64_t next_offset;
+    _Atomic int64_t next_offset, floor_ms, newest_ms; /* the progress */
+    _Atomic uint64_t events;
 };
 
 struct dn_source_list { /* immutable but for what its sources hold */
     uint32_t count;
     struct dn_stream_source *sources[];
+};
+
+struct dn_dead { /* a dead letter: immutable once the queue's `next` is above its number */
+    int64_t offset;
+    int64_t time_ms; /* the group's, when it was judged */
+    uint32_t source; /* position in the list of sources */
+    uint8_t reason;
+};
+
+struct dn_dead_chunk {
+    uint64_t first; /* number of letters[0] */
+    struct dn_dead letters[DN_DEAD_CHUNK];
+};
+
+struct dn_dead_queue { /* numbers written..next - 1 wait */
+    _Atomic uint64_t written, next;
+    uint64_t counts[DN_DEAD_REASON_MAX + 1]; /* by reason, of all numbers ever given: their sum is `next` */
+    /* Number n is in chunks[n / DN_DEAD_CHUNK % DN_DEAD_CHUNKS]; NULL: all of it is written, or nothing in it
+     * yet. */
+    struct dn_dead_chunk *_Atomic chunks[DN_DEAD_CHUNKS];
+};
+
+struct dn_stall { /* immutable */
+    int64_t since_ms;
+    uint16_t length;
+    char reason[DN_STALL_REASON_MAX];
 };
 
 struct dn_tombstone { /* one erase request; those of a user are chained, newest (and furthest) first */
@@ -199,7 +240,13 @@ struct dn_capture {
     uint32_t user_bound, item_bound;
     struct dn_user_chunk **users;
     struct dn_item_chunk **items;
-    struct dn_stream_source *sources;
+    struct {
+        const struct dn_stream_source *source; /* its name */
+        struct dn_source_progress progress;
+    } * sources;
+    uint64_t dead_written, dead_next, dead_counts[DN_DEAD_REASON_MAX + 1];
+    const struct dn_dead_chunk *dead[DN_DEAD_CHUNKS]; /* as in the queue; letters below dead_next */
+    const struct dn_stall *stall;
     struct dn_tombstone *tombstones;
     struct dn_retire_batch *kept; /* writer: retired, but reachable from the capture */
     struct dn_capture *next_closed;
@@ -244,6 +291,8 @@ struct dn_core {
     uint32_t item_bound, item_free, unref_head, unref_tail;
 
     struct dn_source_list *_Atomic sources;
+    struct dn_dead_queue dead;
+    struct dn_stall *_Atomic stall; /* NULL: none */
     struct dn_tombstones tombstones;
 
     struct dn_trend_entry heap[DN_TREND_MAX]; /* the least first */
@@ -264,6 +313,8 @@ void dn_core_destroy(struct dn_core *core);
 void dn_core_unpin(struct dn_core *core);
 /* Frees `object` once neither readers nor an open capture can reach it. */
 void dn_core_retire(struct dn_core *core, void *object, size_t size);
+/* As above, of what an open capture may reach. */
+void dn_core_retire_captured(struct dn_core *core, void *object, size_t size);
 /* A chunk that was copied because the open capture holds it. */
 void dn_core_retire_chunk(struct dn_core *core, void *chunk, size_t size);
 void dn_core_retire_block(struct dn_core *core, struct dn_block *block);
@@ -293,6 +344,10 @@ static inline uint32_t dn_event_rank(const struct dn_block *block, size_t at, ui
 uint64_t dn_window_id_hash(struct dn_hash128 user, const struct dn_window_id *id);
 uint64_t dn_item_slot_hash(const struct dn_item_slot *slot);
 uint64_t dn_source_hash(const struct dn_stream_source *source);
+uint64_t dn_dead_hash(uint64_t number, const struct dn_stream_source *source, const struct dn_dead *letter);
+/* Of the numbers and counts; 0 where there never was a letter. */
+uint64_t dn_dead_queue_hash(const struct dn_dead_queue *queue);
+uint64_t dn_stall_hash(const struct dn_stall *stall); /* NULL: 0 */
 uint64_t dn_tombstone_hash(const struct dn_tombstone *tombstone);
 
 /* ---- users.c ---- */
@@ -385,9 +440,29 @@ void dn_trend_half_life(struct dn_core *core, int64_t half_life_ms);
 uint64_t dn_source_key(const char *name, size_t length, uint32_t partition);
 struct dn_stream_source *dn_source_find(const struct dn_core *core, const char *name, size_t length,
                                         uint32_t partition);
-/* NULL when DN_SOURCES_MAX are known. The caller sets it and adds its hash. */
+/* One that has not begun; its hash is in the sum. NULL when DN_SOURCES_MAX are known. */
 struct dn_stream_source *dn_source_add(struct dn_core *core, const char *name, size_t length,
                                        uint32_t partition);
+struct dn_source_progress dn_source_progress(const struct dn_stream_source *source);
+/* Sets it, and keeps the sum right. */
+void dn_source_move(struct dn_core *core, struct dn_stream_source *source,
+                    const struct dn_source_progress *progress);
+/* since_ms 0: no stall. */
+void dn_stall_set(struct dn_core *core, int64_t since_ms, const char *reason, size_t length);
+
+/* ---- dead.c ---- */
+/* Is there room for so many more? */
+bool dn_dead_room(const struct dn_core *core, size_t count);
+/* One more, with the next number, the group's time and its hash. There must be room. */
+void dn_dead_push(struct dn_core *core, const struct dn_stream_source *source, int64_t offset,
+                  uint8_t reason);
+/* Numbers below `before` leave the queue. False: it was never given out. */
+bool dn_dead_written(struct dn_core *core, uint64_t before);
+/* The letter with this number, or NULL: written meanwhile. Readers too; number < queue->next. */
+const struct dn_dead *dn_dead_get(const struct dn_dead_queue *queue, uint64_t number);
+/* Restore: letters are numbered from `written` on, and counted already; then each of them, source known. */
+void dn_dead_begin(struct dn_core *core, uint64_t written, const uint64_t counts[DN_DEAD_REASON_MAX + 1]);
+void dn_dead_append(struct dn_core *core, const struct dn_dead *letter);
 
 /* ---- tombstones.c ---- */
 void dn_tombstones_init(struct dn_core *core);
@@ -420,8 +495,18 @@ void dn_core_entry_done(struct dn_core *core, int64_t time_ms);
 
 /* ---- snapshot.c, restore.c ---- */
 #define DN_SNAPSHOT_MAGIC 0x48534e44u /* "DNSH" */
-#define DN_SNAPSHOT_VERSION 1u
-enum { DN_SECTION_META = 1, DN_SECTION_ITEMS, DN_SECTION_SOURCES, DN_SECTION_TOMBSTONES, DN_SECTION_USERS };
+#define DN_SNAPSHOT_VERSION                                                                                  \
+    2u /* 1: without dead letters, stall, and the newest time and count of a source                          \
+        */
+enum {
+    DN_SECTION_META = 1,
+    DN_SECTION_ITEMS,
+    DN_SECTION_SOURCES,
+    DN_SECTION_TOMBSTONES,
+    DN_SECTION_USERS,
+    DN_SECTION_DEAD,
+    DN_SECTION_STALL,
+};
 enum dn_code dn_core_restore(struct dn_core *core, struct dn_source *in, struct dn_error *err);
 /* Closes the capture; what it kept is retired by dn_capture_step. */
 void dn_capture_close(struct dn_capture *capture);

@@ -2,6 +2,7 @@
 #include "session/core.h"
 
 #include <math.h>
+#include <string.h>
 
 struct wanted {
     struct dn_hash128 user;
@@ -98,4 +99,73 @@ bool dn_shard_next_offset(const struct dn_shard *shard, const char *source, uint
     }
     *ret_next_offset = next_offset;
     return true;
+}
+
+static void source_view(const struct dn_stream_source *source, struct dn_source_view *ret)
+{
+    struct dn_source_progress progress = dn_source_progress(source);
+    *ret = (struct dn_source_view){
+        .partition = source->partition,
+        .next_offset = progress.next_offset,
+        .watermark_ms = progress.floor_ms > 0 ? progress.floor_ms : INT64_MIN,
+        .newest_ms = progress.newest_ms != DN_TIME_NONE ? progress.newest_ms : INT64_MIN,
+        .events = progress.events,
+    };
+    memcpy(ret->name, source->name, source->name_length);
+}
+
+size_t dn_shard_sources(const struct dn_shard *shard, struct dn_source_view *ret, size_t max)
+{
+    const struct dn_source_list *list =
+        atomic_load_explicit(&dn_shard_core(shard)->sources, memory_order_acquire);
+    for (size_t i = 0; i < list->count && i < max; i++) {
+        source_view(list->sources[i], &ret[i]);
+    }
+    return list->count;
+}
+
+size_t dn_shard_dead_letters(const struct dn_shard *shard, uint64_t from, struct dn_dead_letter *ret,
+                             size_t max)
+{
+    const struct dn_core *core = dn_shard_core(shard);
+    uint64_t written = atomic_load_explicit(&core->dead.written, memory_order_acquire);
+    uint64_t next = atomic_load_explicit(&core->dead.next, memory_order_acquire);
+    /* Loaded after `next`: it has every source that a letter below names. */
+    const struct dn_source_list *sources = atomic_load_explicit(&core->sources, memory_order_acquire);
+    size_t count = 0;
+    for (uint64_t n = from > written ? from : written; n < next && count < max; n++) {
+        const struct dn_dead *letter = dn_dead_get(&core->dead, n);
+        if (letter == NULL) {
+            continue; /* written since `written` was loaded */
+        }
+        const struct dn_stream_source *source = sources->sources[letter->source];
+        struct dn_dead_letter *to = &ret[count++];
+        *to = (struct dn_dead_letter){
+            .number = n,
+            .partition = source->partition,
+            .offset = letter->offset,
+            .reason = letter->reason,
+            .time_ms = letter->time_ms,
+        };
+        memcpy(to->source, source->name, source->name_length);
+    }
+    return count;
+}
+
+void dn_shard_dead_range(const struct dn_shard *shard, uint64_t *ret_written, uint64_t *ret_next)
+{
+    const struct dn_core *core = dn_shard_core(shard);
+    *ret_written = atomic_load_explicit(&core->dead.written, memory_order_acquire);
+    *ret_next = atomic_load_explicit(&core->dead.next, memory_order_acquire);
+}
+
+int64_t dn_shard_stalled(const struct dn_shard *shard, char ret_reason[DN_STALL_REASON_MAX + 1])
+{
+    const struct dn_stall *stall = atomic_load_explicit(&dn_shard_core(shard)->stall, memory_order_acquire);
+    size_t length = stall != NULL ? stall->length : 0;
+    if (length > 0) {
+        memcpy(ret_reason, stall->reason, length);
+    }
+    ret_reason[length] = '\0';
+    return stall != NULL ? stall->since_ms : 0;
 }

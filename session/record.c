@@ -40,6 +40,19 @@ static void put_head(struct dn_buffer *out, enum dn_record_kind kind)
     dn_buffer_u8(out, DN_RECORD_VERSION);
 }
 
+static bool put_source(struct dn_buffer *out, enum dn_record_kind kind, const char *source,
+                       uint32_t partition)
+{
+    size_t length = strlen(source);
+    if (length > DN_SOURCE_MAX) {
+        return false;
+    }
+    put_head(out, kind);
+    dn_buffer_blob(out, source, length);
+    dn_buffer_u32(out, partition);
+    return true;
+}
+
 void dn_record_events(struct dn_buffer *out, const struct dn_event_in *events, size_t count)
 {
     put_head(out, DN_RECORD_EVENTS);
@@ -50,18 +63,47 @@ void dn_record_stream(struct dn_buffer *out, const char *source, uint32_t partit
                       int64_t next_offset, const struct dn_event_in *events, size_t count,
                       const struct dn_dead_in *dead, size_t dead_count)
 {
-    size_t length = strlen(source);
-    (void)dead;
-    if (length > DN_SOURCE_MAX || dead_count > 0) {
+    if (dead_count > DN_EVENTS_PER_RECORD_MAX || !put_source(out, DN_RECORD_STREAM, source, partition)) {
         out->failed = true;
         return;
     }
-    put_head(out, DN_RECORD_STREAM);
-    dn_buffer_blob(out, source, length);
-    dn_buffer_u32(out, partition);
     dn_buffer_i64(out, begins_at);
     dn_buffer_i64(out, next_offset);
     put_events(out, events, count, true);
+    dn_buffer_u32(out, (uint32_t)dead_count);
+    for (size_t i = 0; i < dead_count; i++) {
+        dn_buffer_i64(out, dead[i].offset);
+        dn_buffer_u8(out, dead[i].reason);
+    }
+}
+
+void dn_record_dead_written(struct dn_buffer *out, uint64_t before)
+{
+    put_head(out, DN_RECORD_DEAD_WRITTEN);
+    dn_buffer_u64(out, before);
+}
+
+void dn_record_source(struct dn_buffer *out, const char *source, uint32_t partition, int64_t next_offset,
+                      bool forget_watermark)
+{
+    if (!put_source(out, DN_RECORD_SOURCE, source, partition)) {
+        out->failed = true;
+        return;
+    }
+    dn_buffer_i64(out, next_offset);
+    dn_buffer_u8(out, forget_watermark);
+}
+
+void dn_record_stall(struct dn_buffer *out, int64_t since_ms, const char *reason)
+{
+    size_t length = strlen(reason);
+    if (length > DN_STALL_REASON_MAX) {
+        out->failed = true;
+        return;
+    }
+    put_head(out, DN_RECORD_STALL);
+    dn_buffer_i64(out, since_ms);
+    dn_buffer_blob(out, reason, length);
 }
 
 void dn_record_erase(struct dn_buffer *out, struct dn_hash128 user, int64_t until_ms, uint64_t request_id)
@@ -95,6 +137,8 @@ enum dn_code dn_result_parse(const uint8_t *bytes, size_t length, uint8_t kind, 
         result.outcomes = dn_reader_bytes(&reader, result.count);
     } else if (answered && kind == DN_RECORD_ERASE) {
         result.existed = dn_reader_u8(&reader) != 0;
+    } else if (answered && kind == DN_RECORD_SOURCE) {
+        result.next_offset = dn_reader_i64(&reader);
     }
     if (reader.failed || dn_reader_left(&reader) > 0) {
         return dn_fail(err, DN_CORRUPT, "result of a shard: %zu bytes do not fit a record of kind %u", length,

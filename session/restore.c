@@ -12,7 +12,8 @@
 static const char *const section_names[] = {
     [DN_SECTION_META] = "meta",       [DN_SECTION_ITEMS] = "items",
     [DN_SECTION_SOURCES] = "sources", [DN_SECTION_TOMBSTONES] = "tombstones",
-    [DN_SECTION_USERS] = "users",
+    [DN_SECTION_USERS] = "users",     [DN_SECTION_DEAD] = "dead letters",
+    [DN_SECTION_STALL] = "stall",
 };
 
 static enum dn_code corrupt(const struct dn_source *in, struct dn_error *err, uint8_t tag, const char *what)
@@ -117,7 +118,14 @@ static enum dn_code read_items(struct dn_core *core, struct dn_source *in, uint3
     return DN_OK;
 }
 
-static enum dn_code read_sources(struct dn_core *core, struct dn_source *in, struct dn_error *err)
+static bool progress_ok(const struct dn_source_progress *progress)
+{
+    return time_ok(progress->floor_ms) && progress->next_offset >= DN_OFFSET_UNSET &&
+           (progress->newest_ms == DN_TIME_NONE || time_ok(progress->newest_ms));
+}
+
+static enum dn_code read_sources(struct dn_core *core, struct dn_source *in, uint16_t version,
+                                 struct dn_error *err)
 {
     uint32_t count = 0;
     enum dn_code code = read_section(in, DN_SECTION_SOURCES, DN_SOURCES_MAX, &count, err);
@@ -132,17 +140,81 @@ static enum dn_code read_sources(struct dn_core *core, struct dn_source *in, str
             memcpy(name, bytes, length);
         }
         uint32_t partition = dn_source_u32(in);
-        int64_t floor_ms = dn_source_i64(in);
-        int64_t next_offset = dn_source_i64(in);
-        if (in->code != DN_OK || !time_ok(floor_ms) || next_offset < 0 ||
+        struct dn_source_progress progress = {.floor_ms = dn_source_i64(in), .newest_ms = DN_TIME_NONE};
+        progress.next_offset = dn_source_i64(in);
+        if (version >= 2) {
+            progress.newest_ms = dn_source_i64(in);
+            progress.events = dn_source_u64(in);
+        }
+        if (in->code != DN_OK || !progress_ok(&progress) ||
             dn_source_find(core, name, length, partition) != NULL) {
             return corrupt(in, err, DN_SECTION_SOURCES, "bad source");
         }
-        struct dn_stream_source *source = dn_source_add(core, name, length, partition);
-        source->floor_ms = floor_ms;
-        atomic_store_explicit(&source->next_offset, next_offset, memory_order_relaxed);
-        core->sum += dn_source_hash(source);
+        dn_source_move(core, dn_source_add(core, name, length, partition), &progress);
     }
+    return DN_OK;
+}
+
+/* Every number that was ever given has been counted: the counts' sum is the next one. */
+static bool read_dead_counts(struct dn_core *core, struct dn_source *in, uint32_t count)
+{
+    uint64_t counts[DN_DEAD_REASON_MAX + 1] = {0}, next = 0, written = dn_source_u64(in);
+    for (size_t reason = 1; reason <= DN_DEAD_REASON_MAX; reason++) {
+        counts[reason] = dn_source_u64(in);
+        if (counts[reason] > UINT64_MAX - next) {
+            return false;
+        }
+        next += counts[reason];
+    }
+    if (in->code != DN_OK || next < count || written != next - count || next > UINT64_MAX - DN_DEAD_MAX) {
+        return false;
+    }
+    dn_dead_begin(core, written, counts);
+    return true;
+}
+
+static enum dn_code read_dead(struct dn_core *core, struct dn_source *in, struct dn_error *err)
+{
+    uint32_t count = 0;
+    enum dn_code code = read_section(in, DN_SECTION_DEAD, DN_DEAD_MAX, &count, err);
+    if (code != DN_OK) {
+        return code;
+    }
+    if (!read_dead_counts(core, in, count)) {
+        return corrupt(in, err, DN_SECTION_DEAD, "bad counts");
+    }
+    uint64_t waiting[DN_DEAD_REASON_MAX + 1] = {0};
+    const struct dn_source_list *sources = atomic_load_explicit(&core->sources, memory_order_relaxed);
+    for (uint32_t i = 0; i < count; i++) {
+        struct dn_dead letter = {.source = dn_source_u32(in)};
+        letter.offset = dn_source_i64(in);
+        letter.time_ms = dn_source_i64(in);
+        letter.reason = dn_source_u8(in);
+        if (in->code != DN_OK || letter.source >= sources->count || letter.offset < 0 ||
+            !time_ok(letter.time_ms) || letter.time_ms > core->meta.time_ms ||
+            letter.reason < DN_DEAD_UNDECODABLE || letter.reason > DN_DEAD_REASON_MAX ||
+            ++waiting[letter.reason] > core->dead.counts[letter.reason]) {
+            return corrupt(in, err, DN_SECTION_DEAD, "bad letter");
+        }
+        dn_dead_append(core, &letter);
+    }
+    return DN_OK;
+}
+
+static enum dn_code read_stall(struct dn_core *core, struct dn_source *in, struct dn_error *err)
+{
+    uint32_t count = 0;
+    enum dn_code code = read_section(in, DN_SECTION_STALL, 1, &count, err);
+    if (code != DN_OK || count == 0) {
+        return code;
+    }
+    size_t length = 0;
+    int64_t since_ms = dn_source_i64(in);
+    const char *reason = (const char *)dn_source_blob(in, DN_STALL_REASON_MAX, &length);
+    if (in->code != DN_OK || since_ms == 0 || !time_ok(since_ms)) {
+        return corrupt(in, err, DN_SECTION_STALL, "bad stall");
+    }
+    dn_stall_set(core, since_ms, reason, length);
     return DN_OK;
 }
 
@@ -297,7 +369,8 @@ static enum dn_code read_users(struct dn_core *core, struct dn_source *in, const
     return DN_OK;
 }
 
-static enum dn_code read_sections(struct dn_core *core, struct dn_source *in, struct dn_error *err)
+static enum dn_code read_sections(struct dn_core *core, struct dn_source *in, uint16_t version,
+                                  struct dn_error *err)
 {
     uint32_t *names = dn_slab_zalloc(core->slab, DN_ITEM_IDS * sizeof *names); /* pages touched: few */
     enum dn_code code = read_meta(core, in, err);
@@ -305,7 +378,13 @@ static enum dn_code read_sections(struct dn_core *core, struct dn_source *in, st
         code = read_items(core, in, names, err);
     }
     if (code == DN_OK) {
-        code = read_sources(core, in, err);
+        code = read_sources(core, in, version, err);
+    }
+    if (code == DN_OK && version >= 2) {
+        code = read_dead(core, in, err);
+    }
+    if (code == DN_OK && version >= 2) {
+        code = read_stall(core, in, err);
     }
     if (code == DN_OK) {
         code = read_tombstones(core, in, err);
@@ -327,11 +406,11 @@ enum dn_code dn_core_restore(struct dn_core *core, struct dn_source *in, struct 
     if (magic != DN_SNAPSHOT_MAGIC) {
         return dn_fail(err, DN_CORRUPT, "snapshot of a shard: does not begin as one");
     }
-    if (version != DN_SNAPSHOT_VERSION) {
-        return dn_fail(err, DN_CORRUPT, "snapshot of a shard: version %u, this program reads %u", version,
-                       DN_SNAPSHOT_VERSION);
+    if (version < 1 || version > DN_SNAPSHOT_VERSION) {
+        return dn_fail(err, DN_CORRUPT, "snapshot of a shard: version %u, this program reads 1 to %u",
+                       version, DN_SNAPSHOT_VERSION);
     }
-    enum dn_code code = read_sections(core, in, err);
+    enum dn_code code = read_sections(core, in, version, err);
     if (code != DN_OK) {
         return code;
     }

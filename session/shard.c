@@ -30,6 +30,7 @@ struct dn_shard {
         STATS(X)
 #undef X
         _Atomic int64_t time_ms, max_event_ms;
+        _Atomic uint64_t dead[DN_DEAD_REASON_MAX + 1];
         _Atomic int64_t gap_ms, lateness_ms, ahead_ms, idle_ms, trend_half_life_ms;
         _Atomic uint32_t events_per_user, ids_per_user, users_max, items_max;
     } shown;
@@ -122,6 +123,9 @@ static void show(struct dn_shard *shard)
     SHOW(memory_bytes, memory_bytes(shard, core));
     SHOW(time_ms, meta->time_ms);
     SHOW(max_event_ms, meta->max_event_ms);
+    for (size_t reason = 1; reason <= DN_DEAD_REASON_MAX; reason++) {
+        SHOW(dead[reason], core->dead.counts[reason]);
+    }
     SHOW(gap_ms, settings->gap_ms);
     SHOW(lateness_ms, settings->lateness_ms);
     SHOW(ahead_ms, settings->ahead_ms);
@@ -133,6 +137,9 @@ static void show(struct dn_shard *shard)
     SHOW(items_max, settings->items_max);
 }
 
+_Static_assert(sizeof(((struct dn_shard_stats *)0)->dead) / sizeof(uint64_t) == DN_DEAD_REASON_MAX + 1,
+               "a count for each reason");
+
 void dn_shard_stats(const struct dn_shard *shard, struct dn_shard_stats *ret)
 {
 #define X(name) ret->name = SHOWN(name);
@@ -140,6 +147,9 @@ void dn_shard_stats(const struct dn_shard *shard, struct dn_shard_stats *ret)
 #undef X
     ret->time_ms = SHOWN(time_ms);
     ret->max_event_ms = SHOWN(max_event_ms);
+    for (size_t reason = 0; reason <= DN_DEAD_REASON_MAX; reason++) {
+        ret->dead[reason] = SHOWN(dead[reason]);
+    }
 }
 
 void dn_shard_settings(const struct dn_shard *shard, struct dn_shard_settings *ret)

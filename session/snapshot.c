@@ -6,8 +6,8 @@
  * locks nor the epoch. end gives the replaced chunks and the kept objects to the epoch.
  *
  * The form (little-endian): u32 magic, u16 version, then sections in this order, each u8 tag, u32 count:
- * META, ITEMS, SOURCES, TOMBSTONES (in log order), USERS; then the u64 state hash. Ids in it are only names
- * that hold within it. */
+ * META, ITEMS, SOURCES, DEAD (letters that wait, in order), STALL, TOMBSTONES (in log order), USERS; then the
+ * u64 state hash. Ids in it are only names that hold within it. */
 #include "base/error.h"
 #include "base/mutant.h"
 #include "session/core.h"
@@ -22,6 +22,26 @@ static void *must(void *memory)
     bool have_memory = memory != NULL;
     DN_ASSERT(have_memory);
     return memory;
+}
+
+static void capture_streams(const struct dn_core *core, struct dn_capture *capture)
+{
+    const struct dn_source_list *sources = atomic_load_explicit(&core->sources, memory_order_relaxed);
+    capture->source_count = sources->count;
+    capture->sources = must(calloc(sources->count + 1u, sizeof capture->sources[0]));
+    for (uint32_t i = 0; i < sources->count; i++) {
+        const struct dn_stream_source *from = sources->sources[i];
+        capture->sources[i].source = from;
+        capture->sources[i].progress = dn_source_progress(from);
+    }
+    const struct dn_dead_queue *dead = &core->dead;
+    capture->dead_written = atomic_load_explicit(&dead->written, memory_order_relaxed);
+    capture->dead_next = atomic_load_explicit(&dead->next, memory_order_relaxed);
+    memcpy(capture->dead_counts, dead->counts, sizeof capture->dead_counts);
+    for (size_t i = 0; i < DN_DEAD_CHUNKS; i++) {
+        capture->dead[i] = atomic_load_explicit(&dead->chunks[i], memory_order_relaxed);
+    }
+    capture->stall = atomic_load_explicit(&core->stall, memory_order_relaxed);
 }
 
 void *dn_shard_snapshot_begin(void *shard)
@@ -48,18 +68,7 @@ void *dn_shard_snapshot_begin(void *shard)
     for (uint32_t i = 0; i < item_chunks; i++) {
         capture->items[i] = atomic_load_explicit(&core->item_chunks[i], memory_order_relaxed);
     }
-    const struct dn_source_list *sources = atomic_load_explicit(&core->sources, memory_order_relaxed);
-    capture->source_count = sources->count;
-    capture->sources = must(calloc(sources->count + 1u, sizeof capture->sources[0]));
-    for (uint32_t i = 0; i < sources->count; i++) {
-        const struct dn_stream_source *from = sources->sources[i];
-        struct dn_stream_source *to = &capture->sources[i];
-        to->partition = from->partition;
-        to->name_length = from->name_length;
-        memcpy(to->name, from->name, sizeof to->name);
-        to->floor_ms = from->floor_ms;
-        atomic_init(&to->next_offset, atomic_load_explicit(&from->next_offset, memory_order_relaxed));
-    }
+    capture_streams(core, capture);
     const struct dn_tombstones *tombstones = &core->tombstones;
     capture->tombstones = must(malloc((tombstones->count + 1u) * sizeof capture->tombstones[0]));
     for (uint32_t at = tombstones->head; at != DN_ID_NONE; at = tombstones->slots[at].next) {
@@ -141,13 +150,42 @@ static void write_sources(const struct dn_capture *capture, struct dn_sink *sink
 {
     section(out, DN_SECTION_SOURCES, capture->source_count);
     for (uint32_t i = 0; i < capture->source_count; i++) {
-        const struct dn_stream_source *source = &capture->sources[i];
+        const struct dn_stream_source *source = capture->sources[i].source;
+        const struct dn_source_progress *progress = &capture->sources[i].progress;
         dn_buffer_blob(out, source->name, source->name_length);
         dn_buffer_u32(out, source->partition);
-        dn_buffer_i64(out, source->floor_ms);
-        int64_t next_offset = atomic_load_explicit(&source->next_offset, memory_order_relaxed);
-        dn_buffer_i64(out, dn_mutant(DN_MUTANT_FORGET_OFFSET) ? 0 : next_offset);
+        dn_buffer_i64(out, progress->floor_ms);
+        dn_buffer_i64(out, dn_mutant(DN_MUTANT_FORGET_OFFSET) ? 0 : progress->next_offset);
+        dn_buffer_i64(out, progress->newest_ms);
+        dn_buffer_u64(out, progress->events);
         spill_if_full(sink, out);
+    }
+}
+
+static void write_dead(const struct dn_capture *capture, struct dn_sink *sink, struct dn_buffer *out)
+{
+    section(out, DN_SECTION_DEAD, (uint32_t)(capture->dead_next - capture->dead_written));
+    dn_buffer_u64(out, capture->dead_written);
+    for (size_t reason = 1; reason <= DN_DEAD_REASON_MAX; reason++) {
+        dn_buffer_u64(out, capture->dead_counts[reason]);
+    }
+    for (uint64_t n = capture->dead_written; n < capture->dead_next; n++) {
+        const struct dn_dead_chunk *chunk = capture->dead[n / DN_DEAD_CHUNK % DN_DEAD_CHUNKS];
+        const struct dn_dead *letter = &chunk->letters[n % DN_DEAD_CHUNK];
+        dn_buffer_u32(out, letter->source);
+        dn_buffer_i64(out, letter->offset);
+        dn_buffer_i64(out, letter->time_ms);
+        dn_buffer_u8(out, letter->reason);
+        spill_if_full(sink, out);
+    }
+}
+
+static void write_stall(const struct dn_stall *stall, struct dn_buffer *out)
+{
+    section(out, DN_SECTION_STALL, stall != NULL);
+    if (stall != NULL) {
+        dn_buffer_i64(out, stall->since_ms);
+        dn_buffer_blob(out, stall->reason, stall->length);
     }
 }
 
@@ -238,6 +276,8 @@ enum dn_code dn_shard_snapshot_write(void *shard, void *capture, struct dn_sink 
     write_meta(&captured->meta, &scratch);
     write_items(captured, out, &scratch);
     write_sources(captured, out, &scratch);
+    write_dead(captured, out, &scratch);
+    write_stall(captured->stall, &scratch);
     write_tombstones(captured, out, &scratch);
     write_users(captured, out, &scratch);
     dn_buffer_u64(&scratch, captured->hash);

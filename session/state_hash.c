@@ -10,6 +10,9 @@
 #define SEED_ITEM 0x6974656du
 #define SEED_SOURCE 0x73726365u
 #define SEED_TOMBSTONE 0x746f6d62u
+#define SEED_DEAD 0x64656164u
+#define SEED_QUEUE 0x71756575u
+#define SEED_STALL 0x7374616cu
 
 static inline uint64_t mix(uint64_t h, uint64_t value)
 {
@@ -71,12 +74,45 @@ uint64_t dn_item_slot_hash(const struct dn_item_slot *slot)
 
 uint64_t dn_source_hash(const struct dn_stream_source *source)
 {
+    struct dn_source_progress progress = dn_source_progress(source);
     uint64_t h = mix(mix(SEED_SOURCE, source->hash), source->partition);
-    h = mix(h, (uint64_t)source->floor_ms);
+    h = mix(h, (uint64_t)progress.floor_ms);
+    if (progress.newest_ms != DN_TIME_NONE || progress.events != 0) {
+        h = mix(mix(h, (uint64_t)progress.newest_ms), progress.events);
+    }
     if (dn_mutant(DN_MUTANT_FORGET_OFFSET)) {
         return finish(h); /* or the snapshot would be refused */
     }
-    return finish(mix(h, (uint64_t)atomic_load_explicit(&source->next_offset, memory_order_relaxed)));
+    return finish(mix(h, (uint64_t)progress.next_offset));
+}
+
+uint64_t dn_dead_hash(uint64_t number, const struct dn_stream_source *source, const struct dn_dead *letter)
+{
+    uint64_t h = mix(mix(SEED_DEAD, number), source->hash);
+    h = mix(h, (uint64_t)letter->offset);
+    h = mix(h, (uint64_t)letter->time_ms);
+    return finish(mix(h, (uint64_t)source->partition | (uint64_t)letter->reason << 32));
+}
+
+uint64_t dn_dead_queue_hash(const struct dn_dead_queue *queue)
+{
+    if (atomic_load_explicit(&queue->next, memory_order_relaxed) == 0) {
+        return 0;
+    }
+    uint64_t h = mix(SEED_QUEUE, atomic_load_explicit(&queue->written, memory_order_relaxed));
+    for (size_t reason = 1; reason <= DN_DEAD_REASON_MAX; reason++) {
+        h = mix(h, queue->counts[reason]);
+    }
+    return finish(h);
+}
+
+uint64_t dn_stall_hash(const struct dn_stall *stall)
+{
+    if (stall == NULL) {
+        return 0;
+    }
+    uint64_t h = mix(SEED_STALL, (uint64_t)stall->since_ms);
+    return finish(mix(h, dn_hash64(stall->reason, stall->length, 0)));
 }
 
 uint64_t dn_tombstone_hash(const struct dn_tombstone *tombstone)

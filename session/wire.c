@@ -1,32 +1,50 @@
 #include "session/wire.h"
 
+static void decode_source(struct dn_reader *reader, struct dn_record_head *ret)
+{
+    size_t length = 0;
+    ret->source = (const char *)dn_reader_blob(reader, DN_SOURCE_MAX, &length);
+    ret->source_length = (uint16_t)length;
+    ret->partition = dn_reader_u32(reader);
+}
+
+static bool decode_stream(struct dn_reader *reader, struct dn_record_head *ret)
+{
+    decode_source(reader, ret);
+    ret->begins_at = dn_reader_i64(reader);
+    ret->next_offset = dn_reader_i64(reader);
+    return !reader->failed && ret->begins_at >= DN_OFFSET_UNSET && ret->next_offset >= ret->begins_at &&
+           ret->next_offset >= 0;
+}
+
+static bool decode_count(struct dn_reader *reader, struct dn_record_head *ret)
+{
+    ret->count = dn_reader_u32(reader);
+    return !reader->failed && ret->count <= DN_EVENTS_PER_RECORD_MAX;
+}
+
 bool dn_decode_head(struct dn_reader *reader, struct dn_record_head *ret)
 {
     *ret = (struct dn_record_head){.kind = dn_reader_u8(reader)};
-    uint8_t version = dn_reader_u8(reader);
-    if (reader->failed || version != DN_RECORD_VERSION) {
+    ret->version = dn_reader_u8(reader);
+    if (reader->failed || ret->version < DN_RECORD_VERSION_MIN || ret->version > DN_RECORD_VERSION) {
         return false;
     }
     switch (ret->kind) {
-    case DN_RECORD_STREAM: {
-        size_t length = 0;
-        ret->source = (const char *)dn_reader_blob(reader, DN_SOURCE_MAX, &length);
-        ret->source_length = (uint16_t)length;
-        ret->partition = dn_reader_u32(reader);
-        ret->begins_at = dn_reader_i64(reader);
-        ret->next_offset = dn_reader_i64(reader);
-        if (reader->failed || ret->begins_at < DN_OFFSET_UNSET || ret->next_offset < ret->begins_at ||
-            ret->next_offset < 0) {
-            return false;
-        }
-    }
-        /* fall through */
+    case DN_RECORD_STREAM:
+        return decode_stream(reader, ret) && decode_count(reader, ret);
     case DN_RECORD_EVENTS:
-        ret->count = dn_reader_u32(reader);
-        return !reader->failed && ret->count <= DN_EVENTS_PER_RECORD_MAX;
+        return decode_count(reader, ret);
     case DN_RECORD_ERASE:
     case DN_RECORD_SETTINGS:
         return true;
+    case DN_RECORD_SOURCE:
+        decode_source(reader, ret);
+        ret->next_offset = dn_reader_i64(reader);
+        return ret->version >= 2 && !reader->failed && ret->next_offset >= DN_OFFSET_UNSET;
+    case DN_RECORD_DEAD_WRITTEN:
+    case DN_RECORD_STALL:
+        return ret->version >= 2;
     default:
         return false;
     }
@@ -47,6 +65,13 @@ bool dn_decode_event(struct dn_reader *reader, uint8_t kind, struct dn_event_in 
     ret->type = dn_reader_u8(reader);
     ret->item_length = dn_reader_u16(reader);
     ret->item = (const char *)dn_reader_bytes(reader, ret->item_length);
+    return !reader->failed;
+}
+
+bool dn_decode_dead(struct dn_reader *reader, struct dn_dead_in *ret)
+{
+    ret->offset = dn_reader_i64(reader);
+    ret->reason = dn_reader_u8(reader);
     return !reader->failed;
 }
 

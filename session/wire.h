@@ -4,21 +4,27 @@
 
 #include "session/record.h"
 
-#define DN_RECORD_VERSION 1u
+#define DN_RECORD_VERSION 2u
+#define DN_RECORD_VERSION_MIN 1u /* read, never written: without dead marks and the kinds from 5 on */
 
 struct dn_record_head {
-    uint8_t kind;
-    const char *source; /* stream records, in place */
+    uint8_t kind, version;
+    const char *source; /* stream and source records, in place */
     uint16_t source_length;
     uint32_t partition;
     int64_t begins_at, next_offset;
     uint32_t count; /* of events */
 };
 
-/* Kind, version, and what stands before the events. False: not understood. */
+/* Kind, version, and what stands before the events (of a source record: all but its flag). False: not
+ * understood. */
 bool dn_decode_head(struct dn_reader *reader, struct dn_record_head *ret);
 /* The next event, its item in place; false if the bytes end. Values are not judged. */
 bool dn_decode_event(struct dn_reader *reader, uint8_t kind, struct dn_event_in *ret);
+/* Behind a stream record's events: u32 how many, then so many of these. */
+#define DN_DEAD_MARK_BYTES 9u
+/* False if the bytes end. Values are not judged. */
+bool dn_decode_dead(struct dn_reader *reader, struct dn_dead_in *ret);
 #define DN_SETTINGS_BYTES 56u /* as encoded */
 void dn_encode_settings(struct dn_buffer *out, const struct dn_shard_settings *settings);
 /* False if the bytes end. Values are not judged. */
