@@ -157,7 +157,7 @@ int main(int argc, char **argv)
             fprintf(stderr, "dunlind: %s: %s\n", options.config, err.message);
             return DN_EXIT_USAGE;
         }
-        if (dn_config_read_secrets(&config, &err) != DN_OK) {
+        if (dn_config_read_secrets(&config, &err) != DN_OK || dn_streams_check(&config, &err) != DN_OK) {
             fprintf(stderr, "dunlind: %s: %s\n", options.config, err.message);
             return DN_EXIT_USAGE;
         }

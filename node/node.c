@@ -5,8 +5,9 @@
  *     freed, and nothing applies after that.
  *  2. The API answers about users and items only once the cluster's facts are known to be this node's
  *     (steward.c).
- *  3. From the first signal on, the process ends within drain + transfer + SPARE_S, whatever hangs: an alarm
- *     sees to it. A second signal ends it at once. Killing it is always safe. */
+ *  3. From the first signal on, the process ends within drain + transfer + SPARE_S, and SOURCE_S for each
+ *     source, whatever hangs: an alarm sees to it. A second signal ends it at once. Killing it is always
+ *     safe. */
 #include "node/node.h"
 
 #include "base/clock.h"
@@ -27,6 +28,7 @@ enum {
     TURN_MS = 100,
     TRANSFER_MS = 2000,
     SPARE_S = 10,
+    SOURCE_S = 2,       /* a source may take a second to close, and so may what fetches its dead letters */
     RECLAIM_MAX = 1024, /* objects freed in one loop turn */
 };
 
@@ -56,6 +58,7 @@ static void on_leader(void *data, uint32_t group, bool leader, uint64_t term)
             (unsigned long long)term);
     if (leader)
         dn_steward_on_leader(node->steward, group);
+    dn_streams_wake(node->streams);
 }
 
 static void on_removed(void *data, const char *reason)
@@ -156,7 +159,8 @@ static enum dn_exit open_state(struct dn_node *node, char *cache_dir, size_t cac
             goto no_memory;
     }
     node->steward = dn_steward_create(node);
-    if (!node->steward)
+    node->streams = dn_streams_create(node);
+    if (!node->steward || !node->streams)
         goto no_memory;
     snprintf(cache_dir, cache_dir_size, "%s/index", config->node.data_dir);
     if (make_data_dir(cache_dir, &err) != DN_OK)
@@ -339,6 +343,8 @@ static enum dn_exit open_all(struct dn_node *node, bool bootstrap_alone)
     rv = open_key(node);
     if (rv != DN_EXIT_OK)
         return rv;
+    if (dn_streams_check(config, &err) != DN_OK)
+        return fail(DN_EXIT_USAGE, &err);
     if (make_data_dir(config->node.data_dir, &err) != DN_OK)
         return fail(DN_EXIT_DATA, &err);
     if (probe_address("api.address", config->api.address, &err) != DN_OK ||
@@ -374,6 +380,8 @@ static void close_all(struct dn_node *node)
     atomic_store(&node->draining, true);
     if (api)
         dn_api_drain(api, (unsigned)node->config->node.drain_ms);
+    if (node->streams)
+        dn_streams_stop(node->streams);
     if (consensus)
         dn_consensus_stop(consensus, TRANSFER_MS);
     if (api)
@@ -383,6 +391,7 @@ static void close_all(struct dn_node *node)
     if (node->retrieval)
         dn_retrieval_destroy(node->retrieval);
     dn_consensus_destroy(consensus);
+    dn_streams_destroy(node->streams);
     dn_steward_destroy(node->steward);
     for (uint32_t i = 0; i < node->shard_count; i++)
         if (node->shards[i])
@@ -419,7 +428,8 @@ static void bound_shutdown(const struct dn_node *node, const sigset_t *stops)
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGALRM, &action, NULL);
     pthread_sigmask(SIG_UNBLOCK, stops, NULL);
-    alarm((unsigned)(node->config->node.drain_ms / 1000) + TRANSFER_MS / 1000 + SPARE_S);
+    alarm((unsigned)(node->config->node.drain_ms / 1000) + TRANSFER_MS / 1000 + SPARE_S +
+          (unsigned)node->config->source_count * SOURCE_S);
 }
 
 /* Until a signal, until the cluster removes the node, or until it finds that it must not go on. */
@@ -441,6 +451,9 @@ static enum dn_exit run(struct dn_node *node, const sigset_t *stops)
         }
         if (dn_steward_turn(node->steward, &err) != DN_OK)
             return fail(DN_EXIT_DATA, &err);
+        enum dn_code code = dn_streams_turn(node->streams, &err);
+        if (code != DN_OK)
+            return fail(code == DN_INVALID ? DN_EXIT_USAGE : DN_EXIT_FAILURE, &err);
     }
 }
 

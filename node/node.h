@@ -14,6 +14,7 @@
 #include "base/metrics.h"
 #include "consensus/consensus.h"
 #include "index/index.h"
+#include "ingest/ingest.h"
 #include "node/config.h"
 #include "session/session.h"
 
@@ -34,6 +35,7 @@ enum dn_exit {
 
 struct dn_steward;
 struct dn_admin;
+struct dn_streams;
 
 struct dn_node {
     const struct dn_config *config;
@@ -55,6 +57,7 @@ struct dn_node {
     _Atomic(struct dn_consensus *) consensus;
     _Atomic(struct dn_api *) api;
     struct dn_steward *steward;
+    struct dn_streams *streams; /* there from before consensus starts until after it stopped */
     struct dn_admin *admin;
     atomic_bool facts_known; /* the cluster's shard count and key fingerprint are those of this node */
     atomic_bool draining;
@@ -90,6 +93,29 @@ enum dn_code dn_steward_check_file(struct dn_steward *steward, struct dn_error *
 enum dn_code dn_steward_turn(struct dn_steward *steward, struct dn_error *err);
 /* This node leads `group` now. Consensus thread. */
 void dn_steward_on_leader(struct dn_steward *steward, uint32_t group);
+
+/* ---- streams (stream.c) ---------------------------------------------------------------------------------
+ */
+
+/* What of the sources' configuration can be checked without reading any. DN_INVALID. */
+enum dn_code dn_streams_check(const struct dn_config *config, struct dn_error *err);
+/* NULL: out of memory. Nothing is read yet. */
+struct dn_streams *dn_streams_create(struct dn_node *node);
+/* Main thread, every turn: starts the sources once the facts are known; where none are configured, takes back
+ * what older ones said of standing still. DN_INVALID: a source's configuration. A broker that is down, or a
+ * file that is not there yet, is no error. */
+enum dn_code dn_streams_turn(struct dn_streams *streams, struct dn_error *err);
+/* Leaderships changed. Any thread. */
+void dn_streams_wake(struct dn_streams *streams);
+/* Reads no more; consensus still runs. May take a second for each source. */
+void dn_streams_stop(struct dn_streams *streams);
+void dn_streams_destroy(struct dn_streams *streams); /* after consensus stopped; NULL allowed */
+/* Microseconds since the ingest thread last turned; 0 where there is none. Any thread. */
+uint64_t dn_streams_loop_age_us(const struct dn_streams *streams);
+/* As dn_ingest_rows; none before the start. */
+size_t dn_streams_rows(struct dn_streams *streams, struct dn_ingest_row *ret, size_t max);
+/* As dn_deadletters_trouble. */
+int64_t dn_streams_letters_trouble(struct dn_streams *streams, char ret_text[DN_SOURCE_TEXT_MAX]);
 
 /* ---- admin port (admin.c, gauges.c) ----------------------------------------------------------------------
  */
