@@ -157,6 +157,13 @@ static enum dn_exit open_state(struct dn_node *node, char *cache_dir, size_t cac
         node->shards[i] = dn_shard_create(node->epoch);
         if (!node->shards[i])
             goto no_memory;
+        node->seats[i] = (struct dn_shard_seat){
+            .shard = node->shards[i],
+            .freshness = dn_metrics_histogram(node->metrics, "dunlin_event_to_visible_seconds", "",
+                                              "From the time of an event of a stream until it is visible on "
+                                              "this node (first and last event of each batch)"),
+            .since_ms = dn_wall_ms(),
+        };
     }
     node->steward = dn_steward_create(node);
     node->streams = dn_streams_create(node);
@@ -215,7 +222,7 @@ static enum dn_exit open_consensus(struct dn_node *node, bool bootstrap_alone)
 
     fsms[0] = dn_fsm_catalog(node->catalog);
     for (uint32_t i = 0; i < node->shard_count; i++)
-        fsms[i + 1] = dn_fsm_shard(node->shards[i]);
+        fsms[i + 1] = dn_fsm_shard(&node->seats[i]);
     const char *address = config->node.address[0] ? config->node.address : NULL;
     struct dn_consensus_options options = {
         .data_dir = config->node.data_dir,
@@ -292,6 +299,8 @@ static enum dn_exit open_api(struct dn_node *node)
         .ready_data = node,
         .open = &node->facts_known,
         .metrics = node->metrics,
+        .source_rows = dn_streams_api_rows,
+        .source_data = node->streams,
     };
 
     dn_config_recommend_settings(config, &options.recommend);

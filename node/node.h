@@ -33,6 +33,12 @@ enum dn_exit {
 
 #define DN_SHARDS_MAX (DN_GROUPS_MAX - 1)
 
+struct dn_shard_seat { /* what stands behind a shard's dn_fsm (fsm.c) */
+    struct dn_shard *shard;
+    struct dn_histogram *freshness; /* of stream events: from their own time until they are visible here */
+    int64_t since_ms;               /* wall time; what was committed before is not observed */
+};
+
 struct dn_steward;
 struct dn_admin;
 struct dn_streams;
@@ -49,6 +55,7 @@ struct dn_node {
     struct dn_catalog *catalog;
     uint32_t shard_count;
     struct dn_shard *shards[DN_SHARDS_MAX];
+    struct dn_shard_seat seats[DN_SHARDS_MAX];
     struct dn_retrieval *retrieval;
     struct dn_member members[DN_NODES_MAX];
     const char *member_names[DN_NODES_MAX];
@@ -79,7 +86,7 @@ bool dn_node_alive(struct dn_node *node, char *ret_reason, size_t size);
  */
 
 struct dn_fsm dn_fsm_catalog(struct dn_catalog *catalog);
-struct dn_fsm dn_fsm_shard(struct dn_shard *shard);
+struct dn_fsm dn_fsm_shard(struct dn_shard_seat *seat); /* which outlives it */
 
 /* ---- steward: settings and facts (steward.c; main thread, except where they say) ------------------------
  */
@@ -116,6 +123,10 @@ uint64_t dn_streams_loop_age_us(const struct dn_streams *streams);
 size_t dn_streams_rows(struct dn_streams *streams, struct dn_ingest_row *ret, size_t max);
 /* As dn_deadletters_trouble. */
 int64_t dn_streams_letters_trouble(struct dn_streams *streams, char ret_text[DN_SOURCE_TEXT_MAX]);
+/* stream_page.c: the streams' part of the metrics page; `reader` is the calling thread's. */
+void dn_streams_render(struct dn_node *node, struct dn_epoch_reader *reader, struct dn_buffer *out);
+/* As struct dn_api_options wants it; data is the struct dn_streams. */
+size_t dn_streams_api_rows(void *data, struct dn_api_source_row *ret, size_t max);
 
 /* ---- admin port (admin.c, gauges.c) ----------------------------------------------------------------------
  */
