@@ -15,8 +15,10 @@
 
 /* What is written: one JSON object a line, the same in a file and in a topic:
  * {"shard":1,"number":17,"reason":"late","source":"clicks","stream":"clicks/web","partition":3,"offset":99,
- *  "judged_ms":..., "time_ms":..., "key":"base64", "bytes":"base64"}; "bytes" null and "gone":true where the
- * source has it no more. `number` tells repeats apart. */
+ *  "judged_ms":..., "time_ms":..., "key":"base64", "bytes":"base64","gone":false}
+ * "time_ms", "key" and "bytes" are null where the message has none. "bytes" null and "gone":true: the source
+ * has the message no more. Where there are no bytes for another reason, "note" says it. (shard, number) names
+ * a letter and tells repeats apart. deadletter_file.h reads it. */
 #define DN_DEAD_FILE_MAX (256u << 20) /* a larger file is renamed to FILE.1, that to FILE.2, ... */
 #define DN_DEAD_FILES_KEPT 8
 

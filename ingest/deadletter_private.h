@@ -1,0 +1,200 @@
+/* What the files of the dead-letter thread share. Everything is that thread's own, but for what struct
+ * dn_deadletters says is under its lock.
+ *
+ * A letter's way, by (group, number):
+ *
+ *      waits --pick--> taken --fetch, put--> in its out's batch --submit, settle--> written
+ *        ^                |                           |                                |
+ *        +--- no bytes ---+----- not durable ---------+        all below n written: propose(n)
+ *            for now
+ *
+ * 1. `written` is set only after the letter is durable; a proposal covers written letters only.
+ * 2. `taken` is set exactly while the letter is in a batch, or written: it is in one batch at most.
+ * 3. A feed (source) or an out (file, topic) that fails waits by itself (struct patience); others go on. A
+ *    letter that waits holds back the proposals of its group, and nothing else.
+ * 4. Nothing survives a restart, or has to: letters written and not proposed are written again. */
+#ifndef DN_INGEST_DEADLETTER_PRIVATE_H
+#define DN_INGEST_DEADLETTER_PRIVATE_H
+
+#include "base/buffer.h"
+#include "base/metrics.h"
+#include "ingest/deadletter.h"
+#include "ingest/deadletter_file.h"
+#include "ingest/deadletter_topic.h"
+#include "ingest/deadletter_writer.h"
+#include "session/record.h"
+
+#include <pthread.h>
+
+#define GROUP_LETTERS_MAX 256              /* taken of one group in a turn */
+#define TURN_LETTERS_MAX 1024              /* of all groups; and in a batch of an out */
+#define BATCH_BYTES_MAX ((size_t)16 << 20) /* a batch takes no more letters when it has as many */
+#define TURN_MS 500                        /* a turn fetches no longer before it writes */
+#define FETCH_MS 2000                      /* a fetch may take */
+#define RETRY_MIN_MS 250
+#define RETRY_MAX_MS 30000
+#define STRANGERS_MAX 64 /* names of sources that are not configured */
+#define FEEDS_MAX (DN_SOURCES_CONFIGURED_MAX + STRANGERS_MAX + 1)
+#define OUTS_MAX (DN_SOURCES_CONFIGURED_MAX + FEEDS_MAX) /* a topic's source may need its file too */
+#define BLOCKED_MAX 64                                   /* partitions of a source that wait each by itself */
+#define LOG_EVERY_US (60u * 1000000u)
+#define PROPOSAL_US 5000000u
+
+/* Something that failed is let be for a while, longer each time; and people are told. */
+struct patience {
+    uint64_t until_us; /* not before; 0: at any time */
+    uint32_t failures; /* in a row */
+    int64_t since_ms;  /* wall time of the first; 0: none */
+    uint64_t told_us;  /* the log was */
+    char text[DN_SOURCE_TEXT_MAX];
+};
+
+struct blocked {
+    char stream[DN_SOURCE_MAX + 1];
+    uint32_t partition;
+    struct patience patience;
+};
+
+struct entry { /* of a batch */
+    uint32_t group;
+    uint64_t number;
+    struct feed *feed;
+    uint8_t reason;
+    bool without_bytes;
+    bool has_key;
+    size_t at, length;         /* the line, in the batch's bytes */
+    size_t key_at, key_length; /* topics */
+};
+
+struct out {
+    struct dn_dead_writer *writer; /* one of the two */
+    struct dn_dead_topic *topic;
+    struct dn_buffer bytes; /* the batch: lines, and for a topic keys */
+    struct entry entries[TURN_LETTERS_MAX];
+    size_t count;
+    bool sending;               /* the batch is with the topic */
+    struct dn_dead_post *posts; /* TURN_LETTERS_MAX, of a topic */
+    struct patience patience;
+};
+
+struct feed {
+    char name[DN_SOURCE_NAME_MAX + 1];
+    const struct dn_source_config *config; /* NULL: not configured any more */
+    const struct dn_source_driver *driver;
+    void *fetcher; /* NULL: not opened yet */
+    bool dropped;  /* DN_DEAD_DROPPED */
+    struct out *out;
+    struct out *overflow; /* a file, for letters that are too large for the topic; NULL: not needed yet */
+    struct blocked blocked[BLOCKED_MAX];
+    size_t blocked_count;
+    uint64_t rest_until_us;
+    struct patience patience;
+    uint64_t untold[DN_DEAD_REASON_MAX + 1]; /* written since the log said so; [0]: for no known reason */
+    uint64_t untold_without_bytes, told_us;
+    struct dn_counter *written[DN_DEAD_REASON_MAX + 1], *without_bytes, *fetch_failures, *write_failures;
+};
+
+#define BITMAP_WORDS (DN_DEAD_MAX / 64)
+
+struct group {
+    uint32_t number;
+    bool led;
+    uint64_t base; /* the oldest that waits; bits are by number modulo DN_DEAD_MAX, from base on */
+    uint64_t taken[BITMAP_WORDS], written[BITMAP_WORDS];
+    uint64_t
+        accepted; /* a proposal up to here was applied; what `base` becomes when the queue is looked at */
+    struct patience patience; /* of proposals */
+    struct dn_gauge *waiting;
+    struct dn_counter *propose_failures;
+
+    uint64_t proposed_before;
+    struct dn_proposal proposal;
+    struct dn_buffer record;
+    struct dn_deadletters *owner;
+    /* Under the lock: */
+    bool proposed, answered;
+    enum dn_code answer;
+    char answer_text[DN_SOURCE_TEXT_MAX];
+};
+
+struct pick { /* one turn's */
+    struct group *group;
+    struct feed *feed;
+    struct dn_dead_letter letter;
+};
+
+struct dn_deadletters {
+    struct dn_ingest_options options;
+    struct dn_source_host host;
+    pthread_t thread;
+
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+    /* Under the lock: */
+    bool stopping, woken, finished;
+    uint64_t stop_by_us;
+    int64_t trouble_ms;
+    char trouble[DN_SOURCE_TEXT_MAX];
+
+    struct feed *feeds[FEEDS_MAX];
+    size_t feed_count;
+    struct out *outs[OUTS_MAX];
+    size_t out_count;
+    struct group *groups; /* options.shard_count */
+    uint32_t first_group; /* turns begin with another one each time */
+    struct pick picks[TURN_LETTERS_MAX];
+    size_t pick_count;
+    struct dn_dead_letter looked[GROUP_LETTERS_MAX];
+    uint64_t waiting_looked_us;
+};
+
+/* ---- deadletter_group.c: which letters of a group are where, and proposals --------------------------- */
+
+bool group_is_taken(const struct group *group, uint64_t number);
+void group_take(struct group *group, uint64_t number);
+void group_untake(struct group *group, uint64_t number);
+void group_written(struct group *group, uint64_t number);
+/* The first from `from` on that is not taken; base + DN_DEAD_MAX: none. */
+uint64_t group_next_free(const struct group *group, uint64_t from);
+/* The queue begins at `oldest` now. */
+void group_advance(struct group *group, uint64_t oldest);
+/* Proposes what may be; takes in answers. True: an answer came. *ret_under_way: none came to the last one. */
+bool group_propose(struct dn_deadletters *d, struct group *group, bool *ret_under_way);
+struct group *group_of(struct dn_deadletters *d, uint32_t number);
+
+/* ---- deadletter_collect.c: from the queue into the outs' batches -------------------------------------- */
+
+void collect(struct dn_deadletters *d);
+/* The feed of a stream; makes one for a name that is not configured. NULL: out of memory, try later. */
+struct feed *feed_of(struct dn_deadletters *d, const char *stream);
+enum dn_code feed_create(struct dn_deadletters *d, const struct dn_source_config *config,
+                         struct dn_error *err);
+void feed_destroy(struct feed *feed);
+/* A letter of the feed is written (or dropped). */
+void feed_count(struct feed *feed, uint8_t reason, bool without_bytes);
+void feed_log(struct feed *feed, uint64_t now_us, bool at_once);
+
+/* ---- deadletter_out.c: batches into files and topics -------------------------------------------------- */
+
+/* The file or topic of a source; the same object for the same file. */
+enum dn_code out_of(struct dn_deadletters *d, const struct feed *feed, struct out **ret,
+                    struct dn_error *err);
+void out_destroy(struct out *out);
+const char *out_name(const struct out *out); /* for people: the path, or the topic */
+bool out_takes(const struct out *out, uint64_t now_us);
+/* Puts the letter into the batch. False: no memory, not now. */
+bool out_put(struct out *out, const struct pick *pick, const struct dn_message *message, bool gone,
+             const char *note);
+/* Submits batches and takes in what became of them. True: letters are written now. */
+bool outs_flush(struct dn_deadletters *d);
+bool outs_sending(const struct dn_deadletters *d);
+
+/* ---- deadletter.c -------------------------------------------------------------------------------------- */
+
+bool patience_ready(const struct patience *patience, uint64_t now_us);
+/* `who` begins the log's line. */
+void patience_failed(struct patience *patience, const char *who, const char *text);
+void patience_good(struct patience *patience, const char *who);
+bool deadletters_stopping(struct dn_deadletters *d);
+
+#endif
