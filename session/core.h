@@ -35,7 +35,6 @@
 
 #include <stdatomic.h>
 
-#define DN_TIME_MAX_MS ((int64_t)1 << 48) /* event and group times are below: sums never overflow */
 #define DN_EVENTS_PER_USER_MAX 1000u
 #define DN_IDS_PER_USER_MAX 10000u
 #define DN_USERS_LIMIT (DN_ID_LIMIT - 1024u)

@@ -12,8 +12,9 @@
 #include <stdint.h>
 
 #define DN_EVENTS_PER_RECORD_MAX 10000
-#define DN_WEIGHT_ONE 256 /* fixed point: weight 1.0 */
-#define DN_DEAD_MAX 32768 /* dead letters of a shard that wait to be written */
+#define DN_WEIGHT_ONE 256                 /* fixed point: weight 1.0 */
+#define DN_DEAD_MAX 32768                 /* dead letters of a shard that wait to be written */
+#define DN_TIME_MAX_MS ((int64_t)1 << 48) /* event and group times are below: sums never overflow */
 
 enum dn_record_kind {
     DN_RECORD_EVENTS = 1, /* API events: de-duplicated by event id */
