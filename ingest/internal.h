@@ -43,6 +43,7 @@
 #define INGEST_FULL_US 1000u        /* consensus' queue was full */
 #define INGEST_RETRY_MAX_US 1000000u
 #define INGEST_HEARD_MS 1500         /* a driver in touch says so at least this often */
+#define INGEST_ALL_READ UINT32_MAX   /* a partition that is a mark: every shard reads all of the stream */
 #define INGEST_STREAMS_MAX 256u      /* of a source */
 #define INGEST_BATCHES_OUT_MAX 4096u /* of all groups: the queue of those that came back */
 #define INGEST_EVENT_BYTES 47u       /* of an event in a record, beside its item */
@@ -59,7 +60,7 @@ struct ingest_batch { /* one record: on its way, or kept for reuse */
     struct dn_buffer record;
     int64_t next_offset;
     int64_t newest_ms; /* time of the newest message in it; -1: unknown */
-    uint32_t events;
+    bool mark;         /* of INGEST_ALL_READ: no offset of the lane's partition */
     /* Written by the consensus thread before it is put into `done`. */
     enum dn_code code;
     enum dn_result_status status;
@@ -121,7 +122,9 @@ struct ingest_stream {
     struct ingest_source *source;
     size_t index; /* the driver's number */
     struct dn_stream_info info;
-    bool keyed;
+    bool keyed;    /* read so now */
+    bool all_read; /* it was read as not keyed, by some shard, at some time: it stays so */
+    bool said_keyed;
     uint32_t said_count; /* partition count that was last logged */
     struct ingest_feed **feeds;
     uint32_t feed_count;

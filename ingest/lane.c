@@ -211,26 +211,14 @@ static int64_t reached(const struct ingest_lane *lane)
     return feed_lane_next(lane->feed, lane);
 }
 
-/* False: not now, nothing changed. */
-static bool send(struct ingest_lane *lane)
+/* Proposes the batch's record. False: not now; the batch was given back. */
+static bool propose(struct ingest_lane *lane, struct ingest_batch *batch)
 {
     struct ingest_source *source = lane->feed->stream->source;
     struct dn_ingest *ingest = source->ingest;
     struct ingest_group *group = &ingest->groups[lane->group];
 
-    if (group->out >= group->out_max || ingest->now_us < lane->retry_us)
-        return false;
-    struct ingest_batch *batch = take_batch(ingest);
-    if (batch == NULL)
-        return false;
-    for (uint32_t i = 0; i < lane->event_count; i++)
-        lane->events[i].item = (const char *)lane->items.bytes + lane->item_at[i];
     batch->lane = lane;
-    batch->next_offset = reached(lane);
-    batch->newest_ms = lane->feed->message_ms;
-    batch->events = lane->event_count;
-    dn_record_stream(&batch->record, lane->feed->stream->info.stream, lane->feed->partition, lane->begins_at,
-                     batch->next_offset, lane->events, lane->event_count, lane->dead, lane->dead_count);
     batch->proposal = (struct dn_proposal){
         .group = lane->group,
         .record = batch->record.bytes,
@@ -243,18 +231,47 @@ static bool send(struct ingest_lane *lane)
     lane->out++;
     group->out++;
     ingest->batches_out++;
-    if (batch->record.failed ||
-        !ingest->options.target.propose(ingest->options.target.data, &batch->proposal)) {
-        lane->out--;
-        group->out--;
-        ingest->batches_out--;
-        give_back(batch);
-        dn_counter_add(source->refusals, 1);
-        lane->retry_us = ingest->now_us + INGEST_FULL_US;
-        return false;
+    if (!batch->record.failed &&
+        ingest->options.target.propose(ingest->options.target.data, &batch->proposal)) {
+        dn_counter_add(source->proposals, 1);
+        return true;
     }
-    dn_counter_add(source->proposals, 1);
-    lane->begins_at = batch->next_offset;
+    lane->out--;
+    group->out--;
+    ingest->batches_out--;
+    give_back(batch);
+    dn_counter_add(source->refusals, 1);
+    lane->retry_us = ingest->now_us + INGEST_FULL_US;
+    return false;
+}
+
+static struct ingest_batch *batch_for(struct ingest_lane *lane)
+{
+    struct dn_ingest *ingest = lane->feed->stream->source->ingest;
+    const struct ingest_group *group = &ingest->groups[lane->group];
+
+    if (group->out >= group->out_max || ingest->now_us < lane->retry_us)
+        return NULL;
+    return take_batch(ingest);
+}
+
+/* False: not now, nothing changed. */
+static bool send(struct ingest_lane *lane)
+{
+    struct ingest_batch *batch = batch_for(lane);
+
+    if (batch == NULL)
+        return false;
+    for (uint32_t i = 0; i < lane->event_count; i++)
+        lane->events[i].item = (const char *)lane->items.bytes + lane->item_at[i];
+    batch->mark = false;
+    batch->next_offset = reached(lane);
+    batch->newest_ms = lane->feed->message_ms;
+    dn_record_stream(&batch->record, lane->feed->stream->info.stream, lane->feed->partition, lane->begins_at,
+                     batch->next_offset, lane->events, lane->event_count, lane->dead, lane->dead_count);
+    if (!propose(lane, batch))
+        return false;
+    lane->begins_at = reached(lane);
     forget_gathered(lane);
     return true;
 }
@@ -326,7 +343,10 @@ void lane_batch_done(struct ingest_batch *batch)
     batch->ingest->batches_out--;
     if (batch->code != DN_OK || !batch->answered || batch->status != DN_RESULT_OK)
         dn_counter_add(lane->feed->stream->source->refusals, 1);
-    judge(lane, batch);
+    if (!batch->mark)
+        judge(lane, batch);
+    else if (batch->code != DN_OK)
+        refuse(lane, true, batch->error);
     give_back(batch);
 }
 
@@ -344,10 +364,35 @@ static int64_t state_offset(const struct ingest_lane *lane)
     return offset;
 }
 
+/* The state says that all shards read this stream, or need not: topology.c. Else it is told so first; an
+ * answer that it knows already (GAP) is as good. */
+static bool is_marked(struct ingest_lane *lane)
+{
+    const struct ingest_stream *stream = lane->feed->stream;
+    const struct dn_ingest_options *options = &stream->source->ingest->options;
+    struct ingest_batch *batch;
+    int64_t ignored;
+
+    if (stream->keyed || options->shard_count == 1 || stream->source->config->kind != DN_SOURCE_KAFKA ||
+        options->target.next_offset(options->target.data, lane->group, stream->info.stream, INGEST_ALL_READ,
+                                    &ignored))
+        return true;
+    batch = batch_for(lane);
+    if (batch != NULL) {
+        batch->mark = true;
+        dn_record_stream(&batch->record, stream->info.stream, INGEST_ALL_READ, DN_OFFSET_UNSET, 0, NULL, 0,
+                         NULL, 0);
+        propose(lane, batch);
+    }
+    return false;
+}
+
 static void sync(struct ingest_lane *lane)
 {
     struct dn_ingest *ingest = lane->feed->stream->source->ingest;
 
+    if (!is_marked(lane))
+        return;
     lane->begins_at = lane->next_offset = lane->committed = state_offset(lane);
     lane->behind = lane->feed->started && lane->next_offset < lane->feed->position;
     lane->look_us = lane->progress_us = ingest->now_us;
@@ -400,7 +445,7 @@ uint64_t lane_due_us(const struct ingest_lane *lane)
     const struct ingest_group *group = &lane->feed->stream->source->ingest->groups[lane->group];
 
     if (lane->state == LANE_SYNCING)
-        return lane->out == 0 ? lane->retry_us : UINT64_MAX;
+        return lane->out == 0 && group->out < group->out_max ? lane->retry_us : UINT64_MAX;
     if (lane->event_count + lane->dead_count == 0 || group->out >= group->out_max)
         return UINT64_MAX;
     uint64_t due_us = lane->oldest_us + config_of(lane)->batch_ms * 1000;

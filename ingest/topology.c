@@ -2,10 +2,16 @@
  * change without asking.
  *
  * The rule by which shards read a partition of a stream:
- *  - keyed, and the partition count a multiple of the shards: partition p is read by shard 1 + p mod shards;
- *  - anything else: every partition by every shard;
- *  - and a shard goes on with a partition of which it has an offset, whatever the rule says now: it may have
- *    users' events there that nobody else would take. */
+ *  - keyed, and the partition count a multiple of the shards, and never read otherwise: partition p is read
+ * by shard 1 + p mod shards;
+ *  - anything else: every partition by every shard.
+ *
+ * "Never read otherwise" stands in the replicated state, as the offset of a partition INGEST_ALL_READ: a
+ * shard commits it before its first batch of a stream that is not keyed. Without it, a topic that grew into
+ * its keys could lose events: the shard of partition p has passed over those of other shards' users, and the
+ * shard they are for would not look there any more, if it had not begun to. The mark of any shard counts for
+ * all; one that is not seen yet on this node will be, and the shards that begin to read a partition then
+ * begin at its beginning. */
 #include "ingest/internal.h"
 
 #include "base/log.h"
@@ -50,12 +56,19 @@ static void say_rule(struct ingest_stream *stream)
 {
     const uint32_t shards = stream->source->ingest->options.shard_count, count = stream->info.partition_count;
 
-    if (count == stream->said_count || count == 0)
+    if (count == 0 || (count == stream->said_count && stream->keyed == stream->said_keyed))
         return;
     stream->said_count = count;
+    stream->said_keyed = stream->keyed;
     if (stream->keyed)
         dn_info("ingest", "%s: %u partitions, keyed by user: partition p is read by shard 1 + p mod %u",
                 stream->info.stream, count, shards);
+    else if (stream->source->config->keyed && count % shards == 0)
+        dn_warn(
+            "ingest",
+            "%s: %u partitions, read as not keyed, since it was read so before: all of it by each shard's "
+            "leader. To read it as keyed, give the source another name and set its offsets",
+            stream->info.stream, count);
     else if (stream->source->config->keyed)
         dn_warn(
             "ingest",
@@ -98,12 +111,46 @@ static void set_rule(struct ingest_feed *feed)
 {
     const struct dn_ingest_options *options = &feed->stream->source->ingest->options;
 
-    for (uint32_t group = 1; group <= options->shard_count; group++) {
-        int64_t offset;
-        feed->reads[group] = !feed->stream->keyed || group == feed->home ||
-                             options->target.next_offset(options->target.data, group,
-                                                         feed->stream->info.stream, feed->partition, &offset);
-    }
+    for (uint32_t group = 1; group <= options->shard_count; group++)
+        feed->reads[group] = !feed->stream->keyed || group == feed->home;
+}
+
+static bool was_read_by_all(const struct ingest_stream *stream)
+{
+    const struct dn_ingest_options *options = &stream->source->ingest->options;
+    int64_t ignored;
+
+    for (uint32_t group = 1; group <= options->shard_count; group++)
+        if (options->target.next_offset(options->target.data, group, stream->info.stream, INGEST_ALL_READ,
+                                        &ignored))
+            return true;
+    return false;
+}
+
+/* Lanes that ran as keyed commit the mark before they go on. */
+static void desync_lanes(struct ingest_stream *stream)
+{
+    for (uint32_t p = 0; p < stream->feed_count; p++)
+        for (uint32_t i = 0; i < stream->source->ingest->options.shard_count; i++) {
+            struct ingest_lane *lane = stream->feeds[p]->lanes[i];
+            if (lane != NULL && lane->state == LANE_RUNNING)
+                lane_desync(lane, 0, NULL);
+        }
+}
+
+static void set_keyed(struct ingest_stream *stream, bool look)
+{
+    const uint32_t count = stream->info.partition_count;
+    bool before = stream->keyed;
+
+    if (look && !stream->all_read)
+        stream->all_read = was_read_by_all(stream);
+    stream->keyed = stream->source->config->keyed && !stream->all_read && count > 0 &&
+                    count % stream->source->ingest->options.shard_count == 0;
+    if (before && !stream->keyed)
+        desync_lanes(stream);
+    for (uint32_t p = 0; p < stream->feed_count; p++)
+        set_rule(stream->feeds[p]);
 }
 
 static void add_lane(struct ingest_feed *feed, uint32_t group)
@@ -138,7 +185,7 @@ static void set_lanes(struct ingest_feed *feed)
 /* ---- all
  * ---------------------------------------------------------------------------------------------------- */
 
-static void see_streams(struct ingest_source *source)
+static void see_streams(struct ingest_source *source, bool rules)
 {
     struct dn_ingest *ingest = source->ingest;
     size_t count = source->driver->streams(source->self, ingest->infos, INGEST_STREAMS_MAX);
@@ -147,14 +194,13 @@ static void see_streams(struct ingest_source *source)
         count = INGEST_STREAMS_MAX;
     for (size_t i = 0; i < count; i++) {
         struct ingest_stream *stream = &source->streams[i];
+        bool first = stream->source == NULL;
         stream->source = source;
         stream->index = i;
         stream->info = ingest->infos[i];
-        stream->keyed = source->config->keyed && stream->info.partition_count > 0 &&
-                        stream->info.partition_count % ingest->options.shard_count == 0;
+        bool grew = grow_feeds(stream);
+        set_keyed(stream, rules || grew || first);
         say_rule(stream);
-        if (grow_feeds(stream))
-            ingest->rules_us = 0; /* the rule of the partitions that were there may have changed too */
     }
     source->stream_count = count;
     source->trouble_ms = source->driver->trouble(source->self, source->trouble);
@@ -173,11 +219,9 @@ void ingest_refresh(struct dn_ingest *ingest, bool rules)
     for (uint32_t group = 1; group <= ingest->options.shard_count; group++)
         ingest->groups[group].leads = ingest->options.target.leads(ingest->options.target.data, group);
     for (size_t s = 0; s < ingest->options.source_count; s++)
-        see_streams(&ingest->sources[s]);
-    if (rules || ingest->rules_us == 0) {
-        each_feed(ingest, set_rule);
+        see_streams(&ingest->sources[s], rules);
+    if (rules)
         ingest->rules_us = ingest->now_us;
-    }
     each_feed(ingest, set_lanes);
 }
 
