@@ -36,8 +36,9 @@ static void put_events(struct dn_buffer *out, const struct dn_event_in *events, 
 
 static void put_head(struct dn_buffer *out, enum dn_record_kind kind)
 {
+    bool older = kind == DN_RECORD_EVENTS || kind == DN_RECORD_ERASE || kind == DN_RECORD_SETTINGS;
     dn_buffer_u8(out, (uint8_t)kind);
-    dn_buffer_u8(out, DN_RECORD_VERSION);
+    dn_buffer_u8(out, older ? DN_RECORD_VERSION_MIN : DN_RECORD_VERSION);
 }
 
 static bool put_source(struct dn_buffer *out, enum dn_record_kind kind, const char *source,

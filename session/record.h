@@ -55,7 +55,7 @@ struct dn_dead_in { /* a message that gave no event */
 };
 
 /* Appends a whole record to out. out->failed tells of memory, the maximum, more than DN_EVENTS_PER_RECORD_MAX
- * events, or an item longer than DN_ID_MAX.
+ * events or as many dead ones, an item longer than DN_ID_MAX, or a name or reason that is too long.
  *
  * The watermark of API events is each user's own: one client with a bad clock makes nobody else late. */
 void dn_record_events(struct dn_buffer *out, const struct dn_event_in *events, size_t count);
