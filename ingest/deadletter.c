@@ -109,6 +109,11 @@ static void measure(struct dn_deadletters *d, uint64_t now_us)
     if (d->options.metrics == NULL || now_us - d->waiting_looked_us < LOOK_WAITING_US)
         return;
     d->waiting_looked_us = now_us;
+    uint64_t dropped = 0;
+    for (size_t i = 0; i < d->out_count; i++)
+        dropped += d->outs[i]->writer == NULL ? 0 : dn_dead_writer_dropped(d->outs[i]->writer);
+    dn_counter_add(d->m_files_dropped, dropped - d->files_dropped);
+    d->files_dropped = dropped;
     for (uint32_t i = 0; i < d->options.shard_count; i++)
         dn_gauge_set(d->groups[i].waiting, (double)count_waiting(d, &d->groups[i]));
 }
@@ -296,6 +301,10 @@ static struct dn_deadletters *create(const struct dn_ingest_options *options)
         return NULL;
     }
     init_groups(d);
+    if (options->metrics != NULL)
+        d->m_files_dropped =
+            dn_metrics_counter(options->metrics, "dunlin_dead_letter_files_dropped_total", "",
+                               "Rotated files of dead letters that were removed for newer ones.");
     return d;
 }
 

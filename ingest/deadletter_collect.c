@@ -144,6 +144,10 @@ void feed_log(struct feed *feed, uint64_t now_us, bool at_once)
     dn_warn("deadletter", "source '%s': %s: %s '%s'; %" PRIu64 " of them without their bytes", feed->name,
             text, feed->dropped ? "dropped, as configured" : "written to",
             feed->dropped ? "" : out_name(feed->out), feed->untold_without_bytes);
+    if (feed->untold_overflow > 0)
+        dn_warn("deadletter", "%" PRIu64 " of them are too large for the topic: they are in '%s'",
+                feed->untold_overflow, out_name(feed->overflow));
+    feed->untold_overflow = 0;
     feed->untold_without_bytes = 0;
     feed->told_us = now_us;
 }

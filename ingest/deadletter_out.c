@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define TELL_AFTER_US 1000000u /* that a topic has not acknowledged */
 #define BATCH_LIMIT (BATCH_BYTES_MAX + DN_DEAD_LINE_MAX + DN_DEAD_LINE_MAX) /* one letter above the mark */
 
 const char *out_name(const struct out *out)
@@ -248,24 +249,46 @@ static void send_topic(struct out *out)
         };
     }
     out->sending = true;
+    out->sent_us = dn_monotonic_us();
     dn_dead_topic_send(out->topic, out->posts, out->count);
 }
 
-/* The topic will never take it: the source's file does. Its bytes are not lost, and the queue goes on. */
-static bool write_overflow(struct dn_deadletters *d, const struct out *out, const struct entry *entry,
-                           struct dn_error *err)
+/* The topic will never take them: the source's file does. Their bytes are not lost, and the queue goes on.
+ * Those that are durable there become delivered. */
+static enum dn_code write_overflow(struct dn_deadletters *d, struct out *out, struct dn_error *err)
 {
+    struct dn_buffer lines;
+    struct feed *feed = out->entries[0].feed; /* a topic is one source's */
     enum dn_code code = DN_OK;
-    if (entry->feed->overflow == NULL)
-        code = default_file_out(d, entry->feed->name, &entry->feed->overflow, err);
-    if (code != DN_OK)
-        return false;
-    const struct out *file = entry->feed->overflow;
-    if (dn_dead_writer_append(file->writer, out->bytes.bytes + entry->at, entry->length, err) != DN_OK)
-        return false;
-    dn_warn("deadletter", "a dead letter of %zu bytes is too large for topic '%s': it is in '%s'",
-            entry->length, out_name(out), out_name(file));
-    return true;
+    uint64_t count = 0;
+
+    dn_buffer_init(&lines, BATCH_LIMIT);
+    for (size_t i = 0; i < out->count; i++) {
+        if (out->posts[i].state != DN_POST_TOO_LARGE)
+            continue;
+        dn_buffer_append(&lines, out->bytes.bytes + out->entries[i].at, out->entries[i].length);
+        count++;
+    }
+    if (count > 0 && feed->overflow == NULL)
+        code = default_file_out(d, feed->name, &feed->overflow, err);
+    if (count > 0 && code == DN_OK)
+        code = lines.failed ? dn_fail(err, DN_NO_MEMORY, "out of memory")
+                            : dn_dead_writer_append(feed->overflow->writer, lines.bytes, lines.length, err);
+    dn_buffer_free(&lines);
+    for (size_t i = 0; i < out->count && code == DN_OK; i++) {
+        if (out->posts[i].state == DN_POST_TOO_LARGE)
+            out->posts[i].state = DN_POST_DELIVERED;
+    }
+    feed->untold_overflow += code == DN_OK ? count : 0;
+    return code;
+}
+
+/* The batch waits for the brokers. That is no failure yet, but people are told when it takes long. */
+static void say_waiting(struct out *out, const char *who)
+{
+    const char *trouble = dn_dead_topic_error(out->topic);
+    if (out->patience.since_ms == 0 && dn_monotonic_us() - out->sent_us > TELL_AFTER_US)
+        patience_failed(&out->patience, who, trouble[0] != '\0' ? trouble : "not acknowledged yet");
 }
 
 /* True: some were written. */
@@ -277,16 +300,12 @@ static bool settle_topic(struct dn_deadletters *d, struct out *out)
 
     out_who(out, who);
     if (dn_dead_topic_poll(out->topic) > 0) {
-        /* The batch waits for the brokers: not counted as failed, but said. */
-        const char *trouble = dn_dead_topic_error(out->topic);
-        if (trouble[0] != '\0' && out->patience.since_ms == 0)
-            patience_failed(&out->patience, who, trouble);
+        say_waiting(out, who);
         return false;
     }
+    write_overflow(d, out, &err);
     for (size_t i = 0; i < out->count; i++) {
-        enum dn_dead_post_state state = out->posts[i].state;
-        bool good = state == DN_POST_DELIVERED ||
-                    (state == DN_POST_TOO_LARGE && write_overflow(d, out, &out->entries[i], &err));
+        bool good = out->posts[i].state == DN_POST_DELIVERED;
         if (good)
             written(d, &out->entries[i]);
         else

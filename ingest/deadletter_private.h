@@ -72,7 +72,8 @@ struct out {
     struct dn_buffer bytes; /* the batch: lines, and for a topic keys */
     struct entry entries[TURN_LETTERS_MAX];
     size_t count;
-    bool sending;               /* the batch is with the topic */
+    bool sending;               /* the batch is with the topic, */
+    uint64_t sent_us;           /* since then */
     struct dn_dead_post *posts; /* TURN_LETTERS_MAX, of a topic */
     struct patience patience;
 };
@@ -90,7 +91,7 @@ struct feed {
     uint64_t rest_until_us;
     struct patience patience;
     uint64_t untold[DN_DEAD_REASON_MAX + 1]; /* written since the log said so; [0]: for no known reason */
-    uint64_t untold_without_bytes, told_us;
+    uint64_t untold_without_bytes, untold_overflow, told_us;
     struct dn_counter *written[DN_DEAD_REASON_MAX + 1], *without_bytes, *fetch_failures, *write_failures;
 };
 
@@ -146,6 +147,8 @@ struct dn_deadletters {
     size_t pick_count;
     struct dn_dead_letter looked[GROUP_LETTERS_MAX];
     uint64_t waiting_looked_us;
+    uint64_t files_dropped; /* as told to the metric */
+    struct dn_counter *m_files_dropped;
 };
 
 /* ---- deadletter_group.c: which letters of a group are where, and proposals --------------------------- */

@@ -48,7 +48,7 @@ static struct {
 } flushed[FILES_MAX];
 static size_t flushed_count;
 
-static off_t flushed_size(const struct stat *info)
+static inline off_t flushed_size(const struct stat *info)
 {
     off_t size = 0;
     pthread_mutex_lock(&disk_mutex);
@@ -60,7 +60,7 @@ static off_t flushed_size(const struct stat *info)
     return size;
 }
 
-static void note_flush(const struct stat *info)
+static inline void note_flush(const struct stat *info)
 {
     size_t i = 0;
     pthread_mutex_lock(&disk_mutex);
@@ -103,7 +103,7 @@ static struct {
 static size_t rule_count;
 static atomic_int fetches, fetchers;
 
-static void fetch_says(const char *stream, int partition, enum dn_code code)
+static inline void fetch_says(const char *stream, int partition, enum dn_code code)
 {
     pthread_mutex_lock(&source_mutex);
     assert_true(rule_count < RULES_MAX);
@@ -113,14 +113,14 @@ static void fetch_says(const char *stream, int partition, enum dn_code code)
     pthread_mutex_unlock(&source_mutex);
 }
 
-static void fetch_is_well(void)
+static inline void fetch_is_well(void)
 {
     pthread_mutex_lock(&source_mutex);
     rule_count = 0;
     pthread_mutex_unlock(&source_mutex);
 }
 
-static int text_of(const char *stream, uint32_t partition, int64_t offset, char *ret, size_t size)
+static inline int text_of(const char *stream, uint32_t partition, int64_t offset, char *ret, size_t size)
 {
     return snprintf(ret, size, "%s|%" PRIu32 "|%" PRId64 "|\"\n\xff", stream, partition, offset);
 }
@@ -129,8 +129,9 @@ struct fake_fetcher {
     char bytes[256], key[32];
 };
 
-static enum dn_code fake_fetcher_open(const struct dn_source_config *config,
-                                      const struct dn_source_host *host, void **ret, struct dn_error *err)
+static inline enum dn_code fake_fetcher_open(const struct dn_source_config *config,
+                                             const struct dn_source_host *host, void **ret,
+                                             struct dn_error *err)
 {
     (void)config, (void)err;
     assert_non_null(host->data_dir);
@@ -140,14 +141,14 @@ static enum dn_code fake_fetcher_open(const struct dn_source_config *config,
     return DN_OK;
 }
 
-static void fake_fetcher_close(void *fetcher)
+static inline void fake_fetcher_close(void *fetcher)
 {
     free(fetcher);
     atomic_fetch_sub(&fetchers, 1);
 }
 
-static enum dn_code fake_fetch(void *data, const char *stream, uint32_t partition, int64_t offset,
-                               unsigned timeout_ms, struct dn_message *ret, struct dn_error *err)
+static inline enum dn_code fake_fetch(void *data, const char *stream, uint32_t partition, int64_t offset,
+                                      unsigned timeout_ms, struct dn_message *ret, struct dn_error *err)
 {
     struct fake_fetcher *fetcher = data;
     enum dn_code code = DN_OK;
@@ -231,7 +232,7 @@ struct rig {
     const char *fault; /* what the rig found */
 };
 
-static void rig_apply(struct rig *rig, uint32_t group, const uint8_t *record, size_t length)
+static inline void rig_apply(struct rig *rig, uint32_t group, const uint8_t *record, size_t length)
 {
     struct shard *shard = &rig->shards[group];
     dn_buffer_clear(&rig->result);
@@ -239,7 +240,7 @@ static void rig_apply(struct rig *rig, uint32_t group, const uint8_t *record, si
     dn_shard_entry_done(shard->shard, shard->index, 1700000000000);
 }
 
-static void complete(struct rig *rig, struct dn_proposal *proposal, enum answer answer)
+static inline void complete(struct rig *rig, struct dn_proposal *proposal, enum answer answer)
 {
     struct dn_error err;
     uint8_t result[64];
@@ -262,7 +263,7 @@ static void complete(struct rig *rig, struct dn_proposal *proposal, enum answer 
     pthread_mutex_lock(&rig->mutex);
 }
 
-static void *consensus_thread(void *data)
+static inline void *consensus_thread(void *data)
 {
     struct rig *rig = data;
     pthread_mutex_lock(&rig->mutex);
@@ -278,7 +279,8 @@ static void *consensus_thread(void *data)
     return NULL;
 }
 
-static size_t queue_of(struct rig *rig, uint32_t group, uint64_t from, struct dn_dead_letter *ret, size_t max)
+static inline size_t queue_of(struct rig *rig, uint32_t group, uint64_t from, struct dn_dead_letter *ret,
+                              size_t max)
 {
     dn_epoch_enter(rig->reader);
     size_t count = dn_shard_dead_letters(rig->shards[group].shard, from, ret, max);
@@ -286,8 +288,8 @@ static size_t queue_of(struct rig *rig, uint32_t group, uint64_t from, struct dn
     return count;
 }
 
-static size_t target_dead_letters(void *data, uint32_t group, uint64_t from, struct dn_dead_letter *ret,
-                                  size_t max)
+static inline size_t target_dead_letters(void *data, uint32_t group, uint64_t from,
+                                         struct dn_dead_letter *ret, size_t max)
 {
     struct rig *rig = data;
     pthread_mutex_lock(&rig->mutex);
@@ -296,7 +298,7 @@ static size_t target_dead_letters(void *data, uint32_t group, uint64_t from, str
     return count;
 }
 
-static bool target_leads(void *data, uint32_t group)
+static inline bool target_leads(void *data, uint32_t group)
 {
     struct rig *rig = data;
     pthread_mutex_lock(&rig->mutex);
@@ -306,7 +308,7 @@ static bool target_leads(void *data, uint32_t group)
 }
 
 /* Marks in `seen` which letters of the group stand in the file; only_flushed: in what was flushed of it. */
-static void read_letters(const char *path, uint32_t group, bool only_flushed, unsigned seen[SEEN_MAX])
+static inline void read_letters(const char *path, uint32_t group, bool only_flushed, unsigned seen[SEEN_MAX])
 {
     struct stat info;
     char *text = NULL;
@@ -331,7 +333,7 @@ static void read_letters(const char *path, uint32_t group, bool only_flushed, un
     fclose(file);
 }
 
-static void read_folder(const char *folder, uint32_t group, bool only_flushed, unsigned seen[SEEN_MAX])
+static inline void read_folder(const char *folder, uint32_t group, bool only_flushed, unsigned seen[SEEN_MAX])
 {
     struct dirent *entry;
     char path[PATH_MAX];
@@ -340,8 +342,8 @@ static void read_folder(const char *folder, uint32_t group, bool only_flushed, u
     if (dir == NULL)
         return;
     while ((entry = readdir(dir)) != NULL) {
-        snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
-        if (entry->d_name[0] == '.' || stat(path, &info) != 0)
+        int length = snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
+        if (length < 0 || (size_t)length >= sizeof path || entry->d_name[0] == '.' || stat(path, &info) != 0)
             continue;
         if (S_ISDIR(info.st_mode))
             read_folder(path, group, only_flushed, seen);
@@ -352,7 +354,7 @@ static void read_folder(const char *folder, uint32_t group, bool only_flushed, u
 }
 
 /* All the letters that leave the queue must be safe elsewhere. */
-static void check_durable(struct rig *rig, uint32_t group, uint64_t before)
+static inline void check_durable(struct rig *rig, uint32_t group, uint64_t before)
 {
     static unsigned seen[SEEN_MAX];
     struct dn_dead_letter letter;
@@ -366,7 +368,7 @@ static void check_durable(struct rig *rig, uint32_t group, uint64_t before)
     }
 }
 
-static bool target_propose(void *data, struct dn_proposal *proposal)
+static inline bool target_propose(void *data, struct dn_proposal *proposal)
 {
     struct rig *rig = data;
     struct dn_reader reader;
@@ -392,7 +394,7 @@ static bool target_propose(void *data, struct dn_proposal *proposal)
     return taken;
 }
 
-static void rig_answer(struct rig *rig, enum answer answer)
+static inline void rig_answer(struct rig *rig, enum answer answer)
 {
     pthread_mutex_lock(&rig->mutex);
     rig->answer = answer;
@@ -400,7 +402,7 @@ static void rig_answer(struct rig *rig, enum answer answer)
     pthread_mutex_unlock(&rig->mutex);
 }
 
-static void rig_lead(struct rig *rig, uint32_t group, bool led)
+static inline void rig_lead(struct rig *rig, uint32_t group, bool led)
 {
     pthread_mutex_lock(&rig->mutex);
     rig->shards[group].led = led;
@@ -408,7 +410,8 @@ static void rig_lead(struct rig *rig, uint32_t group, bool led)
 }
 
 /* `count` messages of a partition that gave no event: marks in a stream record, every third offset. */
-static void rig_bury(struct rig *rig, uint32_t group, const char *stream, uint32_t partition, size_t count)
+static inline void rig_bury(struct rig *rig, uint32_t group, const char *stream, uint32_t partition,
+                            size_t count)
 {
     static struct dn_dead_in dead[1000];
     struct dn_buffer record;
@@ -444,7 +447,7 @@ static void rig_bury(struct rig *rig, uint32_t group, const char *stream, uint32
 
 /* ---- a test's life ----------------------------------------------------------------------------------- */
 
-static void rig_start(struct rig *rig)
+static inline void rig_start(struct rig *rig)
 {
     struct dn_error err;
     if (dn_deadletters_start(&rig->options, &rig->letters, &err) != DN_OK)
@@ -452,7 +455,7 @@ static void rig_start(struct rig *rig)
 }
 
 /* As when the process ends; what consensus has not answered is answered by its own end. */
-static void rig_stop(struct rig *rig, unsigned wait_ms)
+static inline void rig_stop(struct rig *rig, unsigned wait_ms)
 {
     dn_deadletters_stop(rig->letters, wait_ms);
     pthread_mutex_lock(&rig->mutex);
@@ -467,8 +470,8 @@ static void rig_stop(struct rig *rig, unsigned wait_ms)
     assert_int_equal(pthread_create(&rig->consensus, NULL, consensus_thread, rig), 0);
 }
 
-static struct dn_source_config *rig_source(struct rig *rig, const char *name, enum dn_dead_sink sink,
-                                           const char *to)
+static inline struct dn_source_config *rig_source(struct rig *rig, const char *name, enum dn_dead_sink sink,
+                                                  const char *to)
 {
     struct dn_source_config *config = &rig->sources[rig->options.source_count++];
     snprintf(config->name, sizeof config->name, "%s", name);
@@ -477,7 +480,7 @@ static struct dn_source_config *rig_source(struct rig *rig, const char *name, en
     return config;
 }
 
-static int rig_open(void **state)
+static inline int rig_open(void **state)
 {
     struct rig *rig = calloc(1, sizeof *rig);
     assert_non_null(rig);
@@ -516,7 +519,7 @@ static int rig_open(void **state)
     return 0;
 }
 
-static int rig_close(void **state)
+static inline int rig_close(void **state)
 {
     struct rig *rig = *state;
     char command[128];
@@ -544,7 +547,7 @@ static int rig_close(void **state)
 
 /* ---- looking ----------------------------------------------------------------------------------------- */
 
-static size_t rig_waiting(struct rig *rig, uint32_t group)
+static inline size_t rig_waiting(struct rig *rig, uint32_t group)
 {
     static struct dn_dead_letter all[SEEN_MAX];
     pthread_mutex_lock(&rig->mutex);
@@ -553,7 +556,7 @@ static size_t rig_waiting(struct rig *rig, uint32_t group)
     return count;
 }
 
-static void nap(void)
+static inline void nap(void)
 {
     nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
 }
@@ -569,7 +572,7 @@ static void nap(void)
         }                                                                                                    \
     } while (0)
 
-static void rig_wait_empty(struct rig *rig)
+static inline void rig_wait_empty(struct rig *rig)
 {
     for (uint32_t group = 1; group <= SHARDS; group++)
         WAIT_FOR(rig_waiting(rig, group) == 0);
@@ -577,7 +580,7 @@ static void rig_wait_empty(struct rig *rig)
 
 /* How many different letters of the group stand in the folder's files; each at least, and at most, so often.
  */
-static size_t rig_letters(struct rig *rig, uint32_t group, unsigned least, unsigned most)
+static inline size_t rig_letters(struct rig *rig, uint32_t group, unsigned least, unsigned most)
 {
     static unsigned seen[SEEN_MAX];
     size_t count = 0;
@@ -593,7 +596,7 @@ static size_t rig_letters(struct rig *rig, uint32_t group, unsigned least, unsig
 }
 
 /* The whole file is letters of the fake source with the right bytes; returns how many. */
-static size_t rig_check_file(const char *path)
+static inline size_t rig_check_file(const char *path)
 {
     struct dn_dead_file *file;
     struct dn_dead_line line;
@@ -624,7 +627,7 @@ static size_t rig_check_file(const char *path)
     return count;
 }
 
-static int64_t rig_trouble(struct rig *rig, char text[DN_SOURCE_TEXT_MAX])
+static inline int64_t rig_trouble(struct rig *rig, char text[DN_SOURCE_TEXT_MAX])
 {
     return dn_deadletters_trouble(rig->letters, text);
 }
