@@ -91,11 +91,11 @@ static bool type_find(const struct dn_schema *schema, const char *text, size_t l
 static bool type_of_number(const struct dn_schema *schema, int32_t number, uint8_t *ret)
 {
     char text[16];
-    int length = snprintf(text, sizeof text, "%" PRId32, number);
     if (number >= 0 && number <= DN_EVENT_TYPE_MAX) {
         *ret = schema->by_number[number];
         return true;
     }
+    int length = snprintf(text, sizeof text, "%" PRId32, number);
     return type_find(schema, text, (size_t)length, ret);
 }
 
@@ -112,31 +112,31 @@ static enum dn_code types_configure(struct dn_schema *schema, const struct dn_so
 {
     char name[TYPE_NAME_MAX + 1];
     if (fields->type_count > DN_SOURCE_TYPES_MAX) {
-        return dn_fail(err, DN_INVALID, "fields.types: %zu of them; at most %d", fields->type_count,
+        return dn_fail(err, DN_INVALID, "types: %zu of them; at most %d", fields->type_count,
                        DN_SOURCE_TYPES_MAX);
     }
     for (size_t i = 0; i < fields->type_count; i++) {
         size_t length = strlen(fields->types[i].name);
         if (length == 0 || !lower_case(fields->types[i].name, length, name)) {
-            return dn_fail(err, DN_INVALID, "fields.types: a name of %zu bytes; from 1 to %d", length,
+            return dn_fail(err, DN_INVALID, "types: a name of %zu bytes; from 1 to %d", length,
                            TYPE_NAME_MAX);
         }
         if (fields->types[i].type > DN_EVENT_TYPE_MAX) {
-            return dn_fail(err, DN_INVALID, "fields.types: '%s' is %u, which is not an event type", name,
+            return dn_fail(err, DN_INVALID, "types: '%s' is %u, which is not an event type", name,
                            fields->types[i].type);
         }
         if (type_named(schema, name, length) != NULL) {
-            return dn_fail(err, DN_INVALID, "fields.types: '%s' is there twice (case does not matter)", name);
+            return dn_fail(err, DN_INVALID, "types: '%s' is there twice (case does not matter)", name);
         }
         type_add(schema, name, length, fields->types[i].type);
     }
-    for (uint8_t type = 1; type <= DN_EVENT_TYPE_MAX; type++) {
+    for (int type = 1; type <= DN_EVENT_TYPE_MAX; type++) {
         size_t length = strlen(event_type_names[type]);
         const struct type_name *digit = type_named(schema, (char[2]){(char)('0' + type), '\0'}, 1);
         const struct type_name *word = type_named(schema, event_type_names[type], length);
-        schema->by_number[type] = digit != NULL ? digit->type : word != NULL ? word->type : type;
+        schema->by_number[type] = digit != NULL ? digit->type : word != NULL ? word->type : (uint8_t)type;
         if (word == NULL) {
-            type_add(schema, event_type_names[type], length, type);
+            type_add(schema, event_type_names[type], length, (uint8_t)type);
         }
     }
     const struct type_name *zero = type_named(schema, "0", 1);
@@ -154,7 +154,7 @@ static enum dn_code constant_configure(struct dn_schema *schema, const char *con
         return dn_fail(
             err, DN_INVALID,
             "fields.constant_type: '%s' is not an event type: view, click, cart, buy, like, dislike, "
-            "play, remove, or a name in fields.types",
+            "play, remove, or a name in types",
             constant);
     }
     if (schema->constant_type == 0) {
@@ -358,7 +358,7 @@ static enum dn_decode_result take_type(const struct dn_schema *schema, const str
         *ret = schema->by_number[0];
     } else if (!type_find(schema, value->text, value->length, ret)) {
         return DN_SCHEMA_DEAD(verdict, DN_DEAD_UNDECODABLE,
-                              "%s: '%s' is not an event type (fields.types maps other names)",
+                              "%s: '%s' is not an event type (types maps other names)",
                               schema->names[DN_FIELD_TYPE], shown(value->text, value->length, buffer));
     }
     return *ret == 0 ? DN_DECODE_SKIPPED : DN_DECODED;

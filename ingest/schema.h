@@ -5,7 +5,7 @@
  * missing; for protobuf the package's name does); a newer one than this program knows is refused. Pure but
  * for its own memory: one thread at a time for each schema. docs/events.md has the rules for users.
  *
- * Nothing is allocated for a message. JSON of 150 bytes takes about half a microsecond, protobuf a tenth of
+ * Nothing is allocated for a message. JSON of 150 bytes takes about half a microsecond, protobuf a fifth of
  * that (tests/bench/bench_decode.c). */
 #ifndef DN_INGEST_SCHEMA_H
 #define DN_INGEST_SCHEMA_H

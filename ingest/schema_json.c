@@ -308,19 +308,13 @@ static bool is_hex_between(const uint8_t *at, unsigned low, unsigned high)
 static bool surrogates_paired(const struct dn_schema_json *json)
 {
     size_t end = yajl_get_bytes_consumed(json->handle) - 1; /* the closing quote */
-    if (end >= json->length || json->bytes[end] != '"') {
+    if (end == 0 || end >= json->length || json->bytes[end] != '"') {
         return false;
     }
-    size_t start = end;
-    for (bool escaped = true; escaped && start > 0;) {
-        do {
-            start--;
-        } while (start > 0 && json->bytes[start] != '"');
-        escaped = false;
-        for (size_t i = start; i > 0 && json->bytes[i - 1] == '\\'; i--) {
-            escaped = !escaped;
-        }
-    }
+    size_t start = end; /* every quote inside has a backslash before it, the opening one has not */
+    do {
+        start--;
+    } while (start > 0 && (json->bytes[start] != '"' || json->bytes[start - 1] == '\\'));
     const uint8_t *last = json->bytes + end;
     for (const uint8_t *at = json->bytes + start + 1; at < last; at++) {
         if (*at != '\\' || *++at != 'u') {
@@ -398,8 +392,8 @@ static int open_one(struct dn_schema_json *json, bool object)
     }
     (void)put_other(json, object ? "an object" : "an array");
     json->depth++;
-    if (object && json->skip == 0 && json->pending != NONE && json->nodes[json->pending].field == NONE) {
-        json->current = json->pending;
+    if (object && json->skip == 0 && json->pending != NONE) {
+        json->current = json->pending; /* below the end of a path there is nothing */
     } else {
         json->skip++;
     }
@@ -468,9 +462,20 @@ static enum dn_decode_result read_all(struct dn_schema_json *json, struct dn_sch
     }
     json->handle = yajl_alloc(&callbacks, &memory, json);
     (void)yajl_config(json->handle, yajl_dont_validate_strings, 1);
-    if (yajl_parse(json->handle, json->bytes, json->length) != yajl_status_ok ||
-        yajl_complete_parse(json->handle) != yajl_status_ok) {
+    (void)yajl_config(json->handle, yajl_allow_trailing_garbage, 1);
+    if (yajl_parse(json->handle, json->bytes, json->length) != yajl_status_ok) {
         return not_json(json, verdict);
+    }
+    /* yajl would let an unfinished token pass behind the object. */
+    size_t at = yajl_get_bytes_consumed(json->handle);
+    if (yajl_complete_parse(json->handle) != yajl_status_ok) {
+        return not_json(json, verdict);
+    }
+    for (; at < json->length; at++) {
+        if (strchr(" \t\r\n", json->bytes[at]) == NULL || json->bytes[at] == '\0') {
+            return DN_SCHEMA_DEAD(verdict, DN_DEAD_UNDECODABLE,
+                                  "not JSON: something follows at byte %zu of %zu", at, json->length);
+        }
     }
     return DN_DECODED; /* yajl_free would only give back to the pool */
 }

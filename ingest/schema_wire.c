@@ -72,8 +72,7 @@ static bool take_field(struct cursor *cursor, struct wire_field *ret)
         tag >> 3 == 0) {
         return false;
     }
-    ret->number = (uint32_t)(tag >> 3);
-    ret->type = (enum wire_type)(tag & 7);
+    *ret = (struct wire_field){.number = (uint32_t)(tag >> 3), .type = (enum wire_type)(tag & 7)};
     switch (ret->type) {
     case WIRE_VARINT:
         return take_varint(cursor, &ret->value);

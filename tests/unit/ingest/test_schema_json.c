@@ -76,6 +76,10 @@ static void test_not_json(void **state)
         "{\"user_id\":\"u\",\"item_id\":\"i\"}}",
         "{\"user_id\":\"u\",\"item_id\":\"i\"} {}",
         "{\"user_id\":\"u\",\"item_id\":\"i\"} x",
+        "{\"user_id\":\"u\",\"item_id\":\"i\"}\"",
+        "{\"user_id\":\"u\",\"item_id\":\"i\"} \"x",
+        "{\"user_id\":\"u\",\"item_id\":\"i\"} tru",
+        "{\"user_id\":\"u\",\"item_id\":\"i\"} 7",
         "{\"user_id\":\"u\",\"item_id\":\"i\",}",
         "{\"user_id\":\"u\" \"item_id\":\"i\"}",
         "{user_id:\"u\",\"item_id\":\"i\"}",
@@ -376,6 +380,8 @@ static void test_message_without_bytes(void **state)
     assert_int_equal(dn_schema_decode(t.schema, &large, &t.got, &t.reason, &t.err), DN_DECODE_DEAD);
     assert_int_equal(t.reason, DN_DEAD_LIMIT);
     assert_string_equal(t.err.message, "123456789 bytes; message_bytes allows 64");
+    large.length = 10; /* whoever says so */
+    assert_int_equal(dn_schema_decode(t.schema, &large, &t.got, &t.reason, &t.err), DN_DECODE_DEAD);
     t.message.time_ms = 42;
     good(&t, "{\"user_id\":\"u\",\"item_id\":\"i\",\"long\":\"1234567890123456789012345\"}");
     assert_int_equal(t.message.length, 64);

@@ -201,6 +201,7 @@ static void test_weights(void **state)
     weight_is(&t, "1e-400", 256); /* zero, in a double */
     weight_is(&t, "1e-200", 1);
     weight_is(&t, "1e-30", 1);
+    weight_is(&t, "0.00000000000000000000015e22", 384);
     weight_is(&t, "\"2.25\"", 576);
     weight_is(&t, "100000000000000000000000000e-26", 256);
     weight_dead(&t, "-1", "is not within 0");
@@ -506,6 +507,7 @@ static void test_protobuf_key_time_and_types(void **state)
     t.config.fields.time_unit = DN_TIME_S; /* of nothing */
     add_type(&t, "click", 0);
     add_type(&t, "12", DN_EVENT_LIKE);
+    add_type(&t, "3", DN_EVENT_BUY);
     t.message.time_ms = 99;
     t.message.key = (const uint8_t *)"k";
     t.message.key_length = 1;
@@ -517,6 +519,9 @@ static void test_protobuf_key_time_and_types(void **state)
     event.item_id = (char *)(uintptr_t) "";
     assert_int_equal(tried_event(&t, &event), DN_DECODE_SKIPPED);
     event = event_of("u", "i");
+    event.type = DUNLIN__V1__EVENT_TYPE__EVENT_TYPE_CART;
+    assert_int_equal(tried_event(&t, &event), DN_DECODED);
+    assert_int_equal(t.got.type, DN_EVENT_BUY);
     event.type = (Dunlin__V1__EventType)12;
     assert_int_equal(tried_event(&t, &event), DN_DECODED);
     assert_int_equal(t.got.type, DN_EVENT_LIKE);
@@ -580,17 +585,17 @@ static void test_types_refused(void **state)
     struct tried t;
     tried_reset(&t);
     add_type(&t, "", 1);
-    refused(&t, "fields.types: a name of 0 bytes");
+    refused(&t, "types: a name of 0 bytes");
     tried_reset(&t);
     add_type(&t, "a", DN_EVENT_TYPE_MAX + 1);
-    refused(&t, "fields.types: 'a' is 9, which is not an event type");
+    refused(&t, "types: 'a' is 9, which is not an event type");
     tried_reset(&t);
     add_type(&t, "a", 1);
     add_type(&t, "A", 2);
-    refused(&t, "fields.types: 'a' is there twice");
+    refused(&t, "types: 'a' is there twice");
     tried_reset(&t);
     t.config.fields.type_count = DN_SOURCE_TYPES_MAX + 1;
-    refused(&t, "fields.types: 33 of them");
+    refused(&t, "types: 33 of them");
     tried_reset(&t);
     SET(t.config.fields.constant_type, "purchase");
     refused(&t, "fields.constant_type: 'purchase' is not an event type");
