@@ -25,6 +25,7 @@ static const struct {
     {"metadata.broker.list", "the source's brokers say it"},
     {"group.id", "the source's group_id says it"},
     {"group.instance.id", "offsets are kept in the cluster, not by the group"},
+    {"session.timeout.ms", "the group is never joined"},
     {"enable.auto.commit", "offsets are kept in the cluster, and only mirrored to the group"},
     {"auto.commit.enable", "offsets are kept in the cluster, and only mirrored to the group"},
     {"auto.commit.interval.ms", "offsets are kept in the cluster, and only mirrored to the group"},
@@ -213,6 +214,10 @@ static enum dn_code set_driver(const struct dn_source_config *config, rd_kafka_c
     enum dn_code code = set_own(conf, "statistics.interval.ms", "500", err);
     if (code == DN_OK && config->group_id[0]) {
         code = set_own(conf, "group.id", config->group_id, err);
+    }
+    /* The group is never joined, but so long a commit that finds no coordinator holds up the client's end. */
+    if (code == DN_OK && config->group_id[0]) {
+        code = set_own(conf, "session.timeout.ms", "1000", err);
     }
     return code;
 }
