@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "ingest/source_file_fetch.h"
 #include "ingest/source_file_reader.h"
+#include "ingest/source_file_stdin.h"
 #include "ingest/source_file_table.h"
 #include "ingest/source_file_watch.h"
 
@@ -30,7 +31,8 @@ struct part {
     enum dn_partition_state state;
     struct dn_file_reader *reader; /* NULL: not open */
     int64_t offset;                /* where the reader begins, or shall begin */
-    bool whole;                    /* what stands at the end is whole */
+    bool whole;                    /* what stands at the end is whole, */
+    bool quiet;                    /* because nothing was added to it for long */
     bool finished;                 /* at the end for good: nothing need be open */
     bool end_told;                 /* the `end` was given, and nothing after it */
 
@@ -49,6 +51,7 @@ struct source {
     const struct dn_source_host *host;
     struct dn_file_table *table;
     struct dn_file_watch *watch;
+    struct dn_file_stdin *in;                     /* NULL: it is not standard input */
     struct part *parts[DN_SOURCE_PARTITIONS_MAX]; /* by stream; NULL: never started */
 };
 
@@ -97,11 +100,12 @@ static void not_found(struct source *source, size_t stream, struct part *part,
         return;
     }
     if (part->moved && !part->unread) {
-        dn_warn("ingest",
-                "stream '%s': the file was truncated after byte %lld, and no copy of it is there: lines "
-                "written in "
-                "the moment before it, if any, are lost",
-                where->path, (long long)part->offset);
+        dn_warn(
+            "ingest",
+            "source '%s': a followed file was truncated after byte %lld, and no copy of it is there: lines "
+            "written in "
+            "the moment before it, if any, are lost",
+            source->config->name, (long long)part->offset);
         dn_file_table_finished(source->table, stream, part->offset);
         part->finished = true;
         set_well(part, DN_PARTITION_AT_END);
@@ -112,6 +116,21 @@ static void not_found(struct source *source, size_t stream, struct part *part,
         "the file is gone before it was read to its end (from byte %lld on), and no rotated or compressed "
         "copy begins with the same line" WHAT_TO_DO,
         (long long)part->offset);
+}
+
+/* Of standard input only so much is kept. */
+static bool check_kept(struct source *source, struct part *part)
+{
+    int64_t begin = source->in != NULL ? dn_file_stdin_begin(source->in) : 0;
+
+    if (part->offset >= begin) {
+        return true;
+    }
+    set_state(
+        part, DN_PARTITION_GAP,
+        "of standard input only what comes from byte %lld on is kept, and byte %lld was asked for" WHAT_TO_DO,
+        (long long)begin, (long long)part->offset);
+    return false;
 }
 
 /* Takes fd over. */
@@ -158,7 +177,7 @@ static bool open_part(struct source *source, size_t stream, struct part *part)
         not_found(source, stream, part, &where);
         return false;
     }
-    if (part->moved && where.scans <= part->scans) {
+    if ((part->moved && where.scans <= part->scans) || !check_kept(source, part)) {
         return false;
     }
     fd = open(where.path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
@@ -251,11 +270,12 @@ static void check_finished(struct source *source, size_t stream, struct part *pa
     uint64_t since_us = where->rotated_us > part->grown_us ? where->rotated_us : part->grown_us;
     struct stat status;
 
-    if (!where->rotated || now_us - since_us < QUIET_US) {
+    if (!where->rotated || (now_us - since_us < QUIET_US && !dn_file_reader_unterminated(part->reader))) {
         return;
     }
     if (!part->whole) {
-        part->whole = true; /* the next read gives a last line without newline, if there is one */
+        part->whole = part->quiet =
+            true; /* the next read gives a last line without newline, if there is one */
         return;
     }
     part->offset = dn_file_reader_position(part->reader);
@@ -316,6 +336,9 @@ static void note_messages(struct part *part)
     set_well(part, DN_PARTITION_READING);
     part->end_told = part->moved = false;
     part->grown_us = dn_monotonic_us();
+    if (part->quiet && !dn_file_reader_unterminated(part->reader)) {
+        part->whole = part->quiet = false; /* its writer is still there */
+    }
 }
 
 static void fail_part(struct source *source, size_t stream, struct part *part, const struct dn_error *err)
@@ -343,6 +366,10 @@ static size_t file_read(void *self, size_t stream, uint32_t partition, struct dn
             set_well(part, DN_PARTITION_AT_END);
         }
         return part->finished ? tell_end(part, ret) : 0;
+    }
+    if (source->in != NULL) {
+        part->whole = dn_file_stdin_ended(source->in); /* before the end is looked for */
+        dn_file_stdin_read_to(source->in, dn_file_reader_position(part->reader));
     }
     end = dn_file_reader_end(part->reader);
     part->seen_end = end > part->seen_end ? end : part->seen_end;
@@ -411,13 +438,17 @@ static void file_stop(void *self, size_t stream, uint32_t partition)
 
 static void file_status(void *self, size_t stream, uint32_t partition, struct dn_partition_status *ret)
 {
-    struct part *part = started(self, stream, partition);
+    struct source *source = self;
+    struct part *part = started(source, stream, partition);
 
     memset(ret, 0, sizeof(*ret));
     ret->end_offset = -1;
     if (part == NULL) {
         ret->state = DN_PARTITION_IDLE;
         return;
+    }
+    if (source->in != NULL) {
+        ret->begin_offset = dn_file_stdin_begin(source->in);
     }
     ret->state = part->state;
     ret->heard_ms = part->heard_ms;
@@ -436,7 +467,14 @@ static size_t file_streams(void *self, struct dn_stream_info *ret, size_t max)
 
 static int64_t file_trouble(void *self, char ret_text[DN_SOURCE_TEXT_MAX])
 {
-    return dn_file_table_trouble(((struct source *)self)->table, ret_text);
+    struct source *source = self;
+    char text[DN_SOURCE_TEXT_MAX] = "";
+
+    if (source->in != NULL) {
+        dn_file_stdin_error(source->in, text);
+        dn_file_table_set_trouble(source->table, 0, text[0] != '\0' ? text : NULL);
+    }
+    return dn_file_table_trouble(source->table, ret_text);
 }
 
 static void file_mirror(void *self, size_t stream, uint32_t partition, int64_t next_offset)
@@ -451,6 +489,7 @@ static void file_close(void *self)
     struct source *source = self;
 
     dn_file_watch_stop(source->watch);
+    dn_file_stdin_stop(source->in);
     for (size_t i = 0; i < DN_SOURCE_PARTITIONS_MAX; i++) {
         if (source->parts[i] != NULL) {
             close_part(source->parts[i]);
@@ -459,6 +498,20 @@ static void file_close(void *self)
     }
     dn_file_table_destroy(source->table);
     free(source);
+}
+
+static enum dn_code open_stdin(struct source *source, struct dn_error *err)
+{
+    enum dn_code code = dn_file_stdin_start(source->config, source->host, &source->in, err);
+
+    if (code != DN_OK) {
+        return dn_wrap(err, code, "source '%s'", source->config->name);
+    }
+    if (!dn_file_table_add_path(source->table, dn_file_stdin_stream(source->in),
+                                dn_file_stdin_path(source->in))) {
+        return dn_fail(err, DN_NO_MEMORY, "source '%s': no memory", source->config->name);
+    }
+    return DN_OK;
 }
 
 static enum dn_code file_open(const struct dn_source_config *config, const struct dn_source_host *host,
@@ -473,7 +526,9 @@ static enum dn_code file_open(const struct dn_source_config *config, const struc
     source->config = config;
     source->host = host;
     code = dn_file_table_create(config, host, true, &source->table, err);
-    if (code == DN_OK) {
+    if (code == DN_OK && strcmp(config->list[0], "-") == 0) {
+        code = open_stdin(source, err);
+    } else if (code == DN_OK) {
         dn_file_table_scan(source->table);
         code = dn_file_watch_start(source->table, host, &source->watch, err);
     }

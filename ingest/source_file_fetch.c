@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "ingest/source_file_reader.h"
+#include "ingest/source_file_stdin.h"
 #include "ingest/source_file_table.h"
 
 #include <errno.h>
@@ -22,6 +23,7 @@ struct fetched_file {
 
 struct fetcher {
     const struct dn_source_config *config;
+    const struct dn_source_host *host;
     struct dn_file_table *table;
     struct fetched_file files[OPEN_FILES];
     uint64_t calls;
@@ -37,6 +39,7 @@ enum dn_code dn_file_fetcher_open(const struct dn_source_config *config, const s
         return dn_fail(err, DN_NO_MEMORY, "source '%s': no memory", config->name);
     }
     fetcher->config = config;
+    fetcher->host = host;
     code = dn_file_table_create(config, host, false, &fetcher->table, err);
     if (code != DN_OK) {
         free(fetcher);
@@ -57,16 +60,29 @@ void dn_file_fetcher_close(void *data)
     free(fetcher);
 }
 
+/* The table has no row for standard input of a fetcher: its name says where its copy is. */
+static size_t find_stream(struct fetcher *fetcher, const char *stream)
+{
+    size_t index = dn_file_table_find(fetcher->table, stream);
+    char path[DN_FILE_PATH_MAX];
+
+    if (index == SIZE_MAX && dn_file_stdin_path_of(fetcher->config, fetcher->host, stream, path) &&
+        dn_file_table_add_path(fetcher->table, stream, path)) {
+        index = dn_file_table_find(fetcher->table, stream);
+    }
+    return index;
+}
+
 static enum dn_code open_file(struct fetcher *fetcher, const char *stream, struct fetched_file *file,
                               struct dn_error *err)
 {
-    size_t index = dn_file_table_find(fetcher->table, stream);
     struct dn_file_identity identity;
     struct dn_file_where where;
+    size_t index;
     int fd;
 
     dn_file_table_scan(fetcher->table); /* it may be new, or have been rotated */
-    index = dn_file_table_find(fetcher->table, stream);
+    index = find_stream(fetcher, stream);
     if (index == SIZE_MAX) {
         return dn_fail(err, DN_NOT_FOUND, "no file is there for stream '%s'", stream);
     }

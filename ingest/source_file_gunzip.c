@@ -12,8 +12,9 @@
 struct dn_gunzip {
     int fd;
     z_stream zlib;
-    int64_t read_at; /* of the compressed file */
-    bool between;    /* at the beginning, or after a whole member */
+    int64_t read_at;       /* of the compressed file */
+    bool between;          /* at the beginning, or after a whole member */
+    struct dn_error fault; /* stays until rewind */
     uint8_t input[INPUT_BYTES];
 };
 
@@ -52,6 +53,7 @@ void dn_gunzip_rewind(struct dn_gunzip *gunzip)
     gunzip->zlib.avail_in = 0;
     gunzip->read_at = 0;
     gunzip->between = true;
+    gunzip->fault.code = DN_OK;
 }
 
 /* Puts compressed bytes in front of zlib; leaves none there at the end of the file. */
@@ -116,31 +118,35 @@ static enum dn_code inflate_some(struct dn_gunzip *gunzip, struct dn_error *err)
     return DN_OK;
 }
 
+/* Until `out` is full, or nothing is left. */
+static enum dn_code inflate_all(struct dn_gunzip *gunzip, struct dn_error *err)
+{
+    enum dn_code code;
+
+    while (gunzip->zlib.avail_out > 0) {
+        if (gunzip->between && ((code = begin_member(gunzip, err)) != DN_OK || gunzip->between)) {
+            return code;
+        }
+        if ((code = feed(gunzip, err)) != DN_OK || (code = inflate_some(gunzip, err)) != DN_OK) {
+            return code;
+        }
+    }
+    return DN_OK;
+}
+
 enum dn_code dn_gunzip_read(struct dn_gunzip *gunzip, uint8_t *bytes, size_t room, size_t *ret_length,
                             struct dn_error *err)
 {
-    enum dn_code code = DN_OK;
-
     gunzip->zlib.next_out = bytes;
     gunzip->zlib.avail_out = room > UINT32_MAX ? UINT32_MAX : (unsigned)room;
-    while (gunzip->zlib.avail_out > 0) {
-        if (gunzip->between) {
-            code = begin_member(gunzip, err);
-            if (code != DN_OK || gunzip->between) {
-                break;
-            }
-        }
-        if ((code = feed(gunzip, err)) != DN_OK || (code = inflate_some(gunzip, err)) != DN_OK) {
-            break;
-        }
+    if (gunzip->fault.code == DN_OK) {
+        inflate_all(gunzip, &gunzip->fault);
     }
-    if (gunzip->zlib.next_out > bytes) {
-        code = DN_OK; /* what came before the fault is good; the fault comes again with the next call */
+    if (gunzip->fault.code != DN_OK && gunzip->zlib.next_out == bytes) { /* what came before it is good */
+        return dn_fail(err, gunzip->fault.code, "%s", gunzip->fault.message);
     }
-    if (code == DN_OK) {
-        *ret_length = (size_t)(gunzip->zlib.next_out - bytes);
-    }
-    return code;
+    *ret_length = (size_t)(gunzip->zlib.next_out - bytes);
+    return DN_OK;
 }
 
 int64_t dn_gunzip_taken(const struct dn_gunzip *gunzip)

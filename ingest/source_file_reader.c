@@ -128,6 +128,11 @@ int64_t dn_file_reader_end(const struct dn_file_reader *reader)
     return fstat(reader->fd, &status) == 0 ? (int64_t)status.st_size : -1;
 }
 
+bool dn_file_reader_unterminated(const struct dn_file_reader *reader)
+{
+    return reader->unterminated;
+}
+
 int dn_file_reader_fd(const struct dn_file_reader *reader)
 {
     return reader->fd;

@@ -45,6 +45,8 @@ enum dn_file_outcome dn_file_reader_read(struct dn_file_reader *reader, bool fin
 int64_t dn_file_reader_position(const struct dn_file_reader *reader);
 /* The end of the uncompressed bytes: plain files now; gzip once it was reached, before that -1. */
 int64_t dn_file_reader_end(const struct dn_file_reader *reader);
+/* Whether a last line without newline was given: nothing may come after it. */
+bool dn_file_reader_unterminated(const struct dn_file_reader *reader);
 int dn_file_reader_fd(const struct dn_file_reader *reader); /* the reader's */
 
 #endif

@@ -158,6 +158,15 @@ struct dn_file_entry *dn_file_table_add(struct dn_file_table *table, const struc
     return added;
 }
 
+bool dn_file_table_add_path(struct dn_file_table *table, const char *stream, const char *path)
+{
+    struct dn_file_entry entry = {.local = true, .where = {.finished_at = -1}};
+
+    snprintf(entry.stream, sizeof(entry.stream), "%s", stream);
+    snprintf(entry.where.path, sizeof(entry.where.path), "%s", path);
+    return dn_file_table_add(table, &entry) != NULL;
+}
+
 size_t dn_file_table_streams(struct dn_file_table *table, struct dn_stream_info *ret, size_t max)
 {
     size_t count;
@@ -186,7 +195,10 @@ void dn_file_table_finished(struct dn_file_table *table, size_t stream, int64_t 
 {
     pthread_mutex_lock(&table->lock);
     DN_ASSERT(stream < table->count);
-    table->entries[stream]->where.finished_at = end;
+    if (end > table->entries[stream]->where.finished_at) {
+        table->entries[stream]->where.finished_at = end;
+        table->entries[stream]->done = false;
+    }
     pthread_mutex_unlock(&table->lock);
 }
 
@@ -217,14 +229,20 @@ void dn_file_table_set_trouble(struct dn_file_table *table, size_t list_index, c
     pthread_mutex_unlock(&table->lock);
 }
 
-void dn_file_table_unreadable(struct dn_file_table *table, size_t list_index, const char *path, int error)
+void dn_file_table_explain(const char *path, int error, char ret_text[DN_SOURCE_TEXT_MAX])
 {
-    char text[DN_FILE_PATH_MAX + 128];
-
-    snprintf(text, sizeof(text), "%s: %s%s", error == EINVAL ? "No regular file" : strerror(error), path,
+    snprintf(ret_text, DN_SOURCE_TEXT_MAX, "%.300s: %s%s", path,
+             error == EINVAL ? "no regular file" : strerror(error),
              error == ENOENT   ? ": nothing is read from it until it is there"
              : error == EACCES ? ": let this program's user read it"
                                : "");
+}
+
+void dn_file_table_unreadable(struct dn_file_table *table, size_t list_index, const char *path, int error)
+{
+    char text[DN_SOURCE_TEXT_MAX];
+
+    dn_file_table_explain(path, error, text);
     dn_file_table_set_trouble(table, list_index, text);
 }
 
@@ -355,7 +373,7 @@ bool dn_file_table_scan(struct dn_file_table *table)
     return changed;
 }
 
-bool dn_file_table_glance(struct dn_file_table *table)
+enum dn_file_glance dn_file_table_glance(struct dn_file_table *table)
 {
-    return table->follow != NULL && dn_file_follow_glance(table);
+    return table->follow != NULL ? dn_file_follow_glance(table) : DN_FILE_SAME;
 }

@@ -23,12 +23,18 @@ void dn_file_table_destroy(struct dn_file_table *table); /* NULL allowed */
 
 /* Looks at the file system: all of it. True when there is something new to read, or to say. */
 bool dn_file_table_scan(struct dn_file_table *table);
-/* Looks at the followed files' sizes only, which is cheap. Whether any changed. Thread of scan. */
-bool dn_file_table_glance(struct dn_file_table *table);
+enum dn_file_glance { DN_FILE_SAME, DN_FILE_GREW, DN_FILE_OTHER /* time to scan */ };
+/* Looks at the followed files' sizes only, which is cheap. Thread of scan. */
+enum dn_file_glance dn_file_table_glance(struct dn_file_table *table);
+
+/* Adds a stream by hand (standard input's, local). False: no memory, or full. */
+bool dn_file_table_add_path(struct dn_file_table *table, const char *stream, const char *path);
 
 size_t dn_file_table_streams(struct dn_file_table *table, struct dn_stream_info *ret, size_t max);
 /* SIZE_MAX: there is no such stream. */
 size_t dn_file_table_find(struct dn_file_table *table, const char *stream);
+/* text NULL: none any more. */
+void dn_file_table_set_trouble(struct dn_file_table *table, size_t list_index, const char *text);
 int64_t dn_file_table_trouble(struct dn_file_table *table, char ret_text[DN_SOURCE_TEXT_MAX]);
 
 struct dn_file_where {

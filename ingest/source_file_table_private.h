@@ -39,9 +39,9 @@ struct dn_file_table {
 
 /* Adds one. NULL: the table is full, or no memory. Takes the lock. */
 struct dn_file_entry *dn_file_table_add(struct dn_file_table *table, const struct dn_file_entry *entry);
-/* text NULL: none any more. Takes the lock. */
-void dn_file_table_set_trouble(struct dn_file_table *table, size_t list_index, const char *text);
-/* Says why `path` cannot be read, as trouble. */
+/* Why `path` cannot be read. */
+void dn_file_table_explain(const char *path, int error, char ret_text[DN_SOURCE_TEXT_MAX]);
+/* The same, as trouble. */
 void dn_file_table_unreadable(struct dn_file_table *table, size_t list_index, const char *path, int error);
 /* Mixes a file's size and times into a signature. */
 uint64_t dn_file_table_mix(uint64_t signature, const char *path, const struct stat *status);
@@ -66,6 +66,6 @@ bool dn_file_join(const char *folder, const char *name, char ret[DN_FILE_PATH_MA
 enum dn_code dn_file_follow_create(struct dn_file_table *table, struct dn_error *err);
 void dn_file_follow_destroy(struct dn_file_follow *follow); /* NULL allowed */
 bool dn_file_follow_scan(struct dn_file_table *table);
-bool dn_file_follow_glance(struct dn_file_table *table);
+enum dn_file_glance dn_file_follow_glance(struct dn_file_table *table);
 
 #endif

@@ -53,10 +53,11 @@ static void *run(void *data)
     bool now = false;
 
     while (!wait_for_turn(watch, &now)) {
-        bool changed = dn_file_table_glance(watch->table);
+        enum dn_file_glance glance = dn_file_table_glance(watch->table);
+        bool changed = now || glance != DN_FILE_SAME;
 
-        if (now || changed || ++glances >= GLANCES_PER_SCAN) {
-            changed = dn_file_table_scan(watch->table) || changed || now;
+        if (now || glance == DN_FILE_OTHER || ++glances >= GLANCES_PER_SCAN) {
+            changed = dn_file_table_scan(watch->table) || changed;
             glances = 0;
         }
         if (changed) {

@@ -34,7 +34,7 @@ static struct dn_source_host host = {.wake = wake, .data = &wakes, .node_id = 7,
 
 static inline const char *path_of(const char *name)
 {
-    static char paths[8][400];
+    static char paths[8][600];
     static unsigned turn;
     char *path = paths[turn++ % 8];
 
