@@ -71,6 +71,9 @@ void dn_record_events(struct dn_buffer *out, const struct dn_event_in *events, s
 void dn_record_stream(struct dn_buffer *out, const char *source, uint32_t partition, int64_t begins_at,
                       int64_t next_offset, const struct dn_event_in *events, size_t count,
                       const struct dn_dead_in *dead, size_t dead_count);
+/* Event times of a stream record's first and last event. False: no stream record, or one without events. */
+bool dn_record_stream_times(const uint8_t *record, size_t length, int64_t *ret_first_ms,
+                            int64_t *ret_last_ms);
 /* Dead letters with numbers below `before` are written (durably, elsewhere) and leave the queue. A number
  * beyond the newest is refused (DN_RESULT_INVALID); a lower one than was said before changes nothing. */
 void dn_record_dead_written(struct dn_buffer *out, uint64_t before);
