@@ -216,7 +216,7 @@ static inline void sim_status(struct sim *sim)
                                          .hash_index = at,
                                          .hash = (at + 1) * (g + 7) * 0x9e3779b97f4a7c15u};
         groups[g].hash ^= sim->defect == SIM_OTHER_HASH && node == 3 && at > 10;
-        groups[g].term -= sim->defect == SIM_TERM_BACK && node == 1 && sim->term[g] > 2 && sim_one_of(sim, 4);
+        groups[g].term -= sim->defect == SIM_TERM_BACK && node == 1 && sim->term[g] > 1 && sim_one_of(sim, 2);
         groups[g].leader = groups[g].term == sim->term[g] ? groups[g].leader : 0;
         groups[g].is_leader &= groups[g].term == sim->term[g];
     }

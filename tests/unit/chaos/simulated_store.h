@@ -252,7 +252,8 @@ static inline struct sim_entry *sim_commit(struct sim *sim, uint32_t group, enum
     DN_ASSERT(sim->length[group] < SIM_ENTRIES);
     struct sim_entry *entry = &sim->log[group][sim->length[group]++];
     *entry = (struct sim_entry){.f = f, .key = key, .committed_ns = sim->now_ns};
-    if ((sim->defect == SIM_FORK && group > 0) || (sim->defect == SIM_FORK_ITEM && group == 0)) {
+    if ((sim->defect == SIM_FORK && group > 0 && f == CHAOS_PUBLISH) ||
+        (sim->defect == SIM_FORK_ITEM && group == 0)) {
         if (sim->forked[group] == SIZE_MAX && sim->length[group] > 20) {
             sim->forked[group] = sim->length[group] - 1;
         }
