@@ -108,6 +108,7 @@ static struct {
 static size_t rule_count;
 static atomic_int fetches, fetchers;
 static atomic_bool fetch_hangs;
+static uint32_t fetched[64]; /* the first ones' partitions, in order; under source_mutex */
 
 static inline void fetch_says(const char *stream, int partition, enum dn_code code)
 {
@@ -159,7 +160,11 @@ static inline enum dn_code fake_fetch(void *data, const char *stream, uint32_t p
     struct fake_fetcher *fetcher = data;
     enum dn_code code = DN_OK;
 
-    atomic_fetch_add(&fetches, 1);
+    pthread_mutex_lock(&source_mutex);
+    int call = atomic_fetch_add(&fetches, 1);
+    if (call < 64)
+        fetched[call] = partition;
+    pthread_mutex_unlock(&source_mutex);
     assert_true(timeout_ms > 0);
     while (atomic_load(&fetch_hangs))
         nap();
