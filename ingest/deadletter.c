@@ -12,9 +12,9 @@
 #include <string.h>
 #include <time.h>
 
-#define IDLE_MS 200         /* it looks by itself so often */
-#define SENDING_MS 5        /* while a topic or a proposal is waited for */
-#define AFTER_NOTHING_MS 20 /* woken, it looks at most so often while nothing can be done */
+#define IDLE_MS 200          /* it looks by itself so often */
+#define SENDING_MS 5         /* while a topic or a proposal is waited for */
+#define AFTER_NOTHING_MS 100 /* woken, it looks at most so often while nothing can be done */
 #define LOOK_WAITING_US 1000000u
 
 /* ---- patience ---------------------------------------------------------------------------------------- */
@@ -345,6 +345,9 @@ void dn_deadletters_stop(struct dn_deadletters *letters, unsigned wait_ms)
     }
     while (!letters->finished && waited != ETIMEDOUT)
         waited = pthread_cond_timedwait(&letters->changed, &letters->mutex, &most);
+    letters->closed = true;
+    while (letters->proposing) /* which does not wait */
+        pthread_cond_wait(&letters->changed, &letters->mutex);
     pthread_mutex_unlock(&letters->mutex);
 }
 

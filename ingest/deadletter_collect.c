@@ -391,6 +391,7 @@ void collect(struct dn_deadletters *d)
     uint32_t count = d->options.shard_count;
     uint64_t now_us = dn_monotonic_us();
 
+    DN_ASSERT(count > 0);
     d->pick_count = 0;
     for (uint32_t i = 0; i < count; i++) {
         struct group *group = &d->groups[(d->first_group + i) % count];

@@ -157,6 +157,28 @@ static bool take_answer(struct dn_deadletters *d, struct group *group, bool *ret
     return true;
 }
 
+/* False: stop() has returned, or is about to. */
+static bool open_door(struct dn_deadletters *d, struct group *group)
+{
+    pthread_mutex_lock(&d->mutex);
+    bool open = !d->closed;
+    d->proposing = open;
+    group->proposed = open; /* before: `done` may run at once */
+    group->answered = false;
+    pthread_mutex_unlock(&d->mutex);
+    return open;
+}
+
+static void close_door(struct dn_deadletters *d, struct group *group, bool taken)
+{
+    pthread_mutex_lock(&d->mutex);
+    d->proposing = false;
+    if (!taken)
+        group->proposed = false;
+    pthread_cond_broadcast(&d->changed);
+    pthread_mutex_unlock(&d->mutex);
+}
+
 /* False: it could not even be begun. */
 static bool propose(struct dn_deadletters *d, struct group *group, uint64_t before)
 {
@@ -175,17 +197,13 @@ static bool propose(struct dn_deadletters *d, struct group *group, uint64_t befo
         .data = group,
     };
     group->proposed_before = before;
-    pthread_mutex_lock(&d->mutex);
-    group->proposed = true; /* before: `done` may run at once */
-    group->answered = false;
-    pthread_mutex_unlock(&d->mutex);
-    if (d->options.target.propose(d->options.target.data, &group->proposal))
-        return true;
-    pthread_mutex_lock(&d->mutex);
-    group->proposed = false;
-    pthread_mutex_unlock(&d->mutex);
-    group_failed(group, "too many proposals wait on this node");
-    return false;
+    if (!open_door(d, group))
+        return false;
+    bool taken = d->options.target.propose(d->options.target.data, &group->proposal);
+    close_door(d, group, taken);
+    if (!taken)
+        group_failed(group, "too many proposals wait on this node");
+    return taken;
 }
 
 bool group_propose(struct dn_deadletters *d, struct group *group, bool *ret_under_way)

@@ -133,6 +133,8 @@ struct dn_deadletters {
     pthread_cond_t changed;
     /* Under the lock: */
     bool stopping, woken, finished;
+    bool closed;    /* nothing may be proposed any more: consensus may be stopped */
+    bool proposing; /* in target.propose just now */
     uint64_t stop_by_us;
     int64_t trouble_ms;
     char trouble[DN_SOURCE_TEXT_MAX];

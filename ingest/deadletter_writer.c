@@ -21,6 +21,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #define FOLDER_MODE 0700
@@ -272,6 +273,18 @@ static int write_whole(int fd, const uint8_t *bytes, size_t length)
     return 0;
 }
 
+/* The journal may be on the same disk, and needs its last bytes more. */
+static enum dn_code leave_room(const struct dn_dead_writer *writer, int fd, size_t length,
+                               struct dn_error *err)
+{
+    struct statvfs room;
+    if (fstatvfs(fd, &room) != 0 ||
+        (uint64_t)room.f_bavail * room.f_frsize >= DN_DEAD_FREE_MIN + (uint64_t)length)
+        return DN_OK;
+    return dn_fail(err, DN_NO_SPACE, "'%s': less than %llu MiB are free on its disk; make room", writer->path,
+                   (unsigned long long)DN_DEAD_FREE_MIN >> 20);
+}
+
 static int end_torn_line(int fd, uint64_t size)
 {
     char last;
@@ -286,12 +299,17 @@ enum dn_code dn_dead_writer_append(struct dn_dead_writer *writer, const void *li
                                    struct dn_error *err)
 {
     char folder[PATH_MAX];
-    uint64_t size;
-    int fd;
+    uint64_t size = 0;
+    int fd = -1;
 
     enum dn_code code = open_with_room(writer, length, &fd, &size, err);
     if (code != DN_OK)
         return code;
+    code = leave_room(writer, fd, length, err);
+    if (code != DN_OK) {
+        close(fd);
+        return code;
+    }
     const char *what = "write to";
     int reason = end_torn_line(fd, size);
     if (reason == 0)

@@ -12,6 +12,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define DN_DEAD_FREE_MIN (UINT64_C(128) << 20) /* bytes that are left free on the disk */
+
 struct dn_dead_writer;
 
 /* Makes the folder (0700) where it is missing. A file that would grow beyond max_bytes is renamed to PATH.1

@@ -228,6 +228,8 @@ static enum dn_code open_source(struct dn_ingest *ingest, struct ingest_source *
     source->proposals = counter(ingest, source, "dunlin_source_batches_total", "Batches proposed");
     source->refusals = counter(ingest, source, "dunlin_source_refusals_total",
                                "Batches refused or of unknown fate: read again");
+    source->invalid = counter(ingest, source, "dunlin_source_invalid_total",
+                              "Batches that the state machine did not understand: a fault of dunlin");
     source->streams = calloc(INGEST_STREAMS_MAX, sizeof *source->streams);
     if (source->streams == NULL)
         return dn_fail(err, DN_NO_MEMORY, "source '%s': out of memory", config->name);

@@ -141,7 +141,7 @@ struct ingest_source {
     size_t stream_count;
     int64_t trouble_ms;
     char trouble[DN_SOURCE_TEXT_MAX];
-    struct dn_counter *messages, *bytes, *skipped, *dead, *seeks, *proposals, *refusals;
+    struct dn_counter *messages, *bytes, *skipped, *dead, *seeks, *proposals, *refusals, *invalid;
 };
 
 struct ingest_group {

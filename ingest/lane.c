@@ -328,6 +328,7 @@ static void judge(struct ingest_lane *lane, const struct ingest_batch *batch)
     case DN_RESULT_INVALID:
         break;
     }
+    dn_counter_add(lane->feed->stream->source->invalid, 1);
     dn_err("ingest", "%s partition %u: group %u refused a batch as invalid", lane->feed->stream->info.stream,
            lane->feed->partition, lane->group);
     refuse(lane, true, "the state machine refused a batch as invalid: this is a fault of dunlin");

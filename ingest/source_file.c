@@ -22,7 +22,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define QUIET_US 5000000    /* a rotated file that was quiet for so long is read to its end */
 #define RETRY_US 50000      /* between attempts to open */
 #define REPLACED_US 1000000 /* between looks whether another file has the name */
 #define WHAT_TO_DO "; decide with 'dunlin source skip' or 'dunlin source reset'"
@@ -54,6 +53,11 @@ struct source {
     struct dn_file_stdin *in;                     /* NULL: it is not standard input */
     struct part *parts[DN_SOURCE_PARTITIONS_MAX]; /* by stream; NULL: never started */
 };
+
+static uint64_t quiet_us(void)
+{
+    return (uint64_t)dn_file_quiet_ms * 1000;
+}
 
 /* ---- states ---- */
 
@@ -96,7 +100,7 @@ static void not_found(struct source *source, size_t stream, struct part *part,
         dn_file_watch_now(source->watch);
     }
     set_state(part, DN_PARTITION_CONNECTING, "looking for the file that held this, after a rotation");
-    if (now_us - part->lost_us < QUIET_US || where->scans <= part->scans) {
+    if (now_us - part->lost_us < quiet_us() || where->scans <= part->scans) {
         return;
     }
     if (part->moved && !part->unread) {
@@ -270,7 +274,7 @@ static void check_finished(struct source *source, size_t stream, struct part *pa
     uint64_t since_us = where->rotated_us > part->grown_us ? where->rotated_us : part->grown_us;
     struct stat status;
 
-    if (!where->rotated || (now_us - since_us < QUIET_US && !dn_file_reader_unterminated(part->reader))) {
+    if (!where->rotated || (now_us - since_us < quiet_us() && !dn_file_reader_unterminated(part->reader))) {
         return;
     }
     if (!part->whole) {

@@ -76,8 +76,11 @@ int dn_file_list(const char *folder, bool (*take)(const char *name, void *data),
     struct dn_file_names names = {.max = max};
     DIR *dir = opendir(folder);
     const struct dirent *entry;
-    int error = dir == NULL ? errno : 0;
+    int error = 0;
 
+    if (dir == NULL) {
+        return errno;
+    }
     while (error == 0 && (errno = 0, entry = readdir(dir)) != NULL) {
         if (entry->d_name[0] != '.' && (take == NULL || take(entry->d_name, data)) &&
             regular(dirfd(dir), entry) && !put(&names, entry->d_name)) {
@@ -87,9 +90,7 @@ int dn_file_list(const char *folder, bool (*take)(const char *name, void *data),
     if (error == 0) {
         error = errno;
     }
-    if (dir != NULL) {
-        closedir(dir);
-    }
+    closedir(dir);
     if (error != 0) {
         dn_file_names_free(&names);
         return error;

@@ -19,7 +19,7 @@
 
 #define BUFFER_BYTES (512u << 10)
 #define FRAME_BYTES 16 /* beside the message itself: the length before it, or CR and newline after it */
-#define TAIL_BYTES 64  /* looked at again when a file has grown */
+#define TAIL_BYTES 64  /* looked at again before what follows them is believed */
 #define SLICE_US 2000  /* a read that finds no message gives up for now after this */
 #define GZIP_STEP_BYTES (128u << 10)
 #define VARINT_BYTES_MAX 10
@@ -268,7 +268,7 @@ static enum dn_file_outcome met_end(struct dn_file_reader *reader, struct dn_err
     return DN_FILE_END;
 }
 
-/* The file has grown: is it still the same one? */
+/* Bytes came behind those that were read: do those stand there still? */
 static enum dn_file_outcome check_tail(struct dn_file_reader *reader, struct dn_error *err)
 {
     uint8_t now[TAIL_BYTES];
@@ -296,7 +296,7 @@ static enum dn_file_outcome fill_plain(struct dn_file_reader *reader, size_t *re
     if (got < 0) {
         return broken_read(err, at);
     }
-    if (got > 0 && reader->at_end && check_tail(reader, err) != DN_FILE_SOME) {
+    if (got > 0 && check_tail(reader, err) != DN_FILE_SOME) {
         return DN_FILE_CHANGED;
     }
     *ret_length = (size_t)got;

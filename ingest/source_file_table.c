@@ -13,6 +13,8 @@
 
 #define MESSAGE_BYTES_MAX (256ull << 20) /* one message must fit into memory, once for each file read */
 
+unsigned dn_file_quiet_ms = 5000;
+
 /* ---- configuration ---- */
 
 static enum dn_code check_followed(const char *path, struct dn_error *err)

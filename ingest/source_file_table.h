@@ -13,6 +13,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* A rotated file that was quiet for so long is read to its end; one that is not found for so long is gone.
+ * Tests make it shorter, before they open a source. */
+extern unsigned dn_file_quiet_ms;
+
 struct dn_file_table;
 
 /* Checks the configuration (DN_INVALID). keeps: this table remembers followed files in host->data_dir; one

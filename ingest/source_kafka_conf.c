@@ -43,7 +43,7 @@ static const struct {
 /* What the operator may change. */
 static const struct setting defaults[] = {
     {"client.id", "dunlin"},
-    {"fetch.wait.max.ms", "250"},
+    {"fetch.wait.max.ms", "100"},
     {"fetch.error.backoff.ms", "100"},
     /* A larger record still passes: a broker sends the first batch whole. A message that waits unread keeps
      * its whole answer in memory, so answers are small. */

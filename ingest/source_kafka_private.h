@@ -29,8 +29,8 @@
 #define KAFKA_MIRROR_MS 3000        /* between commits to the consumer group */
 #define KAFKA_TICK_MS 100           /* of the watching thread */
 #define KAFKA_PARK_MS 5000 /* a partition with messages that nobody reads for so long lets go of them */
-#define KAFKA_QUEUE_MESSAGES 40000 /* fetched ahead in a partition */
-#define KAFKA_QUEUE_KBYTES 4096    /* the same in bytes, without the bookkeeping of each message */
+#define KAFKA_QUEUE_MESSAGES 10000 /* fetched ahead in a partition */
+#define KAFKA_QUEUE_KBYTES 2048    /* the same in bytes, without the bookkeeping of each message */
 
 struct kafka_partition {
     uint32_t topic, number;

@@ -264,7 +264,7 @@ static size_t waiting_bytes(const struct dn_message *messages, size_t count, siz
     return count > 0 ? bytes / count * waiting : 0;
 }
 
-/* Fetching stops for up to a second once the queue is full; when it is half empty again, see ask_offsets().
+/* Fetching stops for up to a second once the queue is full; when there is room again, see ask_offsets().
  * How many bytes wait is not told: as many a message as in those just read. */
 static void watch_filling(struct kafka *kafka, struct kafka_partition *partition,
                           const struct dn_message *got, size_t count)
@@ -273,8 +273,8 @@ static void watch_filling(struct kafka *kafka, struct kafka_partition *partition
     size_t bytes = waiting_bytes(got, count, waiting);
     if (waiting > KAFKA_QUEUE_MESSAGES / 4 * 3 || bytes > (size_t)KAFKA_QUEUE_KBYTES * 1024 / 4 * 3) {
         partition->filled = true;
-    } else if (partition->filled && waiting < KAFKA_QUEUE_MESSAGES / 2 &&
-               bytes < (size_t)KAFKA_QUEUE_KBYTES * 1024 / 2) {
+    } else if (partition->filled && waiting < KAFKA_QUEUE_MESSAGES / 8 * 5 &&
+               bytes < (size_t)KAFKA_QUEUE_KBYTES * 1024 / 8 * 5) {
         partition->filled = false;
         want_offsets(kafka, partition);
     }

@@ -16,10 +16,10 @@ const unsigned dn_fuzz_runs = 6000;
 
 static void parse_anything(const uint8_t *bytes, size_t length)
 {
-    for (uint8_t kind = 0; kind <= DN_RECORD_STALL + 1; kind++) {
+    for (unsigned kind = 0; kind <= DN_RECORD_STALL + 1; kind++) {
         struct dn_result result;
         struct dn_error err;
-        if (dn_result_parse(bytes, length, kind, &result, &err) == DN_OK) {
+        if (dn_result_parse(bytes, length, (uint8_t)kind, &result, &err) == DN_OK) {
             DN_ASSERT(result.count <= length);
         }
     }
@@ -140,10 +140,10 @@ static void put_events(struct dn_buffer *out, struct dn_buffer *record, unsigned
     }
     dn_buffer_clear(record);
     if (stream) {
-        const struct dn_dead_in dead[] = {{(int64_t)(round * 4) - 2, DN_DEAD_LIMIT},
-                                          {(int64_t)(round * 4) - 1, DN_DEAD_MISROUTED}};
-        dn_record_stream(record, "clicks", 0, round < 2 ? DN_OFFSET_UNSET : (int64_t)(round * 4) - 4,
-                         (int64_t)(round * 4 + 4), events, 4, dead, round < 2 ? 0 : round % 3);
+        const int64_t first = (int64_t)round * 4;
+        const struct dn_dead_in dead[] = {{first - 2, DN_DEAD_LIMIT}, {first - 1, DN_DEAD_MISROUTED}};
+        dn_record_stream(record, "clicks", 0, round < 2 ? DN_OFFSET_UNSET : first - 4, first + 4, events, 4,
+                         dead, round < 2 ? 0 : round % 3);
     } else {
         dn_record_events(record, events, 4);
     }
@@ -162,7 +162,7 @@ static void put_word(struct dn_buffer *out, struct dn_buffer *record, unsigned r
         break;
     default:
         dn_record_source(record, round % 2 == 0 ? "views" : "clicks", 0,
-                         round % 2 == 0 ? DN_OFFSET_UNSET : (int64_t)(round * 4), round % 4 == 1);
+                         round % 2 == 0 ? DN_OFFSET_UNSET : (int64_t)round * 4, round % 4 == 1);
         break;
     }
     put_record(out, 0, record);

@@ -34,7 +34,7 @@
 #define WAIT_MS 60000 /* nothing that is waited for takes as long */
 #define RULES_MAX 8
 #define FILES_MAX 64
-#define SEEN_MAX 4096 /* letters of a shard in a test */
+#define SEEN_MAX 40000 /* letters of a shard in a test */
 
 /* ---- the disk: every flush of a regular file is noted, and may fail ---------------------------------- */
 
@@ -92,6 +92,11 @@ int fdatasync(int fd)
     return rv;
 }
 
+static inline void nap(void)
+{
+    nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
+}
+
 /* ---- the source -------------------------------------------------------------------------------------- */
 
 static pthread_mutex_t source_mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -102,6 +107,7 @@ static struct {
 } rules[RULES_MAX]; /* the first that fits */
 static size_t rule_count;
 static atomic_int fetches, fetchers;
+static atomic_bool fetch_hangs;
 
 static inline void fetch_says(const char *stream, int partition, enum dn_code code)
 {
@@ -155,6 +161,8 @@ static inline enum dn_code fake_fetch(void *data, const char *stream, uint32_t p
 
     atomic_fetch_add(&fetches, 1);
     assert_true(timeout_ms > 0);
+    while (atomic_load(&fetch_hangs))
+        nap();
     pthread_mutex_lock(&source_mutex);
     for (size_t i = rule_count; i-- > 0;) {
         if (strncmp(stream, rules[i].stream, strlen(rules[i].stream)) == 0 &&
@@ -216,6 +224,7 @@ struct rig {
     struct dn_ingest_options options;
     struct dn_deadletters *letters;
     bool check_files;
+    bool no_proposals; /* none may come any more */
 
     pthread_mutex_t mutex;
     pthread_cond_t changed;
@@ -382,6 +391,8 @@ static inline bool target_propose(void *data, struct dn_proposal *proposal)
     uint64_t before = dn_reader_u64(&reader);
     if (reader.failed || proposal->deadline_us <= dn_monotonic_us())
         rig->fault = "a proposal that is not right";
+    if (rig->no_proposals)
+        rig->fault = "a proposal after stop";
     if (rig->check_files)
         check_durable(rig, proposal->group, before);
     if (rig->answer != ANSWER_BUSY && rig->queued < SHARDS) {
@@ -400,6 +411,15 @@ static inline void rig_answer(struct rig *rig, enum answer answer)
     rig->answer = answer;
     pthread_cond_broadcast(&rig->changed);
     pthread_mutex_unlock(&rig->mutex);
+}
+
+/* Up to where was proposed for the group. */
+static inline uint64_t rig_highest(struct rig *rig, uint32_t group)
+{
+    pthread_mutex_lock(&rig->mutex);
+    uint64_t highest = rig->shards[group].highest;
+    pthread_mutex_unlock(&rig->mutex);
+    return highest;
 }
 
 static inline void rig_lead(struct rig *rig, uint32_t group, bool led)
@@ -554,11 +574,6 @@ static inline size_t rig_waiting(struct rig *rig, uint32_t group)
     size_t count = queue_of(rig, group, 0, all, SEEN_MAX);
     pthread_mutex_unlock(&rig->mutex);
     return count;
-}
-
-static inline void nap(void)
-{
-    nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
 }
 
 /* Waits until the expression is true; a test that waits for nothing fails by it. */

@@ -271,6 +271,26 @@ static void crash_before_proposal(void **state)
     assert_int_equal(rig_check_file(rig->file), 60);
 }
 
+/* A full queue, and numbers beyond what the thread remembers at once: the row of bits goes round. */
+static void full_queue(void **state)
+{
+    struct rig *rig = *state;
+
+    rig_source(rig, "d", DN_DEAD_DROPPED, "");
+    rig->check_files = false; /* it would read what is dropped in vain */
+    rig_start(rig);
+    for (unsigned i = 0; i < 5; i++)
+        rig_bury(rig, 1, "d/x", 0, 1000);
+    rig_wait_empty(rig);
+    rig_lead(rig, 1, false);
+    for (unsigned i = 0; i < 32; i++)
+        rig_bury(rig, 1, i % 8 == 7 ? "d/x" : "a/web", i % 8, 1000);
+    rig_lead(rig, 1, true);
+    rig_wait_empty(rig);
+    assert_int_equal(rig_letters(rig, 1, 1, 1), 28000);
+    assert_int_equal(rig_check_file(rig->file), 28000);
+}
+
 /* Only the leader of a shard looks at its queue. */
 static void only_the_leader(void **state)
 {
@@ -309,7 +329,7 @@ static void another_leader(void **state)
     fetch_is_well();
     rig_wait_empty(rig);
     assert_int_equal(rig_letters(rig, 1, 1, 1), 10);
-    assert_int_equal(rig->shards[1].highest, 30);
+    assert_int_equal(rig_highest(rig, 1), 30);
 }
 
 /* Dropped by the configuration: out of the queue at once, fetched and written nowhere. */
@@ -350,10 +370,29 @@ static void stop_waits(void **state)
     rig_answer(rig, ANSWER_HELD);
     rig_bury(rig, 1, "a/web", 0, 10);
     rig_start(rig);
-    WAIT_FOR(rig->shards[1].highest == 10);
+    WAIT_FOR(rig_highest(rig, 1) == 10);
     rig_answer(rig, ANSWER_OK);
     dn_deadletters_stop(rig->letters, WAIT_MS);
     assert_int_equal(rig_waiting(rig, 1), 0);
+}
+
+/* A fetch outlasts stop: what it brings is proposed to nobody, as consensus may be gone by then. */
+static void stop_during_fetch(void **state)
+{
+    struct rig *rig = *state;
+
+    atomic_store(&fetch_hangs, true);
+    rig_bury(rig, 1, "a/web", 0, 1);
+    rig_start(rig);
+    WAIT_FOR(atomic_load(&fetches) == 1);
+    dn_deadletters_stop(rig->letters, 10);
+    pthread_mutex_lock(&rig->mutex);
+    rig->no_proposals = true;
+    pthread_mutex_unlock(&rig->mutex);
+    atomic_store(&fetch_hangs, false);
+    rig_stop(rig, 0);
+    assert_int_equal(rig_letters(rig, 1, 1, 1), 1); /* it was written all the same */
+    assert_int_equal(rig_waiting(rig, 1), 1);
 }
 
 /* A path that cannot be a file's is said at the start, with the source's name. */
@@ -410,13 +449,13 @@ static void metrics(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        WITH_RIG(all_arrive),        WITH_RIG(default_place),  WITH_RIG(gone),
-        WITH_RIG(hopeless),          WITH_RIG(strangers),      WITH_RIG(blocked_source),
-        WITH_RIG(blocked_partition), WITH_RIG(blocked_first),  WITH_RIG(flush_fails),
-        WITH_RIG(no_folder),         WITH_RIG(proposals_fail), WITH_RIG(crash_before_proposal),
-        WITH_RIG(only_the_leader),   WITH_RIG(another_leader), WITH_RIG(dropped),
-        WITH_RIG(stop_is_bounded),   WITH_RIG(stop_waits),     WITH_RIG(bad_place),
-        WITH_RIG(metrics),
+        WITH_RIG(all_arrive),        WITH_RIG(default_place),   WITH_RIG(gone),
+        WITH_RIG(hopeless),          WITH_RIG(strangers),       WITH_RIG(blocked_source),
+        WITH_RIG(blocked_partition), WITH_RIG(blocked_first),   WITH_RIG(flush_fails),
+        WITH_RIG(no_folder),         WITH_RIG(proposals_fail),  WITH_RIG(crash_before_proposal),
+        WITH_RIG(full_queue),        WITH_RIG(only_the_leader), WITH_RIG(another_leader),
+        WITH_RIG(dropped),           WITH_RIG(stop_is_bounded), WITH_RIG(stop_waits),
+        WITH_RIG(stop_during_fetch), WITH_RIG(bad_place),       WITH_RIG(metrics),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -14,6 +14,7 @@
 #include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -41,6 +42,20 @@ int fsync(int fd)
     }
     folder_flushes++;
     return (int)syscall(SYS_fsync, fd);
+}
+
+static uint64_t free_bytes = UINT64_MAX; /* what the disk is said to have; this: what it has */
+
+int fstatvfs(int fd, struct statvfs *ret)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    int rv = statvfs(path, ret);
+    if (rv == 0 && free_bytes != UINT64_MAX) {
+        ret->f_frsize = 4096;
+        ret->f_bavail = free_bytes / 4096;
+    }
+    return rv;
 }
 
 /* ---- a folder for each test --------------------------------------------------------------------------- */
@@ -198,6 +213,20 @@ static void no_room(void **state)
     expect(place, 0, "first\n");
     append(place, "second line\n");
     expect(place, 0, "first\nsecond line\n");
+}
+
+/* The journal's disk is not filled up to the last byte. */
+static void nearly_full(void **state)
+{
+    struct place *place = *state;
+    append(place, "a\n");
+    free_bytes = DN_DEAD_FREE_MIN;
+    appended_not(place, "b\n", DN_NO_SPACE, "128 MiB are free");
+    expect(place, 0, "a\n");
+    free_bytes = DN_DEAD_FREE_MIN + 4096;
+    append(place, "b\n");
+    free_bytes = UINT64_MAX;
+    expect(place, 0, "a\nb\n");
 }
 
 /* A device is no file that letters can be kept in: refused before anything is written. */
@@ -373,19 +402,13 @@ static void paths(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        WITH_PLACE(appending),
-        WITH_PLACE(torn_tail),
-        WITH_PLACE(flush_fails),
-        WITH_PLACE(name_not_durable),
-        WITH_PLACE(no_room),
-        WITH_PLACE(device),
-        WITH_PLACE(rotation),
-        WITH_PLACE(large_batch),
-        WITH_PLACE(rotation_is_durable),
-        WITH_PLACE(moved_away),
-        WITH_PLACE(locked),
-        WITH_PLACE(shared),
-        WITH_PLACE(paths),
+        WITH_PLACE(appending),   WITH_PLACE(torn_tail),
+        WITH_PLACE(flush_fails), WITH_PLACE(name_not_durable),
+        WITH_PLACE(no_room),     WITH_PLACE(nearly_full),
+        WITH_PLACE(device),      WITH_PLACE(rotation),
+        WITH_PLACE(large_batch), WITH_PLACE(rotation_is_durable),
+        WITH_PLACE(moved_away),  WITH_PLACE(locked),
+        WITH_PLACE(shared),      WITH_PLACE(paths),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -45,7 +45,7 @@ struct world {
     struct told_partition partitions[PARTITIONS_MAX];
     uint32_t partition_count;
     _Atomic uint32_t shown; /* partitions that the driver tells of */
-    uint32_t shown_first;   /* the stream grew from this number of partitions while it was written */
+    uint32_t grew[3];       /* partitions the stream had while it was written; the last is partition_count */
     bool keyed;
     bool misrouted_for_a_while; /* it grew so that it is not keyed any more: what was judged before may be
                                    told */
@@ -64,6 +64,7 @@ struct world {
     size_t pending_count;
     pthread_t consensus;
     atomic_bool stop;
+    struct dn_metrics *metrics;
     unsigned lost, late, refused; /* what went wrong */
 };
 
@@ -93,7 +94,9 @@ static void tell(struct world *w, uint32_t p, size_t count)
         told->offset = offset;
         offset += 1 + (rng_chance(&w->rng, 10) ? (int64_t)rng_below(&w->rng, 20) : 0);
         bool stray = w->keyed && !w->misrouted_for_a_while && rng_chance(&w->rng, 1);
-        uint32_t hashed = i < count / 2 && p < w->shown_first ? w->shown_first : w->partition_count;
+        uint32_t hashed = w->grew[3 * i / count];
+        if (p >= hashed)
+            hashed = p < w->grew[1] ? w->grew[1] : w->partition_count;
         told->user = user_for(&w->rng, w->keyed, p, hashed, stray);
         if (rng_chance(&w->rng, 2))
             snprintf(told->text, TEXT_MAX, "{\"no\":\"event\"");
@@ -364,7 +367,7 @@ static size_t target_dead_letters(void *data, uint32_t group, uint64_t from, str
 /* ---- the run
  * -------------------------------------------------------------------------------------------------- */
 
-static void make_world(uint64_t seed, bool keyed, uint32_t first, uint32_t partitions, size_t messages)
+static void make_world(uint64_t seed, bool keyed, const uint32_t grew[3], size_t messages)
 {
     struct dn_shard_settings settings;
     struct dn_buffer record, result;
@@ -372,15 +375,17 @@ static void make_world(uint64_t seed, bool keyed, uint32_t first, uint32_t parti
     world = calloc(1, sizeof *world);
     world->rng.state = seed;
     world->keyed = keyed;
-    world->partition_count = partitions;
-    world->shown_first = first;
-    world->misrouted_for_a_while = keyed && (partitions % SHARDS != 0 || first % SHARDS != 0);
+    world->partition_count = grew[2];
+    memcpy(world->grew, grew, sizeof world->grew);
+    for (int i = 0; i < 3; i++)
+        world->misrouted_for_a_while |= keyed && grew[i] % SHARDS != 0;
     pthread_mutex_init(&world->lock, NULL);
+    world->metrics = dn_metrics_create();
     world->epoch = dn_epoch_create();
     world->reader = dn_epoch_register(world->epoch);
-    for (uint32_t p = 0; p < partitions; p++)
+    for (uint32_t p = 0; p < grew[2]; p++)
         tell(world, p, messages / 2 + rng_below(&world->rng, messages / 2));
-    atomic_store(&world->shown, first);
+    atomic_store(&world->shown, grew[0]);
     dn_shard_settings_default(&settings);
     settings.lateness_ms = 86400000;
     settings.events_per_user = 1000;
@@ -408,6 +413,7 @@ static void free_world(void)
     dn_epoch_destroy(world->epoch);
     for (uint32_t p = 0; p < world->partition_count; p++)
         free(world->partitions[p].messages);
+    dn_metrics_destroy(world->metrics);
     free(world);
 }
 
@@ -435,6 +441,7 @@ static struct dn_ingest *start_node(const struct dn_source_config *config, unsig
         .data_dir = ".",
         .stall_ms = 2000,
         .driver = fake_driver,
+        .metrics = world->metrics,
         .target = {.data = &nodes[node],
                    .propose = target_propose,
                    .leads = target_leads,
@@ -541,27 +548,30 @@ static void check_world(void)
         for (size_t k = 0; k < sizeof stats.dead / sizeof *stats.dead; k++)
             reasons += stats.dead[k];
     }
+    CHECK(dn_counter_value(dn_metrics_counter(world->metrics, "dunlin_source_invalid_total",
+                                              "source=\"clicks\"", "")) == 0,
+          "the state machine found batches invalid");
     CHECK((dead == wanted_dead || (world->misrouted_for_a_while && dead > wanted_dead)) && reasons == dead,
           "%llu dead letters, not %llu", (unsigned long long)dead, (unsigned long long)wanted_dead);
 }
 
-static void one_run(uint64_t seed, bool keyed, uint32_t first, uint32_t partitions, size_t messages)
+static void one_run(uint64_t seed, bool keyed, const uint32_t grew[3], size_t messages)
 {
     struct dn_ingest *ingests[NODES];
     struct dn_source_config config;
     uint64_t end_us = dn_monotonic_us() + SETTLE_MS * 1000ull;
 
-    make_world(seed, keyed, first, partitions, messages);
+    make_world(seed, keyed, grew, messages);
     configure(&config, keyed);
     for (unsigned i = 0; i < NODES; i++)
         ingests[i] = start_node(&config, i);
     for (int i = 0; i < 150 && !is_done(); i++) {
         shake(ingests);
-        if (i == 20)
-            atomic_store(&world->shown, partitions);
+        if (i == 20 || i == 40)
+            atomic_store(&world->shown, grew[i / 20]);
         poll(NULL, 0, 3);
     }
-    atomic_store(&world->shown, partitions);
+    atomic_store(&world->shown, grew[2]);
     calm_down(ingests);
     while (!is_done()) {
         CHECK(dn_monotonic_us() < end_us, "seed %llu: not at the streams' ends", (unsigned long long)seed);
@@ -585,14 +595,14 @@ static void test_keyed(void **state)
 {
     (void)state;
     for (uint64_t seed = first_seed; seed < first_seed + 4; seed++)
-        one_run(seed, true, 8, 8, 3000);
+        one_run(seed, true, (uint32_t[]){8, 8, 8}, 3000);
 }
 
 static void test_not_keyed(void **state)
 {
     (void)state;
     for (uint64_t seed = first_seed; seed < first_seed + 4; seed++)
-        one_run(seed, false, 5, 5, 3000);
+        one_run(seed, false, (uint32_t[]){5, 5, 5}, 3000);
 }
 
 /* Keyed before and after. */
@@ -600,7 +610,7 @@ static void test_grows(void **state)
 {
     (void)state;
     for (uint64_t seed = first_seed; seed < first_seed + 3; seed++)
-        one_run(seed, true, 4, 12, 2000);
+        one_run(seed, true, (uint32_t[]){4, 8, 12}, 2000);
 }
 
 /* Keyed before, and no more. */
@@ -608,7 +618,7 @@ static void test_grows_out_of_its_keys(void **state)
 {
     (void)state;
     for (uint64_t seed = first_seed; seed < first_seed + 3; seed++)
-        one_run(seed, true, 8, 10, 2000);
+        one_run(seed, true, (uint32_t[]){8, 9, 10}, 2000);
 }
 
 /* Not keyed before, and keyed after: what the shards have begun they end. */
@@ -616,14 +626,24 @@ static void test_grows_into_its_keys(void **state)
 {
     (void)state;
     for (uint64_t seed = first_seed; seed < first_seed + 3; seed++)
-        one_run(seed, true, 6, 8, 2000);
+        one_run(seed, true, (uint32_t[]){6, 8, 8}, 2000);
+}
+
+static void test_grows_out_and_in(void **state)
+{
+    (void)state;
+    for (uint64_t seed = first_seed; seed < first_seed + 3; seed++)
+        one_run(seed, true, (uint32_t[]){4, 5, 8}, 2000);
 }
 
 int main(int argc, char **argv)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_keyed), cmocka_unit_test(test_not_keyed), cmocka_unit_test(test_grows),
-        cmocka_unit_test(test_grows_out_of_its_keys), cmocka_unit_test(test_grows_into_its_keys)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_keyed),
+                                       cmocka_unit_test(test_not_keyed),
+                                       cmocka_unit_test(test_grows),
+                                       cmocka_unit_test(test_grows_out_of_its_keys),
+                                       cmocka_unit_test(test_grows_into_its_keys),
+                                       cmocka_unit_test(test_grows_out_and_in)};
 
     if (argc > 1)
         first_seed = strtoull(argv[1], NULL, 10);

@@ -303,6 +303,8 @@ static void test_nested_paths(void **state)
     assert_int_equal(t.got.weight, 3 * DN_WEIGHT_ONE);
     dead(&t, "{\"context\":[{\"user\":{\"id\":\"u\"}}],\"@timestamp\":77}", DN_DEAD_UNDECODABLE,
          "context.user.id: is missing");
+    dead(&t, "{\"context\":[{},{\"user\":{\"id\":\"u\"}}],\"@timestamp\":77}", DN_DEAD_UNDECODABLE,
+         "context.user.id: is missing");
     dead(&t, "{\"context\":\"u\",\"@timestamp\":77}", DN_DEAD_UNDECODABLE, "context.user.id: is missing");
     dead(&t, "{\"context\":{\"user\":{}},\"id\":\"u\"}", DN_DEAD_UNDECODABLE, "context.user.id: is missing");
     dead(&t, "{\"x\":{\"context\":{\"user\":{\"id\":\"u\"}}}}", DN_DEAD_UNDECODABLE,

@@ -1,4 +1,5 @@
 /* Followed files: growth, unfinished lines, every way of rotation, restarts in between, and copies. */
+#include "ingest/source_file_table.h"
 #include "tests/unit/ingest/source_file_help.h"
 
 #define STREAMS 16
@@ -374,5 +375,6 @@ int main(void)
         cmocka_unit_test_setup_teardown(finished_and_forgotten, set_up, tear_down),
         cmocka_unit_test_setup_teardown(what_cannot_be_followed, set_up, tear_down),
     };
+    dn_file_quiet_ms = 500;
     return cmocka_run_group_tests_name("ingest.source_file_follow", tests, NULL, NULL);
 }

@@ -384,7 +384,7 @@ static void step_stream(struct run *run)
         run->next_offset[s][p] = next;
         return;
     }
-    enum dn_outcome want[BATCH_MAX];
+    enum dn_outcome want[BATCH_MAX] = {0};
     enum dn_result_status status =
         m_batch(m, s, p, begins_at, next, messages, count, old, run->a.index, want);
     dn_buffer_clear(&run->a.record);
