@@ -235,7 +235,7 @@ static enum dn_code open_source(struct dn_ingest *ingest, struct ingest_source *
     enum dn_code code = dn_schema_create(config, &source->schema, err);
     if (code == DN_OK)
         code = source->driver->open(config, &source->host, &source->self, err);
-    return code == DN_OK ? DN_OK : dn_wrap(err, code, "source '%s'", config->name);
+    return code; /* both say which source it is */
 }
 
 /* Sources are opened on the ingest thread: the threads that client libraries start there inherit its

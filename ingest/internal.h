@@ -153,6 +153,7 @@ struct ingest_group {
     struct dn_buffer stall_record;
     atomic_bool stall_out;
     int64_t stalled_ms; /* as this node sees it; 0: they run */
+    uint64_t stall_us;  /* when it was last proposed */
     char reason[DN_STALL_REASON_MAX + 1];
 };
 
