@@ -144,6 +144,21 @@ static void renamed_and_made_anew(void **state)
     dn_source_file.close(self);
 }
 
+static void expect_dead_letter(const char *stream, int64_t offset, const char *bytes)
+{
+    struct dn_message message;
+    struct dn_error err = {0};
+    void *fetcher = NULL;
+
+    assert_int_equal(dn_source_file.fetcher_open(&config, &host, &fetcher, &err), DN_OK);
+    if (dn_source_file.fetch(fetcher, stream, 0, offset, 1000, &message, &err) != DN_OK) {
+        fail_msg("fetch: %s", err.message);
+    }
+    assert_int_equal(message.length, strlen(bytes));
+    assert_memory_equal(message.bytes, bytes, message.length);
+    dn_source_file.fetcher_close(fetcher);
+}
+
 /* Rotated n times while the node was down; `gzip`: and compressed. */
 static void while_it_was_down(bool gzip)
 {
@@ -188,7 +203,10 @@ static void while_it_was_down(bool gzip)
     }
     usleep(1200000); /* another scan or two find nothing new */
     assert_int_equal(streams(self, 3), 3);
+    expect_dead_letter(first, 8, "{3}");
+    expect_dead_letter(first, 4, "{2}");
     dn_source_file.close(self);
+    expect_dead_letter(first, 4, "{2}");
 }
 
 static void renamed_while_it_was_down(void **state)
