@@ -169,6 +169,8 @@ static void a_line_that_needs_a_larger_buffer(void **state)
     dn_source_file.close(self);
     config.message_bytes = length - 1;
     expect_lines("a", 0, "<3000000>|{1}|", (int64_t)length + 6);
+    config.message_bytes = 100; /* counted over several buffers */
+    expect_lines("a", 0, "<3000000>|{1}|", (int64_t)length + 6);
     free(line);
 }
 
