@@ -29,6 +29,9 @@ static const struct dn_method methods[] = {
     {"/dunlin.v1.Cluster/Ping", "Cluster.Ping", dn_svc_ping, NULL},
     {"/dunlin.v1.Cluster/ListMembers", "Cluster.ListMembers", dn_svc_list_members, NULL},
     {"/dunlin.v1.Cluster/ChangeMember", "Cluster.ChangeMember", dn_svc_change_member, NULL},
+    {"/dunlin.v1.Sources/List", "Sources.List", dn_svc_source_list, NULL},
+    {"/dunlin.v1.Sources/Set", "Sources.Set", dn_svc_source_set, NULL},
+    {"/dunlin.v1.DeadLetters/List", "DeadLetters.List", dn_svc_dead_letter_list, NULL},
     {"/grpc.health.v1.Health/Check", "Health.Check", dn_svc_health_check, NULL},
     {"/grpc.health.v1.Health/Watch", "Health.Watch", dn_svc_health_watch, dn_svc_health_pull},
 };

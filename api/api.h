@@ -32,6 +32,18 @@ struct dn_api_limits {            /* 0: the default behind it */
     uint32_t idle_timeout_ms;     /* a connection that finished no request for this long is closed: 300000 */
 };
 
+/* What this node knows of a partition that it reads for a shard. The API may not know ingest: the node fills
+ * these. */
+struct dn_api_source_row {
+    char source[DN_SOURCE_MAX + 1];
+    char stream[DN_SOURCE_MAX + 1];
+    uint32_t partition, group; /* group 0: trouble of the source as a whole; partition means nothing then */
+    uint8_t state;             /* dunlin.v1.PartitionState */
+    bool keyed, stalled;
+    int64_t next_offset, begin_offset, end_offset, lag_records, lag_ms; /* -1: unknown */
+    char error[512];
+};
+
 struct dn_api_options {
     const char *address; /* "host:port"; port 0 picks one */
     unsigned threads;    /* 0: 1 */
@@ -59,6 +71,10 @@ struct dn_api_options {
      * Cluster and Health services answer all the same. NULL: always open. Read by the API threads. */
     const atomic_bool *open;
     struct dn_metrics *metrics;
+    /* What this node reads now: puts at most `max` rows into ret and returns how many there are. Any thread.
+     * NULL: it reads nothing. */
+    size_t (*source_rows)(void *data, struct dn_api_source_row *ret, size_t max);
+    void *source_data;
 };
 
 struct dn_api;

@@ -162,6 +162,27 @@ void dn_read_begin(struct dn_call *call, const Dunlin__V1__ReadOptions *options,
         read_go(call, read);
 }
 
+/* Since when the streams of any of these shards stand still; 0: they do not. In an epoch. */
+static int64_t stalled_since(const struct dn_app *app, const struct dn_read *read)
+{
+    char reason[DN_STALL_REASON_MAX + 1];
+    int64_t since_ms = 0;
+    for (size_t i = 0; i < read->group_count; i++) {
+        if (read->groups[i] == 0)
+            continue; /* the catalogue */
+        int64_t shard_ms = dn_shard_stalled(app->options.shards[read->groups[i] - 1], reason);
+        if (shard_ms != 0 && (since_ms == 0 || shard_ms < since_ms))
+            since_ms = shard_ms;
+    }
+    return since_ms;
+}
+
+uint64_t dn_stalled_for_ms(int64_t since_ms)
+{
+    int64_t now_ms = dn_wall_ms();
+    return since_ms != 0 && now_ms > since_ms ? (uint64_t)(now_ms - since_ms) : 0;
+}
+
 void dn_read_freshness(const struct dn_call *call, const struct dn_read *read, Dunlin__V1__Freshness *ret)
 {
     const struct dn_app *app = dn_call_app(call);
@@ -169,7 +190,10 @@ void dn_read_freshness(const struct dn_call *call, const struct dn_read *read, D
     dunlin__v1__freshness__init(ret);
     ret->age_known = read->age_known;
     ret->age_us = ret->age_known ? age_us : 0;
-    ret->stale = !ret->age_known || age_us > app->options.freshness_alarm_ms * 1000ull;
+    int64_t since_ms = stalled_since(app, read);
+    ret->stream_stalled = since_ms != 0;
+    ret->stream_age_ms = dn_stalled_for_ms(since_ms);
+    ret->stale = ret->stream_stalled || !ret->age_known || age_us > app->options.freshness_alarm_ms * 1000ull;
     ret->applied_index = read->applied;
     ret->shard = read->group;
     ret->node = (char *)(uintptr_t)app->options.node_name;

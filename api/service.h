@@ -18,6 +18,8 @@
 #define DN_FILTER_TERMS_MAX 64
 #define DN_FILTER_VALUES_MAX 1000
 #define DN_HASH_AT_MAX 1000
+#define DN_SOURCE_ROWS_MAX 65536 /* of a node, in one answer */
+#define DN_DEAD_LETTERS_PER_CALL_MAX 1000
 #define DN_TIME_AHEAD_MAX_MS (24ll * 3600 * 1000)
 
 struct dn_app {
@@ -55,7 +57,10 @@ struct dn_read {
 void dn_read_begin(struct dn_call *call, const Dunlin__V1__ReadOptions *options, const uint32_t *groups,
                    size_t group_count,
                    void (*next)(struct dn_call *call, const struct dn_read *read, void *state), void *state);
+/* In an epoch. */
 void dn_read_freshness(const struct dn_call *call, const struct dn_read *read, Dunlin__V1__Freshness *ret);
+/* How long ago that was (dn_shard_stalled), by this node's clock; 0 for 0. */
+uint64_t dn_stalled_for_ms(int64_t since_ms);
 /* The token as bytes in the call's arena. False: answered (memory). */
 bool dn_token_give(struct dn_call *call, const struct dn_token *token, ProtobufCBinaryData *ret);
 
@@ -97,6 +102,9 @@ void dn_svc_catalog_get(struct dn_call *call, const uint8_t *message, size_t len
 void dn_svc_status(struct dn_call *call, const uint8_t *message, size_t length);
 void dn_svc_list_members(struct dn_call *call, const uint8_t *message, size_t length);
 void dn_svc_change_member(struct dn_call *call, const uint8_t *message, size_t length);
+void dn_svc_source_list(struct dn_call *call, const uint8_t *message, size_t length);
+void dn_svc_source_set(struct dn_call *call, const uint8_t *message, size_t length);
+void dn_svc_dead_letter_list(struct dn_call *call, const uint8_t *message, size_t length);
 void dn_svc_ping(struct dn_call *call, const uint8_t *message, size_t length);
 void dn_svc_health_check(struct dn_call *call, const uint8_t *message, size_t length);
 void dn_svc_health_watch(struct dn_call *call, const uint8_t *message, size_t length);

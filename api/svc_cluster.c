@@ -3,6 +3,8 @@
 
 #include "base/clock.h"
 
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 static char *text(const char *constant)
@@ -10,8 +12,25 @@ static char *text(const char *constant)
     return (char *)(uintptr_t)(constant ? constant : ""); /* protobuf-c does not write to it */
 }
 
-static void group_fill(const struct dn_app *app, uint32_t group, Dunlin__V1__GroupStatus *to)
+/* False: out of memory. In an epoch. */
+static bool stream_fill(struct dn_call *call, const struct dn_shard *shard, Dunlin__V1__GroupStatus *to)
 {
+    char reason[DN_STALL_REASON_MAX + 1] = "";
+    uint64_t written, next;
+    int64_t since_ms = dn_shard_stalled(shard, reason);
+    to->stream_stalled = since_ms != 0;
+    to->stream_age_ms = dn_stalled_for_ms(since_ms);
+    dn_shard_dead_range(shard, &written, &next);
+    to->dead_waiting = next - written;
+    if (since_ms == 0)
+        return true;
+    to->stream_reason = dn_arena_strndup(call->arena, reason, strlen(reason));
+    return to->stream_reason != NULL;
+}
+
+static bool group_fill(struct dn_call *call, uint32_t group, Dunlin__V1__GroupStatus *to)
+{
+    const struct dn_app *app = dn_call_app(call);
     struct dn_group_status status;
     dn_consensus_status(app->options.consensus, group, &status);
     dunlin__v1__group_status__init(to);
@@ -33,7 +52,7 @@ static void group_fill(const struct dn_app *app, uint32_t group, Dunlin__V1__Gro
     if (group == 0) {
         to->items = dn_catalog_item_count(app->options.catalog);
         to->memory_bytes = dn_catalog_memory(app->options.catalog);
-        return;
+        return true;
     }
     struct dn_shard_stats stats;
     dn_shard_stats(app->options.shards[group - 1], &stats);
@@ -44,6 +63,29 @@ static void group_fill(const struct dn_app *app, uint32_t group, Dunlin__V1__Gro
     to->late = stats.late;
     to->refused = stats.refused;
     to->memory_bytes = stats.memory_bytes;
+    return stream_fill(call, app->options.shards[group - 1], to);
+}
+
+/* A stream that stands still is said here, in every answer (Freshness) and in the metrics, but it does not
+ * make the node unready: all nodes have the same stream, so all would be taken out of traffic at once, and
+ * answers from data that is a little old are better than none. False: out of memory. */
+static bool stream_reason_give(struct dn_call *call, Dunlin__V1__StatusResponse *response)
+{
+    enum { TEXT_MAX = 2048 };
+    char *text = dn_arena_zalloc(call->arena, TEXT_MAX);
+    size_t length = 0;
+    if (!text)
+        return false;
+    for (size_t i = 0; i < response->n_groups && length < TEXT_MAX; i++) {
+        const Dunlin__V1__GroupStatus *group = response->groups[i];
+        if (group->stream_stalled)
+            length += (size_t)snprintf(text + length, TEXT_MAX - length,
+                                       "%sshard %u: its streams stand still for %" PRIu64 " ms: %s",
+                                       length > 0 ? "; " : "", group->group, group->stream_age_ms,
+                                       group->stream_reason);
+    }
+    response->stream_reason = text;
+    return true;
 }
 
 static bool groups_give(struct dn_call *call, Dunlin__V1__StatusResponse *response)
@@ -55,7 +97,8 @@ static bool groups_give(struct dn_call *call, Dunlin__V1__StatusResponse *respon
     if (!groups || !response->groups)
         return false;
     for (uint32_t group = 0; group < count; group++) {
-        group_fill(app, group, &groups[group]);
+        if (!group_fill(call, group, &groups[group]))
+            return false;
         response->groups[group] = &groups[group];
     }
     response->n_groups = count;
@@ -160,8 +203,8 @@ void dn_svc_status(struct dn_call *call, const uint8_t *message, size_t length)
     dn_epoch_enter(call->thread->reader);
     response.catalog_items = dn_catalog_item_count(app->options.catalog);
     response.vector_dim = dn_catalog_dim(app->options.catalog);
-    bool fits = groups_give(call, &response) && members_give(call, &response) &&
-                hashes_give(call, request, &response);
+    bool fits = groups_give(call, &response) && stream_reason_give(call, &response) &&
+                members_give(call, &response) && hashes_give(call, request, &response);
     dn_epoch_leave(call->thread->reader);
     if (fits)
         dn_call_reply(call, &response.base);

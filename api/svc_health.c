@@ -24,6 +24,8 @@ static bool service_known(const char *name)
         "dunlin.v1.Sessions",
         "dunlin.v1.Catalog",
         "dunlin.v1.Cluster",
+        "dunlin.v1.Sources",
+        "dunlin.v1.DeadLetters",
         "grpc.health.v1.Health",
     };
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)

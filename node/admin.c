@@ -65,6 +65,7 @@ static enum MHD_Result answer_metrics(struct dn_admin *admin, struct MHD_Connect
     dn_gauges_update(admin->node, admin->reader);
     dn_buffer_init(&page, PAGE_BYTES_MAX);
     dn_metrics_render(admin->node->metrics, &page);
+    dn_streams_render(admin->node, admin->reader, &page);
     if (page.failed)
         result = answer_text(connection, MHD_HTTP_INTERNAL_SERVER_ERROR, "the page is too large\n");
     else

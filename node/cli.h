@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "client/client.h"
 #include "dunlin/v1/dunlin.pb-c.h"
+#include "replay/feed.h"
 
 #include <argp.h>
 #include <jansson.h>
@@ -18,6 +19,7 @@ enum { DN_CLI_OK = 0, DN_CLI_FAILED = 1, DN_CLI_USAGE = 2, DN_CLI_NO_CONNECTION 
 
 #define DN_CLI_TOKEN_MAX 4096 /* bytes */
 #define DN_CLI_FILTERS_MAX 32
+#define DN_CLI_SHARDS_MAX 64
 
 struct dn_cli {
     const char *server;
@@ -28,6 +30,8 @@ struct dn_cli {
 
 int dn_cli_status(struct dn_cli *cli, int argc, char **argv);
 int dn_cli_member(struct dn_cli *cli, int argc, char **argv);
+int dn_cli_source(struct dn_cli *cli, int argc, char **argv);
+int dn_cli_deadletter(struct dn_cli *cli, int argc, char **argv);
 int dn_cli_health(struct dn_cli *cli, int argc, char **argv);
 int dn_cli_publish(struct dn_cli *cli, int argc, char **argv);
 int dn_cli_recommend(struct dn_cli *cli, int argc, char **argv);
@@ -66,6 +70,43 @@ struct dn_cli_wish {
 };
 bool dn_cli_wish_met(const struct dn_cli_wish *wish, const Dunlin__V1__ListMembersResponse *now,
                      char *progress, size_t size);
+
+/* Where an operator wants reading to go on. */
+struct dn_cli_source_wish {
+    const char *stream;
+    uint32_t partition;
+    uint32_t shard; /* 0: every one that knows the partition */
+    enum { DN_CLI_TO_OFFSET, DN_CLI_TO_END, DN_CLI_TO_BEGINNING } to;
+    int64_t offset; /* DN_CLI_TO_OFFSET */
+    bool forward;   /* skip: it must not go back */
+};
+struct dn_cli_source_plan {
+    int64_t next_offset; /* -1: the beginning */
+    uint32_t shards[DN_CLI_SHARDS_MAX];
+    int64_t old_offsets[DN_CLI_SHARDS_MAX]; /* -1: none */
+    size_t count;
+};
+/* What Sources.Set is to be told; false and the problem, for people, when that cannot be. */
+bool dn_cli_source_plan(const Dunlin__V1__ListSourcesResponse *list, const struct dn_cli_source_wish *wish,
+                        struct dn_cli_source_plan *ret, char *problem, size_t size);
+
+/* Events on their way to Events.Publish, and what became of them (cli_batch.c). */
+#define DN_CLI_BATCH_MAX 500
+#define DN_CLI_OUTCOMES 9
+
+struct dn_cli_batch {
+    struct dn_feed_event events[DN_CLI_BATCH_MAX];
+    size_t count;
+};
+struct dn_cli_totals {
+    uint64_t outcomes[DN_CLI_OUTCOMES]; /* by dunlin.v1.EventOutcome */
+    char *token;                        /* of the last answer, malloc'ed; NULL: none */
+    char message[DN_ERROR_MESSAGE_MAX];
+};
+/* Publishes and empties the batch. Errors are printed; the exit code comes back. One thread. */
+int dn_cli_batch_send(struct dn_cli *cli, struct dn_cli_batch *batch, struct dn_cli_totals *totals);
+/* Those that were neither accepted nor had been before. */
+uint64_t dn_cli_totals_refused(const struct dn_cli_totals *totals);
 
 /* Options of reads: --level, --token, --max-staleness. Its input is a struct dn_cli_read. */
 struct dn_cli_read {

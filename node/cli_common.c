@@ -377,6 +377,8 @@ json_t *dn_cli_json_freshness(const Dunlin__V1__Freshness *freshness)
                        "applied_index", (json_int_t)freshness->applied_index, "stale", freshness->stale != 0);
     json_object_set_new(object, "age_us",
                         freshness->age_known ? json_integer((json_int_t)freshness->age_us) : json_null());
+    json_object_set_new(object, "stream_stalled", json_boolean(freshness->stream_stalled));
+    json_object_set_new(object, "stream_age_ms", json_integer((json_int_t)freshness->stream_age_ms));
     return object;
 }
 
@@ -390,6 +392,9 @@ void dn_cli_print_freshness(const Dunlin__V1__Freshness *freshness)
         printf("age %.1f ms%s\n", (double)freshness->age_us / 1000, freshness->stale ? " (STALE)" : "");
     else
         printf("age unknown%s\n", freshness->stale ? " (STALE)" : "");
+    if (freshness->stream_stalled)
+        printf("the shard's streams STAND STILL for %.1f s (`dunlin source list`)\n",
+               (double)freshness->stream_age_ms / 1000);
 }
 
 void dn_cli_print_json(json_t *object)

@@ -3,31 +3,16 @@
 #include "base/text.h"
 #include "client/names.h"
 #include "client/progress.h"
-#include "replay/feed.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define BATCH 500
-#define OUTCOMES 9
 
 struct arguments {
     struct dn_cli *cli;
     struct dn_feed_event event; /* of the options */
     const char *file;
     bool have_options;
-};
-
-struct batch {
-    struct dn_feed_event events[BATCH];
-    size_t count;
-};
-
-struct totals {
-    uint64_t outcomes[OUTCOMES];
-    char *token; /* of the last answer */
-    char message[DN_ERROR_MESSAGE_MAX];
 };
 
 enum { KEY_USER = 256, KEY_ITEM, KEY_TYPE, KEY_EVENT_ID, KEY_WEIGHT, KEY_TIME };
@@ -103,47 +88,9 @@ static error_t parse(int key, char *text, struct argp_state *state)
     return 0;
 }
 
-static int send_batch(struct dn_cli *cli, struct batch *batch, struct totals *totals)
+static int publish_file(struct arguments *arguments, struct dn_cli_totals *totals)
 {
-    static Dunlin__V1__Event events[BATCH];
-    static Dunlin__V1__Event *pointers[BATCH];
-    Dunlin__V1__PublishRequest request = DUNLIN__V1__PUBLISH_REQUEST__INIT;
-    const Dunlin__V1__PublishResponse *response;
-    ProtobufCMessage *answer;
-    int exit_code;
-
-    for (size_t i = 0; i < batch->count; i++) {
-        dunlin__v1__event__init(&events[i]);
-        events[i].user_id = batch->events[i].key;
-        events[i].item_id = batch->events[i].item;
-        events[i].event_id = batch->events[i].event_id;
-        events[i].type = (Dunlin__V1__EventType)batch->events[i].type;
-        events[i].time_ms = batch->events[i].time_ms;
-        events[i].weight = batch->events[i].weight;
-        pointers[i] = &events[i];
-    }
-    request.events = pointers;
-    request.n_events = batch->count;
-    batch->count = 0;
-    exit_code = dn_cli_call(cli, "/dunlin.v1.Events/Publish", &request.base,
-                            &dunlin__v1__publish_response__descriptor, &answer);
-    if (exit_code != DN_CLI_OK)
-        return exit_code;
-    response = (const Dunlin__V1__PublishResponse *)answer;
-    for (size_t i = 0; i < response->n_outcomes; i++)
-        if ((unsigned)response->outcomes[i] < OUTCOMES)
-            totals->outcomes[response->outcomes[i]]++;
-    free(totals->token);
-    totals->token = dn_cli_hex(&response->token);
-    if (response->message[0] != '\0')
-        snprintf(totals->message, sizeof totals->message, "%s", dn_cli_clean(response->message));
-    protobuf_c_message_free_unpacked(answer, NULL);
-    return DN_CLI_OK;
-}
-
-static int publish_file(struct arguments *arguments, struct totals *totals)
-{
-    static struct batch batch;
+    static struct dn_cli_batch batch;
     struct dn_progress progress;
     struct dn_feed *feed = NULL;
     struct dn_error err;
@@ -156,9 +103,9 @@ static int publish_file(struct arguments *arguments, struct totals *totals)
         code = dn_feed_next(feed, &batch.events[batch.count], &err);
         if (code == DN_OK)
             batch.count++;
-        if (batch.count == BATCH || (code == DN_NOT_FOUND && batch.count > 0)) {
+        if (batch.count == DN_CLI_BATCH_MAX || (code == DN_NOT_FOUND && batch.count > 0)) {
             sent += batch.count;
-            exit_code = send_batch(arguments->cli, &batch, totals);
+            exit_code = dn_cli_batch_send(arguments->cli, &batch, totals);
             dn_progress_update(&progress, sent);
         }
     }
@@ -169,29 +116,29 @@ static int publish_file(struct arguments *arguments, struct totals *totals)
     return exit_code;
 }
 
-static int publish_one(struct arguments *arguments, struct totals *totals)
+static int publish_one(struct arguments *arguments, struct dn_cli_totals *totals)
 {
-    static struct batch batch;
+    static struct dn_cli_batch batch;
 
     batch.events[0] = arguments->event;
     batch.count = 1;
-    return send_batch(arguments->cli, &batch, totals);
+    return dn_cli_batch_send(arguments->cli, &batch, totals);
 }
 
-static void print_totals(const struct dn_cli *cli, const struct totals *totals)
+static void print_totals(const struct dn_cli *cli, const struct dn_cli_totals *totals)
 {
     const char *token = totals->token != NULL ? totals->token : "";
 
     if (cli->json) {
         json_t *object = json_pack("{s:s, s:s}", "token", token, "message", totals->message);
 
-        for (int i = 0; i < OUTCOMES; i++)
+        for (int i = 0; i < DN_CLI_OUTCOMES; i++)
             json_object_set_new(object, dn_event_outcome_name(i),
                                 json_integer((json_int_t)totals->outcomes[i]));
         dn_cli_print_json(object);
         return;
     }
-    for (int i = 0; i < OUTCOMES; i++)
+    for (int i = 0; i < DN_CLI_OUTCOMES; i++)
         if (totals->outcomes[i] > 0)
             printf("%s %llu\n", dn_event_outcome_name(i), (unsigned long long)totals->outcomes[i]);
     if (*token != '\0')
@@ -212,15 +159,13 @@ int dn_cli_publish(struct dn_cli *cli, int argc, char **argv)
                                             "For large files and several nodes: "
                                             "dunlin-replay publish."};
     struct arguments arguments = {.cli = cli};
-    struct totals totals = {0};
-    uint64_t refused = 0;
+    struct dn_cli_totals totals = {0};
     int exit_code;
 
     argp_parse(&argp, argc, argv, 0, NULL, &arguments);
     exit_code = arguments.file != NULL ? publish_file(&arguments, &totals) : publish_one(&arguments, &totals);
     print_totals(cli, &totals);
-    for (int i = 2; i < OUTCOMES; i++) /* neither accepted nor duplicate */
-        refused += totals.outcomes[i];
+    uint64_t refused = dn_cli_totals_refused(&totals);
     if (exit_code == DN_CLI_OK && refused > 0) {
         fprintf(stderr, "dunlin: publish: %llu events were not taken%s%s\n", (unsigned long long)refused,
                 totals.message[0] != '\0' ? ": " : "", totals.message);

@@ -51,6 +51,10 @@ static json_t *group_json(const Dunlin__V1__GroupStatus *group)
         json_object_set_new(object, "late", json_integer((json_int_t)group->late));
         json_object_set_new(object, "refused", json_integer((json_int_t)group->refused));
         json_object_set_new(object, "memory_bytes", json_integer((json_int_t)group->memory_bytes));
+        json_object_set_new(object, "stream_stalled", json_boolean(group->stream_stalled));
+        json_object_set_new(object, "stream_age_ms", json_integer((json_int_t)group->stream_age_ms));
+        json_object_set_new(object, "stream_reason", json_string(group->stream_reason));
+        json_object_set_new(object, "dead_waiting", json_integer((json_int_t)group->dead_waiting));
     }
     return object;
 }
@@ -74,6 +78,7 @@ static void status_json(const Dunlin__V1__StatusResponse *status)
                   (json_int_t)status->vector_dim, "index_factory", status->index_factory, "index_built_items",
                   (json_int_t)status->index_built_items, "index_pending", (json_int_t)status->index_pending,
                   "index_building", status->index_building != 0, "members", members, "groups", groups);
+    json_object_set_new(object, "stream_reason", json_string(status->stream_reason));
     dn_cli_print_json(object);
 }
 
@@ -102,6 +107,8 @@ static void status_text(const Dunlin__V1__StatusResponse *status)
         puts("ready");
     else
         printf("NOT READY: %s\n", dn_cli_clean(status->not_ready_reason));
+    if (status->stream_reason[0] != '\0')
+        printf("STREAMS STAND STILL: %s\n", dn_cli_clean(status->stream_reason));
     fputs("members:", stdout);
     for (size_t i = 0; i < status->n_members; i++)
         printf(" %llu%s%s (%s)", (unsigned long long)status->members[i]->node_id,

@@ -1,6 +1,6 @@
 /* Loading a configuration file: libyaml gives a document of nodes with line numbers; the table of keys
  * (config_schema.c) says what may stand where; then come the checks that need several keys at once. */
-#include "node/config.h"
+#include "node/config_load.h"
 
 #include "base/log.h"
 #include "base/text.h"
@@ -10,23 +10,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <yaml.h>
 
-enum { PATH_TEXT_MAX = 160, SECTION_DEPTH_MAX = 4, NESTING_MAX = 16 };
+enum { SECTION_DEPTH_MAX = 4, NESTING_MAX = 16 };
 
-struct loader {
-    const char *file;
-    yaml_document_t document;
-    struct dn_config config;
-    struct dn_error *err;
-};
-
-static unsigned line_of(const yaml_node_t *node)
+unsigned dn_load_line(const yaml_node_t *node)
 {
     return (unsigned)node->start_mark.line + 1;
 }
 
-static enum dn_code fail_at(struct loader *loader, unsigned line, const char *path, const char *reason)
+enum dn_code dn_load_fail(struct dn_loader *loader, unsigned line, const char *path, const char *reason)
 {
     if (path[0])
         return dn_fail(loader->err, DN_INVALID, "%s:%u: %s: %s", loader->file, line, path, reason);
@@ -44,7 +36,7 @@ static size_t least(size_t a, size_t b)
 /* Edit distance, for "did you mean". */
 static size_t distance(const char *a, const char *b)
 {
-    size_t row[PATH_TEXT_MAX + 1];
+    size_t row[DN_LOAD_PATH_MAX + 1];
     size_t length = strlen(b);
 
     for (size_t j = 0; j <= length; j++)
@@ -63,13 +55,13 @@ static size_t distance(const char *a, const char *b)
     return row[length];
 }
 
-static enum dn_code fail_unknown(struct loader *loader, unsigned line, const char *path)
+static enum dn_code fail_unknown(struct dn_loader *loader, unsigned line, const char *path)
 {
     size_t count;
     const struct dn_config_key *keys = dn_config_keys(&count);
     const char *nearest = NULL;
     size_t nearest_distance = 4; /* further away is no typing slip */
-    char reason[2 * PATH_TEXT_MAX];
+    char reason[2 * DN_LOAD_PATH_MAX];
 
     for (size_t i = 0; i < count; i++) {
         size_t d = distance(path, keys[i].path);
@@ -83,7 +75,7 @@ static enum dn_code fail_unknown(struct loader *loader, unsigned line, const cha
         snprintf(reason, sizeof(reason), "unknown key: did you mean %s?", nearest);
     else
         snprintf(reason, sizeof(reason), "unknown key: remove it (docs/dunlind.sample.yaml has all keys)");
-    return fail_at(loader, line, path, reason);
+    return dn_load_fail(loader, line, path, reason);
 }
 
 /* ---- walking the document -------------------------------------------------------------------------------
@@ -101,54 +93,54 @@ static const char *kind_name(const yaml_node_t *node)
     }
 }
 
-static enum dn_code fail_kind(struct loader *loader, const yaml_node_t *node, const char *path,
-                              const char *wanted)
+enum dn_code dn_load_fail_kind(struct dn_loader *loader, const yaml_node_t *node, const char *path,
+                               const char *wanted)
 {
     char reason[120];
 
     snprintf(reason, sizeof(reason), "must be %s, not %s", wanted, kind_name(node));
-    return fail_at(loader, line_of(node), path, reason);
+    return dn_load_fail(loader, dn_load_line(node), path, reason);
 }
 
 /* The text of a scalar, NUL-terminated; NULL when it holds a NUL. */
-static const char *scalar_text(const yaml_node_t *node)
+const char *dn_load_text(const yaml_node_t *node)
 {
     const char *text = (const char *)node->data.scalar.value;
 
     return strlen(text) == node->data.scalar.length ? text : NULL;
 }
 
-static enum dn_code set_key(struct loader *loader, const struct dn_config_key *key, void *into,
+static enum dn_code set_key(struct dn_loader *loader, const struct dn_config_key *key, void *into,
                             const yaml_node_t *node)
 {
     bool is_text = key->kind == DN_CONFIG_TEXT || key->kind == DN_CONFIG_ADDRESS;
     struct dn_error reason;
 
     if (node->type != YAML_SCALAR_NODE)
-        return fail_kind(loader, node, key->path, "a single value");
-    const char *text = scalar_text(node);
+        return dn_load_fail_kind(loader, node, key->path, "a single value");
+    const char *text = dn_load_text(node);
     if (!text)
-        return fail_at(loader, line_of(node), key->path, "must not hold a NUL");
+        return dn_load_fail(loader, dn_load_line(node), key->path, "must not hold a NUL");
     if (!is_text && node->data.scalar.style != YAML_PLAIN_SCALAR_STYLE)
-        return fail_at(loader, line_of(node), key->path,
-                       key->kind == DN_CONFIG_BOOL ? "must be true or false without quotes"
-                                                   : "must be a number without quotes");
+        return dn_load_fail(loader, dn_load_line(node), key->path,
+                            key->kind == DN_CONFIG_BOOL ? "must be true or false without quotes"
+                                                        : "must be a number without quotes");
     if (dn_config_set(key, into, text, &reason) != DN_OK)
-        return fail_at(loader, line_of(node), key->path, reason.message);
+        return dn_load_fail(loader, dn_load_line(node), key->path, reason.message);
     return DN_OK;
 }
 
 /* Joins a section's path and the name of a key in it. False when the key is no text of sensible length. */
-static bool join(char ret_path[PATH_TEXT_MAX], const char *section, const yaml_node_t *name)
+static bool join(char ret_path[DN_LOAD_PATH_MAX], const char *section, const yaml_node_t *name)
 {
-    if (name->type != YAML_SCALAR_NODE || !scalar_text(name))
+    if (name->type != YAML_SCALAR_NODE || !dn_load_text(name))
         return false;
-    int length = snprintf(ret_path, PATH_TEXT_MAX, "%s%s", section, scalar_text(name));
-    return length > 0 && length < PATH_TEXT_MAX;
+    int length = snprintf(ret_path, DN_LOAD_PATH_MAX, "%s%s", section, dn_load_text(name));
+    return length > 0 && length < DN_LOAD_PATH_MAX;
 }
 
-static enum dn_code check_repeat(struct loader *loader, const yaml_node_t *mapping,
-                                 const yaml_node_pair_t *pair, const char *path)
+enum dn_code dn_load_check_repeat(struct dn_loader *loader, const yaml_node_t *mapping,
+                                  const yaml_node_pair_t *pair, const char *path)
 {
     const yaml_node_t *name = yaml_document_get_node(&loader->document, pair->key);
 
@@ -156,74 +148,45 @@ static enum dn_code check_repeat(struct loader *loader, const yaml_node_t *mappi
         const yaml_node_t *earlier = yaml_document_get_node(&loader->document, other->key);
         char reason[80];
 
-        if (strcmp(scalar_text(earlier), scalar_text(name)) != 0)
+        if (strcmp(dn_load_text(earlier), dn_load_text(name)) != 0)
             continue;
-        snprintf(reason, sizeof(reason), "is set twice: first in line %u", line_of(earlier));
-        return fail_at(loader, line_of(name), path, reason);
+        snprintf(reason, sizeof(reason), "is set twice: first in line %u", dn_load_line(earlier));
+        return dn_load_fail(loader, dn_load_line(name), path, reason);
     }
     return DN_OK;
 }
 
-static enum dn_code load_member(struct loader *loader, const yaml_node_t *node)
+static enum dn_code load_member(struct dn_loader *loader, const yaml_node_t *node)
 {
-    static const char *const NAMES[] = {"id", "name", "address"};
     struct dn_config_member *member = &loader->config.cluster.members[loader->config.cluster.member_count];
-    unsigned seen = 0;
-    char path[PATH_TEXT_MAX];
 
     if (node->type != YAML_MAPPING_NODE)
-        return fail_kind(loader, node, "cluster.members", "a list of {id, name, address}");
-    member->line = line_of(node);
-    for (yaml_node_pair_t *pair = node->data.mapping.pairs.start; pair < node->data.mapping.pairs.top;
-         pair++) {
-        const yaml_node_t *name = yaml_document_get_node(&loader->document, pair->key);
-        const struct dn_config_key *key;
-        enum dn_code code;
-
-        if (!join(path, "cluster.members[].", name))
-            return fail_at(loader, line_of(name), "cluster.members", "a key must be short text");
-        key = dn_config_find(path);
-        if (!key)
-            return fail_unknown(loader, line_of(name), path);
-        code = check_repeat(loader, node, pair, path);
-        if (code == DN_OK)
-            code = set_key(loader, key, member, yaml_document_get_node(&loader->document, pair->value));
-        if (code != DN_OK)
-            return code;
-        for (unsigned i = 0; i < 3; i++)
-            if (strcmp(scalar_text(name), NAMES[i]) == 0)
-                seen |= 1u << i;
-        size_t count;
-        loader->config.lines[key - dn_config_keys(&count)] = line_of(name);
-    }
-    for (unsigned i = 0; i < 3; i++) {
-        if (seen & 1u << i)
-            continue;
-        snprintf(path, sizeof(path), "cluster.members[].%s", NAMES[i]);
-        return fail_at(loader, line_of(node), path, "must be given");
-    }
-    loader->config.cluster.member_count++;
-    return DN_OK;
+        return dn_load_fail_kind(loader, node, "cluster.members", "a list of {id, name, address}");
+    member->line = dn_load_line(node);
+    enum dn_code code = dn_load_entry(loader, node, "cluster.members[].", member);
+    if (code == DN_OK)
+        loader->config.cluster.member_count++;
+    return code;
 }
 
-static enum dn_code load_members(struct loader *loader, const yaml_node_t *node)
+static enum dn_code load_members(struct dn_loader *loader, const yaml_node_t *node)
 {
     if (node->type != YAML_SEQUENCE_NODE)
-        return fail_kind(loader, node, "cluster.members", "a list of {id, name, address}");
+        return dn_load_fail_kind(loader, node, "cluster.members", "a list of {id, name, address}");
     for (yaml_node_item_t *item = node->data.sequence.items.start; item < node->data.sequence.items.top;
          item++) {
         const yaml_node_t *entry = yaml_document_get_node(&loader->document, *item);
         enum dn_code code;
 
         if (loader->config.cluster.member_count == DN_NODES_MAX)
-            return fail_at(loader, line_of(entry), "cluster.members", "has more than 7 entries");
+            return dn_load_fail(loader, dn_load_line(entry), "cluster.members", "has more than 7 entries");
         code = load_member(loader, entry);
         if (code != DN_OK)
             return code;
     }
     if (loader->config.cluster.member_count == 0)
-        return fail_at(loader, line_of(node), "cluster.members",
-                       "is empty: list the nodes, or leave the key out for a cluster of one");
+        return dn_load_fail(loader, dn_load_line(node), "cluster.members",
+                            "is empty: list the nodes, or leave the key out for a cluster of one");
     return DN_OK;
 }
 
@@ -238,56 +201,81 @@ static bool is_section(const char *path)
     return false;
 }
 
-/* section: "" or "raft." */
-static enum dn_code load_section(struct loader *loader, const yaml_node_t *node, const char *section,
-                                 int depth)
+static enum dn_code load_section(struct dn_loader *loader, const yaml_node_t *node, const char *section,
+                                 void *into, int depth);
+
+static enum dn_code load_value(struct dn_loader *loader, const yaml_node_t *name, const yaml_node_t *value,
+                               const char *path, void *into, int depth)
+{
+    /* A dot inside a key would let "raft.tick_ms: 5" at the top pass for the nested form. */
+    bool plain = !strpbrk(dn_load_text(name), ".[");
+    const struct dn_config_key *key = plain ? dn_config_find(path) : NULL;
+    char inner[DN_LOAD_PATH_MAX + 1];
+    enum dn_code code;
+    size_t count;
+
+    if (plain && strcmp(path, "cluster.members") == 0)
+        return load_members(loader, value);
+    if (plain && strcmp(path, "sources") == 0)
+        return dn_load_sources(loader, value);
+    if (plain && !key && is_section(path)) {
+        if (value->type != YAML_MAPPING_NODE)
+            return dn_load_fail_kind(loader, value, path, "keys and values, indented below it");
+        snprintf(inner, sizeof(inner), "%s.", path);
+        return load_section(loader, value, inner, into, depth + 1);
+    }
+    if (!key)
+        return fail_unknown(loader, dn_load_line(name), path);
+    if (key->kind == DN_CONFIG_LIST || key->kind == DN_CONFIG_MAP)
+        code = dn_load_collection(loader, key, into, value);
+    else
+        code = set_key(loader, key, into, value);
+    if (code == DN_OK)
+        loader->given[key - dn_config_keys(&count)] = loader->config.lines[key - dn_config_keys(&count)] =
+            dn_load_line(name);
+    return code;
+}
+
+/* section: "" or "raft."; into: what its keys' offsets count from. */
+static enum dn_code load_section(struct dn_loader *loader, const yaml_node_t *node, const char *section,
+                                 void *into, int depth)
 {
     DN_ASSERT(depth < SECTION_DEPTH_MAX); /* the table nests no deeper, and only its sections are entered */
     for (yaml_node_pair_t *pair = node->data.mapping.pairs.start; pair < node->data.mapping.pairs.top;
          pair++) {
         const yaml_node_t *name = yaml_document_get_node(&loader->document, pair->key);
         const yaml_node_t *value = yaml_document_get_node(&loader->document, pair->value);
-        char path[PATH_TEXT_MAX], inner[PATH_TEXT_MAX + 1];
-        enum dn_code code;
+        char path[DN_LOAD_PATH_MAX];
 
         if (!join(path, section, name))
-            return fail_at(loader, line_of(name), "", "a key must be short text");
-        code = check_repeat(loader, node, pair, path);
+            return dn_load_fail(loader, dn_load_line(name), "", "a key must be short text");
+        enum dn_code code = dn_load_check_repeat(loader, node, pair, path);
+        if (code == DN_OK)
+            code = load_value(loader, name, value, path, into, depth);
         if (code != DN_OK)
             return code;
-        const struct dn_config_key *key = strchr(path, '[') ? NULL : dn_config_find(path);
-        /* A dot inside a key would let "raft.tick_ms: 5" at the top pass for the nested form. */
-        if (strchr(scalar_text(name), '.'))
-            key = NULL;
-        else if (strcmp(path, "cluster.members") == 0) {
-            code = load_members(loader, value);
-            if (code != DN_OK)
-                return code;
-            continue;
-        } else if (!key && is_section(path)) {
-            if (value->type != YAML_MAPPING_NODE)
-                return fail_kind(loader, value, path, "keys and values, indented below it");
-            snprintf(inner, sizeof(inner), "%s.", path);
-            code = load_section(loader, value, inner, depth + 1);
-            if (code != DN_OK)
-                return code;
-            continue;
-        }
-        if (!key)
-            return fail_unknown(loader, line_of(name), path);
-        code = set_key(loader, key, &loader->config, value);
-        if (code != DN_OK)
-            return code;
-        size_t count;
-        loader->config.lines[key - dn_config_keys(&count)] = line_of(name);
     }
     return DN_OK;
+}
+
+enum dn_code dn_load_entry(struct dn_loader *loader, const yaml_node_t *node, const char *section, void *into)
+{
+    size_t count;
+    const struct dn_config_key *keys = dn_config_keys(&count);
+
+    memset(loader->given, 0, sizeof(loader->given));
+    enum dn_code code = load_section(loader, node, section, into, 0);
+    for (size_t i = 0; i < count && code == DN_OK; i++)
+        if (strncmp(keys[i].path, section, strlen(section)) == 0 && !keys[i].standard &&
+            loader->given[i] == 0)
+            code = dn_load_fail(loader, dn_load_line(node), keys[i].path, "must be given");
+    return code;
 }
 
 /* ---- checks over several keys ---------------------------------------------------------------------------
  */
 
-static unsigned key_line(const struct loader *loader, const char *path)
+static unsigned key_line(const struct dn_loader *loader, const char *path)
 {
     size_t count;
     const struct dn_config_key *key = dn_config_find(path);
@@ -327,7 +315,7 @@ static bool peers_guarded(const struct dn_config *config)
     return config->peers.key_file[0] != 0 || config->peers.allow_without_key;
 }
 
-static enum dn_code check_members(struct loader *loader)
+static enum dn_code check_members(struct dn_loader *loader)
 {
     const struct dn_config *config = &loader->config;
 
@@ -337,26 +325,28 @@ static enum dn_code check_members(struct loader *loader)
         uint16_t port;
 
         if (dn_parse_address(a->address, host, &port) && port == 0)
-            return fail_at(loader, a->line, "cluster.members[].address",
-                           "port 0 cannot be reached by others");
+            return dn_load_fail(loader, a->line, "cluster.members[].address",
+                                "port 0 cannot be reached by others");
         if (!dn_address_is_loopback(a->address) && !peers_guarded(config))
-            return fail_at(loader, a->line, "cluster.members[].address", "is beyond loopback" NEEDS_KEY);
+            return dn_load_fail(loader, a->line, "cluster.members[].address", "is beyond loopback" NEEDS_KEY);
         for (size_t j = 0; j < i; j++) {
             const struct dn_config_member *b = &config->cluster.members[j];
 
             if (a->id == b->id)
-                return fail_at(loader, a->line, "cluster.members[].id", "is used by another member too");
+                return dn_load_fail(loader, a->line, "cluster.members[].id", "is used by another member too");
             if (strcmp(a->name, b->name) == 0)
-                return fail_at(loader, a->line, "cluster.members[].name", "is used by another member too");
+                return dn_load_fail(loader, a->line, "cluster.members[].name",
+                                    "is used by another member too");
             if (strcmp(a->address, b->address) == 0)
-                return fail_at(loader, a->line, "cluster.members[].address", "is used by another member too");
+                return dn_load_fail(loader, a->line, "cluster.members[].address",
+                                    "is used by another member too");
         }
     }
     return DN_OK;
 }
 
 /* node.address is held to what is asked of the members' addresses. */
-static enum dn_code check_own_address(struct loader *loader)
+static enum dn_code check_own_address(struct dn_loader *loader)
 {
     const struct dn_config *config = &loader->config;
     const char *address = config->node.address;
@@ -367,18 +357,18 @@ static enum dn_code check_own_address(struct loader *loader)
     if (!address[0])
         return DN_OK;
     if (dn_parse_address(address, host, &port) && port == 0)
-        return fail_at(loader, line, "node.address", "port 0 cannot be reached by others");
+        return dn_load_fail(loader, line, "node.address", "port 0 cannot be reached by others");
     if (!dn_address_is_loopback(address) && !peers_guarded(config))
-        return fail_at(loader, line, "node.address", "is beyond loopback" NEEDS_KEY);
+        return dn_load_fail(loader, line, "node.address", "is beyond loopback" NEEDS_KEY);
     for (size_t i = 0; i < config->cluster.member_count; i++)
         if (config->cluster.members[i].id != config->node.id &&
             strcmp(config->cluster.members[i].address, address) == 0)
-            return fail_at(loader, line, "node.address", "is another node's in cluster.members");
+            return dn_load_fail(loader, line, "node.address", "is another node's in cluster.members");
     return DN_OK;
 }
 
 /* A node that is none of the members joins a cluster: it needs an address, and gets an entry of its own. */
-static enum dn_code check_joining(struct loader *loader)
+static enum dn_code check_joining(struct dn_loader *loader)
 {
     struct dn_config *config = &loader->config;
     struct dn_config_member *joining = &config->joining;
@@ -386,10 +376,11 @@ static enum dn_code check_joining(struct loader *loader)
     if (dn_config_self(config))
         return DN_OK;
     if (!config->node.address[0])
-        return fail_at(loader, key_line(loader, "node.id"), "node.id",
-                       "is not among cluster.members: to join their cluster, give node.address (where the "
-                       "others reach this node); to form one together, add this node to the list on every "
-                       "node");
+        return dn_load_fail(
+            loader, key_line(loader, "node.id"), "node.id",
+            "is not among cluster.members: to join their cluster, give node.address (where the "
+            "others reach this node); to form one together, add this node to the list on every "
+            "node");
     joining->id = config->node.id;
     if (config->node.name[0])
         memcpy(joining->name, config->node.name, sizeof(joining->name));
@@ -398,38 +389,39 @@ static enum dn_code check_joining(struct loader *loader)
     memcpy(joining->address, config->node.address, sizeof(joining->address));
     for (size_t i = 0; i < config->cluster.member_count; i++)
         if (strcmp(config->cluster.members[i].name, joining->name) == 0)
-            return fail_at(loader, key_line(loader, "node.name"), "node.name",
-                           "is another node's in cluster.members: give this one its own");
+            return dn_load_fail(loader, key_line(loader, "node.name"), "node.name",
+                                "is another node's in cluster.members: give this one its own");
     return DN_OK;
 }
 
-static enum dn_code check_cluster_id(struct loader *loader)
+static enum dn_code check_cluster_id(struct dn_loader *loader)
 {
     for (const char *c = loader->config.cluster.id; *c; c++)
         if (*c <= 0x20 || *c >= 0x7f)
-            return fail_at(loader, key_line(loader, "cluster.id"), "cluster.id",
-                           "must be printable ASCII without spaces");
+            return dn_load_fail(loader, key_line(loader, "cluster.id"), "cluster.id",
+                                "must be printable ASCII without spaces");
     return DN_OK;
 }
 
-static enum dn_code check_addresses(struct loader *loader)
+static enum dn_code check_addresses(struct dn_loader *loader)
 {
     const struct dn_config *config = &loader->config;
 
     if (config->peers.bind[0] && !dn_address_is_loopback(config->peers.bind) && !peers_guarded(config))
-        return fail_at(loader, key_line(loader, "peers.bind"), "peers.bind", "is beyond loopback" NEEDS_KEY);
+        return dn_load_fail(loader, key_line(loader, "peers.bind"), "peers.bind",
+                            "is beyond loopback" NEEDS_KEY);
     if (config->peers.previous_key_file[0] && !config->peers.key_file[0])
-        return fail_at(loader, key_line(loader, "peers.previous_key_file"), "peers.previous_key_file",
-                       "is given, but peers.key_file is not");
+        return dn_load_fail(loader, key_line(loader, "peers.previous_key_file"), "peers.previous_key_file",
+                            "is given, but peers.key_file is not");
     if (!dn_address_is_loopback(config->api.address) && !config->api.allow_plaintext)
-        return fail_at(
+        return dn_load_fail(
             loader, key_line(loader, "api.address"), "api.address",
             "is beyond loopback, and the API has no encryption yet: set api.allow_plaintext to true "
             "if the network is private");
     return DN_OK;
 }
 
-static enum dn_code check_relations(struct loader *loader)
+static enum dn_code check_relations(struct dn_loader *loader)
 {
     struct dn_config *config = &loader->config;
     struct dn_shard_settings settings;
@@ -437,40 +429,40 @@ static enum dn_code check_relations(struct loader *loader)
     struct dn_error reason;
 
     if (!dn_log_level_parse(config->log.level, &level))
-        return fail_at(loader, key_line(loader, "log.level"), "log.level",
-                       "must be debug, info, warn or error");
+        return dn_load_fail(loader, key_line(loader, "log.level"), "log.level",
+                            "must be debug, info, warn or error");
     if (config->raft.heartbeat_ms * 3 > config->raft.election_timeout_ms)
-        return fail_at(
+        return dn_load_fail(
             loader, key_line(loader, "raft.heartbeat_ms"), "raft.heartbeat_ms",
             "must be at most a third of raft.election_timeout_ms: a lost heartbeat or two must not "
             "cost the leader its office");
     if (strcmp(config->raft.journal_io, "auto") != 0 && strcmp(config->raft.journal_io, "io_uring") != 0 &&
         strcmp(config->raft.journal_io, "pool") != 0)
-        return fail_at(loader, key_line(loader, "raft.journal_io"), "raft.journal_io",
-                       "must be auto, io_uring or pool");
+        return dn_load_fail(loader, key_line(loader, "raft.journal_io"), "raft.journal_io",
+                            "must be auto, io_uring or pool");
     if (config->raft.segment_bytes % 4096 != 0)
-        return fail_at(loader, key_line(loader, "raft.segment_bytes"), "raft.segment_bytes",
-                       "must be a multiple of 4096");
+        return dn_load_fail(loader, key_line(loader, "raft.segment_bytes"), "raft.segment_bytes",
+                            "must be a multiple of 4096");
     if (config->api.default_deadline_ms > config->api.max_deadline_ms)
-        return fail_at(loader, key_line(loader, "api.default_deadline_ms"), "api.default_deadline_ms",
-                       "must not be above api.max_deadline_ms");
+        return dn_load_fail(loader, key_line(loader, "api.default_deadline_ms"), "api.default_deadline_ms",
+                            "must not be above api.max_deadline_ms");
     if (config->raft.tick_ms > config->freshness_alarm_ms)
-        return fail_at(loader, key_line(loader, "freshness_alarm_ms"), "freshness_alarm_ms",
-                       "must not be below raft.tick_ms: every answer would be stale");
+        return dn_load_fail(loader, key_line(loader, "freshness_alarm_ms"), "freshness_alarm_ms",
+                            "must not be below raft.tick_ms: every answer would be stale");
     dn_config_shard_settings(config, &settings);
     if (dn_shard_settings_check(&settings, &reason) != DN_OK)
-        return fail_at(loader, key_line(loader, "session.gap_s"), "session", reason.message);
+        return dn_load_fail(loader, key_line(loader, "session.gap_s"), "session", reason.message);
     return DN_OK;
 }
 
-static enum dn_code check_required(struct loader *loader)
+static enum dn_code check_required(struct dn_loader *loader)
 {
     size_t count;
     const struct dn_config_key *keys = dn_config_keys(&count);
 
     for (size_t i = 0; i < count; i++)
         if (!keys[i].standard && !strstr(keys[i].path, "[].") && loader->config.lines[i] == 0)
-            return fail_at(loader, 1, keys[i].path, "must be given");
+            return dn_load_fail(loader, 1, keys[i].path, "must be given");
     return DN_OK;
 }
 
@@ -489,7 +481,7 @@ static void default_members(struct dn_config *config)
     config->cluster.member_count = 1;
 }
 
-static enum dn_code check_all(struct loader *loader)
+static enum dn_code check_all(struct dn_loader *loader)
 {
     struct dn_config *config = &loader->config;
     enum dn_code code = check_required(loader);
@@ -526,7 +518,7 @@ static void set_defaults(struct dn_config *config)
 
     memset(config, 0, sizeof(*config));
     for (size_t i = 0; i < count; i++)
-        if (keys[i].standard)
+        if (keys[i].standard && !strstr(keys[i].path, "[]."))
             DN_ASSERT(dn_config_set(&keys[i], config, keys[i].standard, NULL) == DN_OK);
 }
 
@@ -537,25 +529,25 @@ static enum dn_code fail_yaml(const char *file, const yaml_parser_t *parser, str
                    parser->context ? parser->context : "");
 }
 
-static enum dn_code load_document(struct loader *loader, yaml_parser_t *parser)
+static enum dn_code load_document(struct dn_loader *loader, yaml_parser_t *parser)
 {
     const yaml_node_t *root = yaml_document_get_root_node(&loader->document);
     yaml_document_t second;
 
     if (!root)
-        return fail_at(loader, 1, "", "the file is empty: docs/dunlind.sample.yaml is a start");
+        return dn_load_fail(loader, 1, "", "the file is empty: docs/dunlind.sample.yaml is a start");
     if (root->type != YAML_MAPPING_NODE)
-        return fail_kind(loader, root, "", "keys and values");
-    enum dn_code code = load_section(loader, root, "", 0);
+        return dn_load_fail_kind(loader, root, "", "keys and values");
+    enum dn_code code = load_section(loader, root, "", &loader->config, 0);
     if (code != DN_OK)
         return code;
     if (!yaml_parser_load(parser, &second))
         return fail_yaml(loader->file, parser, loader->err);
     const yaml_node_t *more = yaml_document_get_root_node(&second);
-    unsigned line = more ? line_of(more) : 0;
+    unsigned line = more ? dn_load_line(more) : 0;
     yaml_document_delete(&second);
     if (more)
-        return fail_at(loader, line, "", "a second document: one file holds one configuration");
+        return dn_load_fail(loader, line, "", "a second document: one file holds one configuration");
     return check_all(loader);
 }
 
@@ -590,7 +582,7 @@ static enum dn_code check_nesting(const char *path, const void *bytes, size_t le
 enum dn_code dn_config_parse(const char *path, const void *bytes, size_t length, struct dn_config *ret,
                              struct dn_error *err)
 {
-    struct loader *loader = calloc(1, sizeof(*loader));
+    struct dn_loader *loader = calloc(1, sizeof(*loader));
     yaml_parser_t parser;
     enum dn_code code;
 

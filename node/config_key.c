@@ -1,4 +1,5 @@
-/* The key under which user and event ids are hashed: read from its file, or derived on loopback. */
+/* The key under which user and event ids are hashed: read from its file, or derived on loopback; and files
+ * that hold a secret in general. */
 #include "node/config.h"
 
 #include <errno.h>
@@ -11,44 +12,58 @@
 
 enum { HEX_LENGTH = 2 * DN_HASH_KEY_BYTES, FILE_LENGTH_MAX = 128 };
 
-static enum dn_code read_key_file(const char *path, uint8_t ret_key[DN_HASH_KEY_BYTES], struct dn_error *err)
+enum dn_code dn_config_read_secret_file(const char *what, const char *path, char *ret_text, size_t size,
+                                        size_t *ret_length, struct dn_error *err)
 {
-    char text[FILE_LENGTH_MAX + 1];
     struct stat info;
     enum dn_code code = DN_OK;
-    size_t key_length = 0;
-    const char *end = NULL;
 
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
-        return dn_fail(err, DN_IO, "secrets.hash_key_file: %s: cannot open: %s", path, strerror(errno));
+        return dn_fail(err, DN_IO, "%s: %s: cannot open: %s", what, path, strerror(errno));
     if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
-        code = dn_fail(err, DN_INVALID, "secrets.hash_key_file: %s: is not a regular file", path);
+        code = dn_fail(err, DN_INVALID, "%s: %s: is not a regular file", what, path);
         goto close_file;
     }
     if (info.st_mode & 077) {
-        code =
-            dn_fail(err, DN_DENIED, "secrets.hash_key_file: %s: others may read it (mode %04o): chmod 600 it",
-                    path, info.st_mode & 07777);
+        code = dn_fail(err, DN_DENIED, "%s: %s: others may read it (mode %04o): chmod 600 it", what, path,
+                       info.st_mode & 07777);
         goto close_file;
     }
-    ssize_t length = read(fd, text, sizeof(text));
+    ssize_t length = read(fd, ret_text, size);
     if (length < 0) {
-        code = dn_fail(err, DN_IO, "secrets.hash_key_file: %s: cannot read: %s", path, strerror(errno));
+        code = dn_fail(err, DN_IO, "%s: %s: cannot read: %s", what, path, strerror(errno));
         goto close_file;
     }
-    while (length > 0 && strchr(" \t\r\n", text[length - 1]))
+    while (length > 0 && strchr(" \t\r\n", ret_text[length - 1]))
         length--;
-    if (length != HEX_LENGTH ||
-        sodium_hex2bin(ret_key, DN_HASH_KEY_BYTES, text, HEX_LENGTH, NULL, &key_length, &end) != 0 ||
-        key_length != DN_HASH_KEY_BYTES || end != text + HEX_LENGTH)
-        code = dn_fail(
-            err, DN_INVALID,
-            "secrets.hash_key_file: %s: must hold 32 hex characters (make one with: openssl rand -hex 16)",
-            path);
-    sodium_memzero(text, sizeof(text));
+    if ((size_t)length >= size) {
+        code = dn_fail(err, DN_INVALID, "%s: %s: must hold at most %zu bytes", what, path, size - 1);
+        goto close_file;
+    }
+    ret_text[length] = 0;
+    *ret_length = (size_t)length;
 close_file:
     close(fd);
+    return code;
+}
+
+static enum dn_code read_key_file(const char *path, uint8_t ret_key[DN_HASH_KEY_BYTES], struct dn_error *err)
+{
+    static const char WHAT[] = "secrets.hash_key_file";
+    char text[FILE_LENGTH_MAX + 1];
+    size_t length = 0, key_length = 0;
+    const char *end = NULL;
+
+    enum dn_code code = dn_config_read_secret_file(WHAT, path, text, sizeof(text), &length, err);
+    if (code == DN_OK &&
+        (length != HEX_LENGTH ||
+         sodium_hex2bin(ret_key, DN_HASH_KEY_BYTES, text, HEX_LENGTH, NULL, &key_length, &end) != 0 ||
+         key_length != DN_HASH_KEY_BYTES || end != text + HEX_LENGTH))
+        code =
+            dn_fail(err, DN_INVALID,
+                    "%s: %s: must hold 32 hex characters (make one with: openssl rand -hex 16)", WHAT, path);
+    sodium_memzero(text, sizeof(text));
     return code;
 }
 

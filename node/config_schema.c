@@ -1,4 +1,4 @@
-/* The table of keys, and what needs nothing but it: setting one, printing, the sample. */
+/* The table of keys, and setting one. */
 #include "base/text.h"
 #include "node/config.h"
 
@@ -9,6 +9,8 @@
 
 #define FIELD(field) offsetof(struct dn_config, field), sizeof(((struct dn_config *)0)->field)
 #define MEMBER(field) offsetof(struct dn_config_member, field), sizeof(((struct dn_config_member *)0)->field)
+
+#define SOURCE(field) offsetof(struct dn_source_config, field), sizeof(((struct dn_source_config *)0)->field)
 
 #define BOOL(path, field, standard, help)                                                                    \
     {                                                                                                        \
@@ -198,6 +200,82 @@ static const struct dn_config_key KEYS[] = {
         "0600).\n"
         "Empty: derived from cluster.id, which is no secret: only allowed while every member is on loopback.",
         NULL),
+
+    {"sources[].name", DN_CONFIG_TEXT, SOURCE(name), 1, 0, NULL, "",
+     "Name of the source: letters, digits, - and _. Part of where its offsets are kept: a new name reads "
+     "everything anew.",
+     "clicks"},
+    {"sources[].kind", DN_CONFIG_CHOICE, SOURCE(kind), 0, 0, NULL, "kafka file",
+     "What it is: a Kafka cluster (or what speaks its protocol), or files.", "kafka"},
+    {"sources[].topics", DN_CONFIG_LIST, SOURCE(list), 0, DN_SOURCE_LIST_MAX, "", "topics",
+     "kafka: the topics to read. Must be given.", "[web.clicks]"},
+    {"sources[].brokers", DN_CONFIG_TEXT, SOURCE(brokers), 0, 0, "", "",
+     "kafka: host:port of some of its brokers, separated by commas. Must be given.", "127.0.0.1:9092"},
+    {"sources[].keyed", DN_CONFIG_BOOL, SOURCE(keyed), 0, 0, "false", "",
+     "kafka: messages are partitioned by the user id as key, with murmur2 (Java's default; "
+     "partitioner=murmur2 "
+     "in librdkafka).\n"
+     "Where a topic's partitions are a multiple of cluster.shards, each shard then reads only its own "
+     "users'; "
+     "otherwise every shard reads everything.",
+     NULL},
+    {"sources[].group_id", DN_CONFIG_TEXT, SOURCE(group_id), 0, 0, "", "",
+     "kafka: consumer group that offsets are mirrored to, for dashboards only. Empty: none.", NULL},
+    {"sources[].properties", DN_CONFIG_MAP, SOURCE(properties), 0, DN_SOURCE_PROPERTIES_MAX, "", "properties",
+     "kafka: settings of librdkafka, passed on as they are. NAME_file: the value is the content of a file "
+     "that "
+     "only its owner may read (mode 0600), for passwords.",
+     "{security.protocol: PLAINTEXT}"},
+    {"sources[].format", DN_CONFIG_CHOICE, SOURCE(format), 0, 0, "json", "json protobuf",
+     "Format of a message: a JSON object, or dunlin.v1.Event in protobuf.", NULL},
+    {"sources[].message_bytes", DN_CONFIG_BYTES, SOURCE(message_bytes), KIB, 16 * MIB, "1MiB", "bytes",
+     "A larger message is a dead letter.", NULL},
+    {"sources[].fields.user", DN_CONFIG_TEXT, SOURCE(fields.user), 1, 0, "user_id", "",
+     "json: where the user id stands; dots go into nested objects (context.user.id). @key: the message's "
+     "key.",
+     NULL},
+    {"sources[].fields.item", DN_CONFIG_TEXT, SOURCE(fields.item), 1, 0, "item_id", "",
+     "json: where the item id stands.", NULL},
+    {"sources[].fields.type", DN_CONFIG_TEXT, SOURCE(fields.type), 1, 0, "type", "",
+     "json: where the event's type stands (see types); view when it is missing.", NULL},
+    {"sources[].fields.time", DN_CONFIG_TEXT, SOURCE(fields.time), 1, 0, "time_ms", "",
+     "json: where the event's time stands; the message's own time when it is missing. @time: always the "
+     "message's "
+     "own.",
+     NULL},
+    {"sources[].fields.time_unit", DN_CONFIG_CHOICE, SOURCE(fields.time_unit), 0, 0, "ms",
+     "ms s us ns iso8601", "What the time is counted in since 1970; or a text such as 2026-01-31T12:00:00Z.",
+     NULL},
+    {"sources[].fields.weight", DN_CONFIG_TEXT, SOURCE(fields.weight), 1, 0, "weight", "",
+     "json: where the event's weight stands; 1 when it is missing.", NULL},
+    {"sources[].fields.constant_type", DN_CONFIG_TEXT, SOURCE(fields.constant_type), 0, 0, "", "",
+     "Every event has this type, whatever it says. Empty: its own.", NULL},
+    {"sources[].types", DN_CONFIG_MAP, SOURCE(fields.types), 0, DN_SOURCE_TYPES_MAX, "", "names",
+     "Other names of types: view, click, cart, buy, like, dislike, play, remove; none: such messages "
+     "are "
+     "passed over.",
+     "{page_view: view, heartbeat: none}"},
+    {"sources[].batch.events", DN_CONFIG_UINT, SOURCE(batch_events), 1, 10000, "5000", "events",
+     "A batch goes out when it has this many events,", NULL},
+    {"sources[].batch.bytes", DN_CONFIG_BYTES, SOURCE(batch_bytes), KIB, 4 * MIB, "256KiB", "bytes",
+     "or this many bytes,", NULL},
+    {"sources[].batch.ms", DN_CONFIG_UINT, SOURCE(batch_ms), 0, 10000, "5", "ms",
+     "or when its first message waited this long.", NULL},
+    {"sources[].batch.inflight", DN_CONFIG_UINT, SOURCE(inflight_batches), 1, 64, "4", "batches",
+     "Batches of a partition that are proposed and not yet applied.", NULL},
+    {"sources[].dead_letters.to", DN_CONFIG_CHOICE, SOURCE(dead_sink), 0, 0, "file", "file topic none",
+     "Where messages go that give no event or came too late, with reason and original bytes. none: they are "
+     "counted, and gone.",
+     NULL},
+    {"sources[].dead_letters.path", DN_CONFIG_TEXT, SOURCE(dead_to), 0, 0, "", "",
+     "to: file: the file. Empty: node.data_dir/deadletters/NAME.jsonl.", NULL},
+    {"sources[].dead_letters.topic", DN_CONFIG_TEXT, SOURCE(dead_to), 0, 0, "", "",
+     "to: topic: the topic, on the same brokers. Must be given then.", "shop.dead"},
+    {"sources[].paths", DN_CONFIG_LIST, SOURCE(list), 0, DN_SOURCE_LIST_MAX, "", "paths",
+     "file: what to read: files or folders of JSON lines (.gz too), or - for standard input. Must be given.",
+     "[/var/lib/dunlin/history]"},
+    {"sources[].follow", DN_CONFIG_BOOL, SOURCE(follow), 0, 0, "false", "",
+     "file: go on as files grow, and over rotation, like tail -F.", NULL},
 };
 enum { KEY_COUNT = sizeof(KEYS) / sizeof(KEYS[0]) };
 _Static_assert(KEY_COUNT <= DN_CONFIG_KEYS_MAX, "raise DN_CONFIG_KEYS_MAX");
@@ -297,6 +375,25 @@ static enum dn_code set_address(const struct dn_config_key *key, char *field, co
     return set_text(key, field, text, err);
 }
 
+static enum dn_code set_choice(const struct dn_config_key *key, void *field, const char *text,
+                               struct dn_error *err)
+{
+    size_t length = strlen(text);
+    unsigned number = 0;
+
+    for (const char *word = key->unit; *word; number++) {
+        size_t word_length = strcspn(word, " ");
+
+        if (word_length == length && memcmp(word, text, length) == 0) {
+            DN_ASSERT(key->size == sizeof(number));
+            memcpy(field, &number, sizeof(number));
+            return DN_OK;
+        }
+        word += word_length + (word[word_length] == ' ');
+    }
+    return dn_fail(err, DN_INVALID, "must be one of: %s; not '%.60s'", key->unit, text);
+}
+
 enum dn_code dn_config_set(const struct dn_config_key *key, void *into, const char *text,
                            struct dn_error *err)
 {
@@ -318,221 +415,12 @@ enum dn_code dn_config_set(const struct dn_config_key *key, void *into, const ch
         return set_text(key, field, text, err);
     case DN_CONFIG_ADDRESS:
         return set_address(key, field, text, err);
+    case DN_CONFIG_CHOICE:
+        return set_choice(key, field, text, err);
+    case DN_CONFIG_LIST:
+    case DN_CONFIG_MAP:
+        break;
     }
     DN_ASSERT(false);
     return DN_INTERNAL;
-}
-
-/* ---- printing ----------------------------------------------------------------------------------------- */
-
-static void put(struct dn_buffer *out, const char *text)
-{
-    dn_buffer_append(out, text, strlen(text));
-}
-
-static void put_indent(struct dn_buffer *out, size_t depth)
-{
-    while (depth-- > 0)
-        put(out, "  ");
-}
-
-static bool needs_quotes(const char *text)
-{
-    /* Plain YAML scalars we surely read back as they are; everything else goes in quotes. */
-    return text[0] == 0 ||
-           strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-                        "_./:-,") != strlen(text) ||
-           strchr(":-,", text[0]) || text[strlen(text) - 1] == ':';
-}
-
-static void put_text(struct dn_buffer *out, const char *text)
-{
-    if (!needs_quotes(text)) {
-        put(out, text);
-        return;
-    }
-    put(out, "\"");
-    for (; *text; text++) {
-        if (*text == '"' || *text == '\\')
-            put(out, "\\");
-        dn_buffer_append(out, text, 1);
-    }
-    put(out, "\"");
-}
-
-static void put_bytes(struct dn_buffer *out, uint64_t value)
-{
-    static const char *const UNITS[] = {"", "KiB", "MiB", "GiB"};
-    char text[40];
-    size_t unit = 0;
-
-    while (unit < 3 && value > 0 && value % 1024 == 0) {
-        value /= 1024;
-        unit++;
-    }
-    snprintf(text, sizeof(text), "%llu%s", (unsigned long long)value, UNITS[unit]);
-    put(out, text);
-}
-
-static void put_value(struct dn_buffer *out, const struct dn_config_key *key, const void *from)
-{
-    const char *field = (const char *)from + key->offset;
-    char text[40];
-
-    switch (key->kind) {
-    case DN_CONFIG_BOOL:
-        put(out, *(const bool *)field ? "true" : "false");
-        return;
-    case DN_CONFIG_UINT:
-        snprintf(text, sizeof(text), "%llu", (unsigned long long)*(const uint64_t *)field);
-        put(out, text);
-        return;
-    case DN_CONFIG_FLOAT:
-        snprintf(text, sizeof(text), "%.15g", *(const double *)field);
-        put(out, text);
-        return;
-    case DN_CONFIG_BYTES:
-        put_bytes(out, *(const uint64_t *)field);
-        return;
-    case DN_CONFIG_TEXT:
-    case DN_CONFIG_ADDRESS:
-        put_text(out, field);
-        return;
-    }
-}
-
-/* Puts the section lines that `path` needs after `before`, and returns the depth of its last part. */
-static size_t put_sections(struct dn_buffer *out, const char *before, const char *path, const char **ret_name)
-{
-    size_t depth = 0, start = 0;
-
-    for (size_t i = 0; path[i]; i++) {
-        if (path[i] != '.')
-            continue;
-        if (strncmp(before, path, i + 1) != 0) {
-            size_t length = i - start;
-
-            if (depth == 0)
-                put(out, "\n");
-            if (length > 2 && path[i - 1] == ']')
-                length -= 2;
-            put_indent(out, depth);
-            dn_buffer_append(out, path + start, length);
-            put(out, ":\n");
-        }
-        depth++;
-        start = i + 1;
-    }
-    *ret_name = path + start;
-    return depth;
-}
-
-static bool is_list(const struct dn_config_key *key)
-{
-    return strstr(key->path, "[].") != NULL;
-}
-
-void dn_config_print(const struct dn_config *config, struct dn_buffer *out)
-{
-    const char *before = "";
-    const char *name;
-
-    for (size_t k = 0; k < KEY_COUNT; k++) {
-        size_t depth = put_sections(out, before, KEYS[k].path, &name);
-
-        before = KEYS[k].path;
-        if (!is_list(&KEYS[k])) {
-            put_indent(out, depth);
-            put(out, name);
-            put(out, ": ");
-            put_value(out, &KEYS[k], config);
-            put(out, "\n");
-            continue;
-        }
-        if (strcmp(name, "id") != 0) /* the whole list went out with its first key */
-            continue;
-        for (size_t m = 0; m < config->cluster.member_count; m++) {
-            put(out, "    - {id: ");
-            put_value(out, &KEYS[k], &config->cluster.members[m]);
-            put(out, ", name: ");
-            put_value(out, &KEYS[k + 1], &config->cluster.members[m]);
-            put(out, ", address: ");
-            put_text(out, config->cluster.members[m].address);
-            put(out, "}\n");
-        }
-    }
-}
-
-static void put_help(struct dn_buffer *out, const struct dn_config_key *key, size_t depth)
-{
-    const char *help = key->help;
-    char facts[128] = "";
-
-    while (*help) {
-        size_t length = strcspn(help, "\n");
-
-        put_indent(out, depth);
-        put(out, "# ");
-        dn_buffer_append(out, help, length);
-        put(out, "\n");
-        help += length + (help[length] == '\n');
-    }
-    if (key->kind == DN_CONFIG_BYTES) {
-        struct dn_buffer text;
-
-        dn_buffer_init(&text, sizeof(facts));
-        put_bytes(&text, (uint64_t)key->min);
-        put(&text, " to ");
-        put_bytes(&text, (uint64_t)key->max);
-        dn_buffer_u8(&text, 0);
-        DN_ASSERT(!text.failed);
-        snprintf(facts, sizeof(facts), "%s. ", (char *)text.bytes);
-        dn_buffer_free(&text);
-    } else if (key->kind == DN_CONFIG_UINT || key->kind == DN_CONFIG_FLOAT)
-        snprintf(facts, sizeof(facts), "%.15g to %.15g%s%s. ", key->min, key->max, key->unit[0] ? " " : "",
-                 key->unit);
-    put_indent(out, depth);
-    put(out, "# ");
-    put(out, facts);
-    if (key->standard) {
-        put(out, "Default: ");
-        put(out, key->standard[0] ? key->standard : "empty");
-        put(out, ".\n");
-    } else
-        put(out, "Must be given.\n");
-}
-
-void dn_config_print_sample(struct dn_buffer *out)
-{
-    const char *before = "";
-    const char *name;
-
-    put(out, "# dunlind's configuration: every key, with its default.\n"
-             "# Made by `dunlind --sample-config`; node.id, node.data_dir and cluster.id must be given, all "
-             "else may be "
-             "left out.\n"
-             "# Check a file with `dunlind --config FILE --check-config`, see what is in force with "
-             "--print-config.\n");
-    for (size_t k = 0; k < KEY_COUNT; k++) {
-        const struct dn_config_key *key = &KEYS[k];
-        size_t depth = put_sections(out, before, key->path, &name);
-
-        if (depth == 0)
-            put(out, "\n");
-        put_help(out, key, is_list(key) && strcmp(name, "id") != 0 ? depth + 1 : depth);
-        if (is_list(key)) {
-            put_indent(out, depth);
-            put(out, strcmp(name, "id") == 0 ? "- " : "  ");
-        } else
-            put_indent(out, depth);
-        put(out, name);
-        put(out, ": ");
-        const char *value = key->standard ? key->standard : key->example;
-        if (key->kind == DN_CONFIG_TEXT || key->kind == DN_CONFIG_ADDRESS)
-            put_text(out, value);
-        else
-            put(out, value);
-        put(out, "\n");
-        before = key->path;
-    }
 }

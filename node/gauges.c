@@ -2,6 +2,8 @@
 #include "node/node.h"
 
 #include "base/clock.h"
+#include "ingest/deadletter.h"
+#include "session/record.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -60,6 +62,32 @@ static void update_shard(struct dn_node *node, uint32_t group)
     set(&shelf, "dunlin_session_users_erased", (double)stats.erased, "Users deleted by request");
     set(&shelf, "dunlin_session_newest_event_seconds", (double)stats.max_event_ms / 1e3,
         "Time of the newest event applied (Unix time)");
+}
+
+/* In an epoch. */
+static void update_stream(struct dn_node *node, uint32_t group)
+{
+    struct shelf shelf = {.metrics = node->metrics};
+    const struct dn_shard *shard = node->shards[group - 1];
+    char reason[DN_STALL_REASON_MAX + 1];
+    struct dn_shard_stats stats;
+    uint64_t written, next;
+
+    snprintf(shelf.labels, sizeof(shelf.labels), "group=\"%u\"", group);
+    int64_t since_ms = dn_shard_stalled(shard, reason), now_ms = dn_wall_ms();
+    set(&shelf, "dunlin_stream_stalled", since_ms != 0,
+        "1 while the shard's streams bring nothing new although they should");
+    set(&shelf, "dunlin_stream_stalled_seconds",
+        since_ms != 0 && now_ms > since_ms ? (double)(now_ms - since_ms) / 1e3 : 0,
+        "For how long the shard's streams stand still");
+    dn_shard_dead_range(shard, &written, &next);
+    set(&shelf, "dunlin_dead_letters_waiting", (double)(next - written), "Dead letters not written yet");
+    dn_shard_stats(shard, &stats);
+    for (unsigned dead = 1; dead <= DN_DEAD_REASON_MAX; dead++) {
+        snprintf(shelf.labels, sizeof(shelf.labels), "group=\"%u\",reason=\"%s\"", group,
+                 dn_dead_reason_text((uint8_t)dead));
+        set(&shelf, "dunlin_dead_letters", (double)stats.dead[dead], "Dead letters in the shard's life");
+    }
 }
 
 static void update_members(struct dn_node *node, struct dn_consensus *consensus)
@@ -129,6 +157,8 @@ void dn_gauges_update(struct dn_node *node, struct dn_epoch_reader *reader)
         update_group(node, consensus, group);
     for (uint32_t group = 1; group <= node->shard_count; group++)
         update_shard(node, group);
+    for (uint32_t group = 1; group <= node->shard_count; group++)
+        update_stream(node, group);
     update_index(node);
     dn_epoch_leave(reader);
     if (consensus) {
@@ -136,6 +166,8 @@ void dn_gauges_update(struct dn_node *node, struct dn_epoch_reader *reader)
         set(&shelf, "dunlin_consensus_loop_age_seconds", (double)dn_consensus_loop_age_us(consensus) / 1e6,
             "Time since the consensus loop last turned");
     }
+    set(&shelf, "dunlin_ingest_loop_age_seconds", (double)dn_streams_loop_age_us(node->streams) / 1e6,
+        "Time since the ingest loop last turned; 0 where no source is configured");
     set(&shelf, "dunlin_ready", dn_node_ready(node, reason, sizeof(reason)),
         "1 when the node is ready for traffic");
     set(&shelf, "dunlin_freshness_alarm_seconds", (double)node->config->freshness_alarm_ms / 1e3,

@@ -157,10 +157,18 @@ int main(int argc, char **argv)
             fprintf(stderr, "dunlind: %s: %s\n", options.config, err.message);
             return DN_EXIT_USAGE;
         }
+        if (dn_config_read_secrets(&config, &err) != DN_OK || dn_streams_check(&config, &err) != DN_OK) {
+            fprintf(stderr, "dunlind: %s: %s\n", options.config, err.message);
+            return DN_EXIT_USAGE;
+        }
         printf("%s: good\n", options.config);
         return DN_EXIT_OK;
     }
     if (dn_log_level_parse(config.log.level, &level))
         dn_log_set_level(level);
+    if (dn_config_read_secrets(&config, &err) != DN_OK) {
+        fprintf(stderr, "dunlind: %s: %s\n", options.config, err.message);
+        return DN_EXIT_USAGE;
+    }
     return dn_node_run(&config, options.alone);
 }

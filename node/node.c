@@ -5,8 +5,9 @@
  *     freed, and nothing applies after that.
  *  2. The API answers about users and items only once the cluster's facts are known to be this node's
  *     (steward.c).
- *  3. From the first signal on, the process ends within drain + transfer + SPARE_S, whatever hangs: an alarm
- *     sees to it. A second signal ends it at once. Killing it is always safe. */
+ *  3. From the first signal on, the process ends within drain + transfer + SPARE_S, and SOURCE_S for each
+ *     source, whatever hangs: an alarm sees to it. A second signal ends it at once. Killing it is always
+ *     safe. */
 #include "node/node.h"
 
 #include "base/clock.h"
@@ -27,6 +28,7 @@ enum {
     TURN_MS = 100,
     TRANSFER_MS = 2000,
     SPARE_S = 10,
+    SOURCE_S = 2,       /* a source may take a second to close, and so may what fetches its dead letters */
     RECLAIM_MAX = 1024, /* objects freed in one loop turn */
 };
 
@@ -56,6 +58,7 @@ static void on_leader(void *data, uint32_t group, bool leader, uint64_t term)
             (unsigned long long)term);
     if (leader)
         dn_steward_on_leader(node->steward, group);
+    dn_streams_wake(node->streams);
 }
 
 static void on_removed(void *data, const char *reason)
@@ -154,9 +157,17 @@ static enum dn_exit open_state(struct dn_node *node, char *cache_dir, size_t cac
         node->shards[i] = dn_shard_create(node->epoch);
         if (!node->shards[i])
             goto no_memory;
+        node->seats[i] = (struct dn_shard_seat){
+            .shard = node->shards[i],
+            .freshness = dn_metrics_histogram(node->metrics, "dunlin_event_to_visible_seconds", "",
+                                              "From the time of an event of a stream until it is visible on "
+                                              "this node (first and last event of each batch)"),
+            .since_ms = dn_wall_ms(),
+        };
     }
     node->steward = dn_steward_create(node);
-    if (!node->steward)
+    node->streams = dn_streams_create(node);
+    if (!node->steward || !node->streams)
         goto no_memory;
     snprintf(cache_dir, cache_dir_size, "%s/index", config->node.data_dir);
     if (make_data_dir(cache_dir, &err) != DN_OK)
@@ -211,7 +222,7 @@ static enum dn_exit open_consensus(struct dn_node *node, bool bootstrap_alone)
 
     fsms[0] = dn_fsm_catalog(node->catalog);
     for (uint32_t i = 0; i < node->shard_count; i++)
-        fsms[i + 1] = dn_fsm_shard(node->shards[i]);
+        fsms[i + 1] = dn_fsm_shard(&node->seats[i]);
     const char *address = config->node.address[0] ? config->node.address : NULL;
     struct dn_consensus_options options = {
         .data_dir = config->node.data_dir,
@@ -288,6 +299,8 @@ static enum dn_exit open_api(struct dn_node *node)
         .ready_data = node,
         .open = &node->facts_known,
         .metrics = node->metrics,
+        .source_rows = dn_streams_api_rows,
+        .source_data = node->streams,
     };
 
     dn_config_recommend_settings(config, &options.recommend);
@@ -339,6 +352,8 @@ static enum dn_exit open_all(struct dn_node *node, bool bootstrap_alone)
     rv = open_key(node);
     if (rv != DN_EXIT_OK)
         return rv;
+    if (dn_streams_check(config, &err) != DN_OK)
+        return fail(DN_EXIT_USAGE, &err);
     if (make_data_dir(config->node.data_dir, &err) != DN_OK)
         return fail(DN_EXIT_DATA, &err);
     if (probe_address("api.address", config->api.address, &err) != DN_OK ||
@@ -374,6 +389,8 @@ static void close_all(struct dn_node *node)
     atomic_store(&node->draining, true);
     if (api)
         dn_api_drain(api, (unsigned)node->config->node.drain_ms);
+    if (node->streams)
+        dn_streams_stop(node->streams);
     if (consensus)
         dn_consensus_stop(consensus, TRANSFER_MS);
     if (api)
@@ -383,6 +400,7 @@ static void close_all(struct dn_node *node)
     if (node->retrieval)
         dn_retrieval_destroy(node->retrieval);
     dn_consensus_destroy(consensus);
+    dn_streams_destroy(node->streams);
     dn_steward_destroy(node->steward);
     for (uint32_t i = 0; i < node->shard_count; i++)
         if (node->shards[i])
@@ -419,7 +437,8 @@ static void bound_shutdown(const struct dn_node *node, const sigset_t *stops)
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGALRM, &action, NULL);
     pthread_sigmask(SIG_UNBLOCK, stops, NULL);
-    alarm((unsigned)(node->config->node.drain_ms / 1000) + TRANSFER_MS / 1000 + SPARE_S);
+    alarm((unsigned)(node->config->node.drain_ms / 1000) + TRANSFER_MS / 1000 + SPARE_S +
+          (unsigned)node->config->source_count * SOURCE_S);
 }
 
 /* Until a signal, until the cluster removes the node, or until it finds that it must not go on. */
@@ -441,6 +460,9 @@ static enum dn_exit run(struct dn_node *node, const sigset_t *stops)
         }
         if (dn_steward_turn(node->steward, &err) != DN_OK)
             return fail(DN_EXIT_DATA, &err);
+        enum dn_code code = dn_streams_turn(node->streams, &err);
+        if (code != DN_OK)
+            return fail(code == DN_INVALID ? DN_EXIT_USAGE : DN_EXIT_FAILURE, &err);
     }
 }
 

@@ -14,6 +14,7 @@
 #include "base/metrics.h"
 #include "consensus/consensus.h"
 #include "index/index.h"
+#include "ingest/ingest.h"
 #include "node/config.h"
 #include "session/session.h"
 
@@ -32,8 +33,15 @@ enum dn_exit {
 
 #define DN_SHARDS_MAX (DN_GROUPS_MAX - 1)
 
+struct dn_shard_seat { /* what stands behind a shard's dn_fsm (fsm.c) */
+    struct dn_shard *shard;
+    struct dn_histogram *freshness; /* of stream events: from their own time until they are visible here */
+    int64_t since_ms;               /* wall time; what was committed before is not observed */
+};
+
 struct dn_steward;
 struct dn_admin;
+struct dn_streams;
 
 struct dn_node {
     const struct dn_config *config;
@@ -47,6 +55,7 @@ struct dn_node {
     struct dn_catalog *catalog;
     uint32_t shard_count;
     struct dn_shard *shards[DN_SHARDS_MAX];
+    struct dn_shard_seat seats[DN_SHARDS_MAX];
     struct dn_retrieval *retrieval;
     struct dn_member members[DN_NODES_MAX];
     const char *member_names[DN_NODES_MAX];
@@ -55,6 +64,7 @@ struct dn_node {
     _Atomic(struct dn_consensus *) consensus;
     _Atomic(struct dn_api *) api;
     struct dn_steward *steward;
+    struct dn_streams *streams; /* there from before consensus starts until after it stopped */
     struct dn_admin *admin;
     atomic_bool facts_known; /* the cluster's shard count and key fingerprint are those of this node */
     atomic_bool draining;
@@ -76,7 +86,7 @@ bool dn_node_alive(struct dn_node *node, char *ret_reason, size_t size);
  */
 
 struct dn_fsm dn_fsm_catalog(struct dn_catalog *catalog);
-struct dn_fsm dn_fsm_shard(struct dn_shard *shard);
+struct dn_fsm dn_fsm_shard(struct dn_shard_seat *seat); /* which outlives it */
 
 /* ---- steward: settings and facts (steward.c; main thread, except where they say) ------------------------
  */
@@ -90,6 +100,33 @@ enum dn_code dn_steward_check_file(struct dn_steward *steward, struct dn_error *
 enum dn_code dn_steward_turn(struct dn_steward *steward, struct dn_error *err);
 /* This node leads `group` now. Consensus thread. */
 void dn_steward_on_leader(struct dn_steward *steward, uint32_t group);
+
+/* ---- streams (stream.c) ---------------------------------------------------------------------------------
+ */
+
+/* What of the sources' configuration can be checked without reading any. DN_INVALID. */
+enum dn_code dn_streams_check(const struct dn_config *config, struct dn_error *err);
+/* NULL: out of memory. Nothing is read yet. */
+struct dn_streams *dn_streams_create(struct dn_node *node);
+/* Main thread, every turn: starts the sources once the facts are known; where none are configured, takes back
+ * what older ones said of standing still. DN_INVALID: a source's configuration. A broker that is down, or a
+ * file that is not there yet, is no error. */
+enum dn_code dn_streams_turn(struct dn_streams *streams, struct dn_error *err);
+/* Leaderships changed. Any thread. */
+void dn_streams_wake(struct dn_streams *streams);
+/* Reads no more; consensus still runs. May take a second for each source. */
+void dn_streams_stop(struct dn_streams *streams);
+void dn_streams_destroy(struct dn_streams *streams); /* after consensus stopped; NULL allowed */
+/* Microseconds since the ingest thread last turned; 0 where there is none. Any thread. */
+uint64_t dn_streams_loop_age_us(const struct dn_streams *streams);
+/* As dn_ingest_rows; none before the start. */
+size_t dn_streams_rows(struct dn_streams *streams, struct dn_ingest_row *ret, size_t max);
+/* As dn_deadletters_trouble. */
+int64_t dn_streams_letters_trouble(struct dn_streams *streams, char ret_text[DN_SOURCE_TEXT_MAX]);
+/* stream_page.c: the streams' part of the metrics page; `reader` is the calling thread's. */
+void dn_streams_render(struct dn_node *node, struct dn_epoch_reader *reader, struct dn_buffer *out);
+/* As struct dn_api_options wants it; data is the struct dn_streams. */
+size_t dn_streams_api_rows(void *data, struct dn_api_source_row *ret, size_t max);
 
 /* ---- admin port (admin.c, gauges.c) ----------------------------------------------------------------------
  */

@@ -90,6 +90,11 @@ bool dn_node_alive(struct dn_node *node, char *ret_reason, size_t size)
                  (unsigned long long)(dn_consensus_loop_age_us(consensus) / 1000));
         return false;
     }
+    if (!atomic_load(&node->draining) && dn_streams_loop_age_us(node->streams) > LOOP_AGE_MAX_US) {
+        snprintf(ret_reason, size, "the ingest loop has not turned for %llu ms",
+                 (unsigned long long)(dn_streams_loop_age_us(node->streams) / 1000));
+        return false;
+    }
     if (api && !dn_api_alive(api, LOOP_AGE_MAX_US)) {
         snprintf(ret_reason, size, "an API loop has not turned for two seconds");
         return false;

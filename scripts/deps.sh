@@ -46,7 +46,7 @@ as_root() {
 # One package a word. The second list is what only the tests and the checks need.
 build_packages="build-essential cmake ninja-build pkg-config ccache git ca-certificates dpkg-dev
     autoconf automake libtool libuv1-dev liblz4-dev libsodium-dev libprotobuf-c-dev
-    protobuf-c-compiler protobuf-compiler libnghttp2-dev libjansson-dev libyaml-dev
+    protobuf-c-compiler protobuf-compiler libnghttp2-dev libjansson-dev libyajl-dev libyaml-dev
     liburing-dev libmicrohttpd-dev libssl-dev zlib1g-dev librdkafka-dev libopenblas-dev"
 test_packages="libcmocka-dev clang clang-format clang-tidy libclang-rt-14-dev nghttp2-client python3 python3-grpcio
     python3-grpc-tools python3-numpy curl procps libfaketime e2fsprogs"

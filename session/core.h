@@ -11,8 +11,8 @@
  *     sources, dead letters that wait, the stall and tombstones. Whoever changes one takes the old hash out
  *     and puts the new one in.
  *  4. While a capture is open, a chunk it holds is never written (dn_core_user_chunk and dn_core_item_chunk
- *     copy it first), and nothing that it can reach is freed (dn_core_retire keeps it until the capture
- * ends).
+ *     copy it first; one of dead letters only behind the last letter it had), and nothing that it can reach
+ * is freed (dn_core_retire_captured and its kin keep it until the capture ends).
  *  5. Of every API event that was counted, either the id is in its user's window, or no event with that time
  *     can be accepted from that user any more, for ever. What keeps it so:
  *       a. an id leaves a window only when its time is below block->floor_ms, which never falls, and an event
@@ -22,9 +22,10 @@
  *       c. an erased user has a tombstone that reaches up to the newest time and the floor of what was
  * erased; a block made under a tombstone starts with a floor above it, and a tombstone is dropped only after
  *          forget_floor_ms was raised above it.
- *  6. A record of version 1 is applied as the builds that wrote it did: no dead letters, no newest time and
- * no count of a source. And what those builds had not hashes to nothing, so that their logs and their
- * snapshots give one and the same state. */
+ *  6. A record of version 1 is applied as the builds that wrote it did: a source's batch of that version
+ * makes no dead letters, and does not move its newest time and its count. And what those builds had not
+ * hashes to nothing. So their logs and their snapshots give one and the same state, which is the one they
+ * had. */
 #ifndef DN_SESSION_CORE_H
 #define DN_SESSION_CORE_H
 
@@ -35,7 +36,6 @@
 
 #include <stdatomic.h>
 
-#define DN_TIME_MAX_MS ((int64_t)1 << 48) /* event and group times are below: sums never overflow */
 #define DN_EVENTS_PER_USER_MAX 1000u
 #define DN_IDS_PER_USER_MAX 10000u
 #define DN_USERS_LIMIT (DN_ID_LIMIT - 1024u)

@@ -36,8 +36,9 @@ static void put_events(struct dn_buffer *out, const struct dn_event_in *events, 
 
 static void put_head(struct dn_buffer *out, enum dn_record_kind kind)
 {
+    bool older = kind == DN_RECORD_EVENTS || kind == DN_RECORD_ERASE || kind == DN_RECORD_SETTINGS;
     dn_buffer_u8(out, (uint8_t)kind);
-    dn_buffer_u8(out, DN_RECORD_VERSION);
+    dn_buffer_u8(out, older ? DN_RECORD_VERSION_MIN : DN_RECORD_VERSION);
 }
 
 static bool put_source(struct dn_buffer *out, enum dn_record_kind kind, const char *source,
@@ -75,6 +76,36 @@ void dn_record_stream(struct dn_buffer *out, const char *source, uint32_t partit
         dn_buffer_i64(out, dead[i].offset);
         dn_buffer_u8(out, dead[i].reason);
     }
+}
+
+/* Every event is stepped over, and only two are read: this runs beside apply for each batch. */
+bool dn_record_stream_times(const uint8_t *record, size_t length, int64_t *ret_first_ms, int64_t *ret_last_ms)
+{
+    enum { TIME_AT = 24, ITEM_AT = 35 }; /* in an event as put_events wrote it */
+    struct dn_reader reader, time;
+    size_t name_length;
+    dn_reader_init(&reader, record, length);
+    if (dn_reader_u8(&reader) != DN_RECORD_STREAM) {
+        return false;
+    }
+    dn_reader_u8(&reader);
+    dn_reader_blob(&reader, DN_SOURCE_MAX, &name_length);
+    dn_reader_bytes(&reader, sizeof(uint32_t) + 2 * sizeof(int64_t));
+    uint32_t count = dn_reader_u32(&reader);
+    const uint8_t *first = NULL, *last = NULL;
+    for (uint32_t i = 0; i < count && !reader.failed; i++) {
+        last = dn_reader_bytes(&reader, ITEM_AT);
+        first = i == 0 ? last : first;
+        dn_reader_bytes(&reader, dn_reader_u16(&reader));
+    }
+    if (reader.failed || count == 0) {
+        return false;
+    }
+    dn_reader_init(&time, first + TIME_AT, sizeof(int64_t));
+    *ret_first_ms = dn_reader_i64(&time);
+    dn_reader_init(&time, last + TIME_AT, sizeof(int64_t));
+    *ret_last_ms = dn_reader_i64(&time);
+    return true;
 }
 
 void dn_record_dead_written(struct dn_buffer *out, uint64_t before)

@@ -12,8 +12,9 @@
 #include <stdint.h>
 
 #define DN_EVENTS_PER_RECORD_MAX 10000
-#define DN_WEIGHT_ONE 256 /* fixed point: weight 1.0 */
-#define DN_DEAD_MAX 32768 /* dead letters of a shard that wait to be written */
+#define DN_WEIGHT_ONE 256                 /* fixed point: weight 1.0 */
+#define DN_DEAD_MAX 32768                 /* dead letters of a shard that wait to be written */
+#define DN_TIME_MAX_MS ((int64_t)1 << 48) /* event and group times are below: sums never overflow */
 
 enum dn_record_kind {
     DN_RECORD_EVENTS = 1, /* API events: de-duplicated by event id */
@@ -54,7 +55,7 @@ struct dn_dead_in { /* a message that gave no event */
 };
 
 /* Appends a whole record to out. out->failed tells of memory, the maximum, more than DN_EVENTS_PER_RECORD_MAX
- * events, or an item longer than DN_ID_MAX.
+ * events or as many dead ones, an item longer than DN_ID_MAX, or a name or reason that is too long.
  *
  * The watermark of API events is each user's own: one client with a bad clock makes nobody else late. */
 void dn_record_events(struct dn_buffer *out, const struct dn_event_in *events, size_t count);
@@ -70,6 +71,9 @@ void dn_record_events(struct dn_buffer *out, const struct dn_event_in *events, s
 void dn_record_stream(struct dn_buffer *out, const char *source, uint32_t partition, int64_t begins_at,
                       int64_t next_offset, const struct dn_event_in *events, size_t count,
                       const struct dn_dead_in *dead, size_t dead_count);
+/* Event times of a stream record's first and last event. False: no stream record, or one without events. */
+bool dn_record_stream_times(const uint8_t *record, size_t length, int64_t *ret_first_ms,
+                            int64_t *ret_last_ms);
 /* Dead letters with numbers below `before` are written (durably, elsewhere) and leave the queue. A number
  * beyond the newest is refused (DN_RESULT_INVALID); a lower one than was said before changes nothing. */
 void dn_record_dead_written(struct dn_buffer *out, uint64_t before);

@@ -4,8 +4,10 @@
 
 #include "session/record.h"
 
+/* 2: stream records with dead marks, and the kinds from 5 on. All other kinds are the same in both, and are
+ * written as 1: builds from before 2 read them, and reach the same state. */
 #define DN_RECORD_VERSION 2u
-#define DN_RECORD_VERSION_MIN 1u /* read, never written: without dead marks and the kinds from 5 on */
+#define DN_RECORD_VERSION_MIN 1u
 
 struct dn_record_head {
     uint8_t kind, version;

@@ -230,6 +230,14 @@ def state_machine():
            f"{out['snapshot_mb']} MB")
 
 
+def decoding():
+    """Messages of streams into events: bench_decode."""
+    out = json.loads(program("bench_decode").splitlines()[-1])
+    for key, what in (("json", "JSON"), ("json_nested_iso8601", "JSON, nested paths, ISO 8601 time"), ("protobuf", "protobuf")):
+        record(f"decoding alone: {what}, {out[key]['bytes']} bytes", out[key]["ns"], "ns per event", "1000", "bench_decode",
+               f"jansson's tree of the same: {out['json_jansson_tree']['ns']} ns" if key == "json" else "")
+
+
 def visible(cluster, folder):
     n = "500" if SMALL else "5000"
     with Machine(folder) as machine:
@@ -282,6 +290,7 @@ def main():
         visible(cluster, folder)
         cluster.close()
         state_machine()
+        decoding()
         restart(folder)
     if "--json" in sys.argv:
         print(json.dumps(results, indent=1))

@@ -1,7 +1,8 @@
 /* bench_session [users [events_per_user [items]]]: one shard on one core, printed as one JSON object.
  *
  * Fills the shard with sessions (API events, a thousand a record, users interleaved at random), then applies
- * events to random users, takes a snapshot while events go on, restores it, and reads. */
+ * events to random users, the same from a stream in records of the largest size, takes a snapshot while
+ * events go on, restores it, and reads. */
 #include "base/clock.h"
 #include "session/record.h"
 #include "session/session.h"
@@ -12,16 +13,19 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
 
 #define BATCH 1000u
+#define STREAM_RECORDS 100u
 
 struct bench {
     struct dn_epoch *epoch;
     struct dn_shard *shard;
     struct dn_buffer record, result;
     uint64_t random, users, items, index, next_id;
+    int64_t next_offset;
     int64_t now_ms;
     char (*names)[32];
     uint64_t worst_ns; /* the longest record, over the current phase */
@@ -60,29 +64,27 @@ static double rss_bytes(void)
     return (double)resident * (double)sysconf(_SC_PAGESIZE);
 }
 
-/* One record of BATCH events of the users that pick(i) names; returns the CPU time of applying it. */
-static uint64_t batch(struct bench *bench, const uint64_t *users, size_t count)
+static struct dn_event_in event_random(struct bench *bench, uint64_t user)
 {
-    static struct dn_event_in events[BATCH];
-    bench->now_ms += 2;
-    for (size_t i = 0; i < count; i++) {
-        /* Squaring bends the uniform number towards a few popular items. */
-        double u = (double)(next_random(bench) >> 11) / 9007199254740992.0;
-        uint64_t item = (uint64_t)(u * u * (double)bench->items);
-        const char *name = bench->names[item];
-        events[i] = (struct dn_event_in){
-            .user = user_of(users[i]),
-            .event_id = ++bench->next_id,
-            .time_ms = bench->now_ms - (int64_t)(next_random(bench) % 1000),
-            .weight = DN_WEIGHT_ONE,
-            .type = (uint8_t)(1 + next_random(bench) % 4),
-            .item = name,
-            .item_length = (uint16_t)snprintf(NULL, 0, "%s", name),
-        };
-    }
-    dn_buffer_clear(&bench->record);
+    /* Squaring bends the uniform number towards a few popular items. */
+    double u = (double)(next_random(bench) >> 11) / 9007199254740992.0;
+    uint64_t item = (uint64_t)(u * u * (double)bench->items);
+    const char *name = bench->names[item];
+    return (struct dn_event_in){
+        .user = user_of(user),
+        .event_id = ++bench->next_id,
+        .time_ms = bench->now_ms - (int64_t)(next_random(bench) % 1000),
+        .weight = DN_WEIGHT_ONE,
+        .type = (uint8_t)(1 + next_random(bench) % 4),
+        .item = name,
+        .item_length = (uint16_t)strlen(name),
+    };
+}
+
+/* The CPU time of applying bench->record. */
+static uint64_t apply(struct bench *bench)
+{
     dn_buffer_clear(&bench->result);
-    dn_record_events(&bench->record, events, count);
     uint64_t start_ns = cpu_ns();
     dn_shard_apply(bench->shard, bench->index, 0, bench->now_ms, bench->record.bytes, bench->record.length,
                    &bench->result);
@@ -90,6 +92,56 @@ static uint64_t batch(struct bench *bench, const uint64_t *users, size_t count)
     uint64_t took_ns = cpu_ns() - start_ns;
     bench->worst_ns = took_ns > bench->worst_ns ? took_ns : bench->worst_ns;
     return took_ns;
+}
+
+/* One record of events of these users, at most BATCH; returns the CPU time of applying it. */
+static uint64_t batch(struct bench *bench, const uint64_t *users, size_t count)
+{
+    static struct dn_event_in events[BATCH];
+    bench->now_ms += 2;
+    for (size_t i = 0; i < count; i++) {
+        events[i] = event_random(bench, users[i]);
+    }
+    dn_buffer_clear(&bench->record);
+    dn_record_events(&bench->record, events, count);
+    return apply(bench);
+}
+
+/* Records of a stream, each of the most events, of random users; every dead_every-th message gives none (0:
+ * each gives one), and the letters are written at once. Nanoseconds a message. */
+static double stream(struct bench *bench, size_t dead_every)
+{
+    static struct dn_event_in events[DN_EVENTS_PER_RECORD_MAX];
+    static struct dn_dead_in dead[DN_EVENTS_PER_RECORD_MAX];
+    uint64_t took_ns = 0, written = 0, letters = 0;
+    for (size_t record = 0; record < STREAM_RECORDS; record++) {
+        size_t count = 0, marks = 0;
+        int64_t begins_at = bench->next_offset;
+        bench->next_offset = begins_at < 0 ? 0 : begins_at;
+        bench->now_ms += 20;
+        for (size_t i = 0; i < DN_EVENTS_PER_RECORD_MAX; i++, bench->next_offset++) {
+            if (dead_every > 0 && i % dead_every == 0) {
+                dead[marks++] = (struct dn_dead_in){bench->next_offset, DN_DEAD_UNDECODABLE};
+            } else {
+                events[count] = event_random(bench, next_random(bench) % bench->users);
+                events[count++].offset = bench->next_offset;
+            }
+        }
+        dn_buffer_clear(&bench->record);
+        dn_record_stream(&bench->record, "clicks", 0, begins_at, bench->next_offset, events, count, dead,
+                         marks);
+        took_ns += apply(bench);
+        if (bench->record.failed || bench->result.bytes[0] != DN_RESULT_OK) {
+            abort();
+        }
+        dn_shard_dead_range(bench->shard, &written, &letters);
+        if (letters > written) {
+            dn_buffer_clear(&bench->record);
+            dn_record_dead_written(&bench->record, letters);
+            took_ns += apply(bench);
+        }
+    }
+    return (double)took_ns / ((double)STREAM_RECORDS * DN_EVENTS_PER_RECORD_MAX);
 }
 
 static double fill(struct bench *bench, uint64_t per_user)
@@ -169,7 +221,7 @@ static uint64_t number(int argc, char **argv, int at, uint64_t otherwise)
 
 int main(int argc, char **argv)
 {
-    struct bench bench = {.random = 1, .index = 1, .now_ms = 1600000000000};
+    struct bench bench = {.random = 1, .index = 1, .now_ms = 1600000000000, .next_offset = DN_OFFSET_UNSET};
     bench.users = number(argc, argv, 1, 1000000);
     uint64_t per_user = number(argc, argv, 2, 5);
     bench.items = number(argc, argv, 3, 100000);
@@ -204,6 +256,13 @@ int main(int argc, char **argv)
            "%.1f"
            ", \"read_ns\": %.0f",
            steady_ns, (double)bench.worst_ns / 1e6, steady_bytes, read_all(&bench, 500000));
+    fflush(stdout);
+
+    bench.worst_ns = 0;
+    double stream_ns = stream(&bench, 0);
+    printf(", \"stream_ns_per_event\": %.0f, \"stream_events_per_s\": %.0f, \"stream_worst_record_ms\": %.2f"
+           ", \"stream_tenth_dead_ns_per_message\": %.0f, \"stream_all_dead_ns_per_message\": %.0f",
+           stream_ns, 1e9 / stream_ns, (double)bench.worst_ns / 1e6, stream(&bench, 10), stream(&bench, 1));
     fflush(stdout);
 
     struct writing writing = {.bench = &bench};

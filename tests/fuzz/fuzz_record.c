@@ -1,7 +1,7 @@
 /* Records of a session shard (session/record.h) applied to one, and the parser of its answers. The input is a
  * history: for each record u8 steps of 64 s that pass before it, u16 length, bytes. After each one the
- * running hash is the one reckoned from the whole state, and a record that is refused whole has changed
- * nothing. */
+ * running hash is the one reckoned from the whole state, a record that is refused whole has changed nothing,
+ * and of dead letters as many wait as the numbers say, each of them counted. */
 #include "base/error.h"
 #include "session/record.h"
 #include "tests/fuzz/fuzz.h"
@@ -16,13 +16,37 @@ const unsigned dn_fuzz_runs = 6000;
 
 static void parse_anything(const uint8_t *bytes, size_t length)
 {
-    for (uint8_t kind = 0; kind < 6; kind++) {
+    for (unsigned kind = 0; kind <= DN_RECORD_STALL + 1; kind++) {
         struct dn_result result;
         struct dn_error err;
-        if (dn_result_parse(bytes, length, kind, &result, &err) == DN_OK) {
+        if (dn_result_parse(bytes, length, (uint8_t)kind, &result, &err) == DN_OK) {
             DN_ASSERT(result.count <= length);
         }
     }
+}
+
+/* This thread is the writer: it need not be in the epoch. */
+static void check_streams(const struct dn_shard *shard)
+{
+    static struct dn_dead_letter letters[DN_DEAD_MAX + 1];
+    struct dn_source_view views[4];
+    struct dn_shard_stats stats;
+    char reason[DN_STALL_REASON_MAX + 1];
+    uint64_t written = 0, next = 0, counted = 0;
+    dn_shard_dead_range(shard, &written, &next);
+    size_t count = dn_shard_dead_letters(shard, 0, letters, DN_DEAD_MAX + 1);
+    DN_ASSERT(written <= next && count == next - written);
+    dn_shard_stats(shard, &stats);
+    for (size_t i = 0; i <= DN_DEAD_REASON_MAX; i++) {
+        counted += stats.dead[i];
+    }
+    DN_ASSERT(counted == next);
+    for (size_t i = 0; i < count; i++) {
+        DN_ASSERT(letters[i].number == written + i && letters[i].offset >= 0 && letters[i].reason >= 1 &&
+                  letters[i].reason <= DN_DEAD_REASON_MAX && letters[i].time_ms <= stats.time_ms);
+    }
+    (void)dn_shard_sources(shard, views, 4);
+    DN_ASSERT(dn_shard_stalled(shard, reason) > 0 || reason[0] == '\0');
 }
 
 static void apply(struct dn_shard *shard, uint64_t index, int64_t now_ms, const uint8_t *record,
@@ -43,6 +67,7 @@ static void apply(struct dn_shard *shard, uint64_t index, int64_t now_ms, const 
     }
     dn_shard_entry_done(shard, index, now_ms);
     DN_ASSERT(dn_shard_hash(shard) == dn_shard_hash_recompute(shard));
+    check_streams(shard);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
@@ -115,12 +140,32 @@ static void put_events(struct dn_buffer *out, struct dn_buffer *record, unsigned
     }
     dn_buffer_clear(record);
     if (stream) {
-        dn_record_stream(record, "clicks", 0, round < 2 ? DN_OFFSET_UNSET : (int64_t)(round * 4) - 4,
-                         (int64_t)(round * 4 + 4), events, 4, NULL, 0);
+        const int64_t first = (int64_t)round * 4;
+        const struct dn_dead_in dead[] = {{first - 2, DN_DEAD_LIMIT}, {first - 1, DN_DEAD_MISROUTED}};
+        dn_record_stream(record, "clicks", 0, round < 2 ? DN_OFFSET_UNSET : first - 4, first + 4, events, 4,
+                         dead, round < 2 ? 0 : round % 3);
     } else {
         dn_record_events(record, events, 4);
     }
     put_record(out, round % 3 == 0 ? 1 : 0, record);
+}
+
+static void put_word(struct dn_buffer *out, struct dn_buffer *record, unsigned round)
+{
+    dn_buffer_clear(record);
+    switch (round % 3) {
+    case 0:
+        dn_record_dead_written(record, round / 3);
+        break;
+    case 1:
+        dn_record_stall(record, round % 2 == 0 ? START_MS : 0, "the broker is down");
+        break;
+    default:
+        dn_record_source(record, round % 2 == 0 ? "views" : "clicks", 0,
+                         round % 2 == 0 ? DN_OFFSET_UNSET : (int64_t)round * 4, round % 4 == 1);
+        break;
+    }
+    put_record(out, 0, record);
 }
 
 size_t dn_fuzz_seed(unsigned n, uint8_t *out, size_t max)
@@ -141,6 +186,9 @@ size_t dn_fuzz_seed(unsigned n, uint8_t *out, size_t max)
             dn_record_erase(&record, (struct dn_hash128){.high = round % 6, .low = 7},
                             START_MS + (int64_t)round * STEP_MS, round);
             put_record(&history, n == 5 ? 255 : 0, &record);
+        }
+        if (n >= 4) {
+            put_word(&history, &record, round);
         }
     }
     DN_ASSERT(!history.failed);

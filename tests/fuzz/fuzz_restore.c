@@ -67,14 +67,21 @@ static void click(struct world *world, unsigned round)
         };
     }
     if (round % 3 == 2) {
+        const struct dn_dead_in dead = {(int64_t)round * 3 - 1, DN_DEAD_UNDECODABLE};
         dn_record_stream(&world->record, "s", 1, round < 3 ? DN_OFFSET_UNSET : (int64_t)round * 3 - 6,
-                         (int64_t)round * 3 + 3, events, 3, NULL, 0);
+                         (int64_t)round * 3 + 3, events, 3, &dead, 1);
     } else {
         dn_record_events(&world->record, events, 3);
     }
     world_apply(world, NOW_MS + (int64_t)round * 1000);
     if (round % 5 == 4) {
         dn_record_erase(&world->record, events[0].user, NOW_MS, round);
+        world_apply(world, NOW_MS + (int64_t)round * 1000);
+        dn_record_stall(&world->record, NOW_MS, "the broker is down");
+        world_apply(world, NOW_MS + (int64_t)round * 1000);
+        dn_record_source(&world->record, "t", round, (int64_t)round, round % 2 == 0);
+        world_apply(world, NOW_MS + (int64_t)round * 1000);
+        dn_record_dead_written(&world->record, round / 5);
         world_apply(world, NOW_MS + (int64_t)round * 1000);
     }
 }

@@ -26,6 +26,7 @@
 #define STREAM_MAX 600
 #define BATCH_MAX 12
 #define BATCHES_IN_FLIGHT 3
+#define LETTERS_AT_ONCE 4
 #define ENTRIES_MAX 20000
 #define ANSWERS 1024 /* of the newest entries, kept for their proposers */
 #define ANSWER_EVENTS 16
@@ -115,9 +116,10 @@ struct sim {
     uint64_t entries; /* highest entry applied anywhere */
     struct op ops[OPS_MAX];
     size_t op_count;
-    struct dn_event_in stream[STREAM_MAX];
+    struct dn_event_in stream[STREAM_MAX]; /* type 0: a message that gave no event */
     char stream_items[STREAM_MAX][24];
     size_t stream_count;
+    int64_t letters[STREAM_MAX]; /* dead letters that were written elsewhere, by number: offset + 1 */
     int64_t stream_end;
     uint64_t next_id;
     struct request *requests;
@@ -126,6 +128,7 @@ struct sim {
 };
 
 static struct sim *sim;
+static uint64_t letters_seen, letters_again_seen;
 static uint64_t installed_seen, taken_seen, gaps_seen, duplicates_seen, acknowledged_seen, lost_seen;
 
 static void put_answer(struct server *server, const struct dn_buffer *result, uint8_t kind)
@@ -141,6 +144,50 @@ static void put_answer(struct server *server, const struct dn_buffer *result, ui
     CHECK(parsed.count <= ANSWER_EVENTS, "%u events", parsed.count);
     if (parsed.count > 0) {
         memcpy(answer->outcomes, parsed.outcomes, parsed.count);
+    }
+}
+
+/* Writes at most LETTERS_AT_ONCE of the dead letters that wait in this server's state; returns the number
+ * below which all are written then. A number is one offset's for ever, whoever writes it and how often. */
+static uint64_t letters_write(struct server *server)
+{
+    struct dn_dead_letter letters[LETTERS_AT_ONCE];
+    uint64_t written = 0, next = 0;
+    dn_epoch_enter(server->reader);
+    dn_shard_dead_range(server->shard, &written, &next);
+    size_t count = dn_shard_dead_letters(server->shard, written, letters, LETTERS_AT_ONCE);
+    dn_epoch_leave(server->reader);
+    CHECK(next <= STREAM_MAX, "%llu letters", (unsigned long long)next);
+    for (size_t i = 0; i < count; i++) {
+        int64_t *known = &sim->letters[letters[i].number];
+        CHECK(letters[i].number == written + i, "letter %llu is missing", (unsigned long long)(written + i));
+        CHECK(*known == 0 || *known == letters[i].offset + 1, "letter %llu has two offsets",
+              (unsigned long long)letters[i].number);
+        letters_seen += *known == 0;
+        letters_again_seen += *known != 0;
+        *known = letters[i].offset + 1;
+    }
+    return written + count;
+}
+
+/* Every message that gave no event is one letter, and it was written. */
+static void letters_check(struct server *server)
+{
+    uint64_t written = 0, next = 0;
+    dn_epoch_enter(server->reader);
+    dn_shard_dead_range(server->shard, &written, &next);
+    dn_epoch_leave(server->reader);
+    CHECK(written == next, "letters still wait");
+    for (size_t i = 0; i < sim->stream_count; i++) {
+        unsigned times = 0;
+        for (uint64_t n = 0; n < next; n++) {
+            CHECK(sim->letters[n] != 0, "letter %llu was never written", (unsigned long long)n);
+            times += sim->letters[n] == sim->stream[i].offset + 1;
+        }
+        CHECK(sim->small ? times <= 1 : times == (sim->stream[i].type == 0), "offset %lld: %u letters",
+              (long long)sim->stream[i].offset, times);
+        CHECK(sim->stream[i].type != 0 || times == 1, "offset %lld: no letter",
+              (long long)sim->stream[i].offset);
     }
 }
 

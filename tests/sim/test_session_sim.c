@@ -3,9 +3,11 @@
  *
  * Clients publish events and try each again, under the same event id, until it is answered. A stream consumer
  * runs on every server that thinks it leads, keeps several batches in flight, and goes back when a batch is
- * refused. All along, every server's state hash after entry n must be the one every other server had. In the
- * end everything is healed; then all servers have the same hash, every acknowledged event and every stream
- * event is in the state exactly once, and no event was ever accepted twice.
+ * refused; some of its messages give no event, and whoever leads writes the dead letters elsewhere and says
+ * so. All along, every server's state hash after entry n must be the one every other server had. In the end
+ * everything is healed; then all servers have the same hash, every acknowledged event and every stream event
+ * is in the state exactly once, no event was ever accepted twice, and each message without one became one
+ * letter, which was written.
  *
  * DUNLIN_SIM_SEED and DUNLIN_SIM_RUNS choose other schedules; DUNLIN_SIM_TRACE shows libraft's steps. A
  * failure prints its seed. */
@@ -208,7 +210,7 @@ static void stream_grow(void)
         .user = user_of(rnd(sim->small ? 20 : CLIENTS)),
         .time_ms = BASE_MS + (int64_t)raft_fixture_time(&sim->fixture) - (int64_t)rnd(5000),
         .weight = DN_WEIGHT_ONE,
-        .type = DN_EVENT_VIEW,
+        .type = rnd(8) == 0 ? 0 : DN_EVENT_VIEW,
         .offset = sim->stream_end++,
         .item = sim->stream_items[at],
         .item_length = (uint16_t)strlen(sim->stream_items[at]),
@@ -242,27 +244,47 @@ static void consumer_act(struct server *server)
         return;
     }
     struct dn_event_in batch[BATCH_MAX];
-    size_t count = 0, most = 1 + rnd(BATCH_MAX);
+    struct dn_dead_in dead[BATCH_MAX];
+    size_t count = 0, marks = 0, most = 1 + rnd(BATCH_MAX);
     int64_t next = sim->stream_end;
     for (size_t i = 0; i < sim->stream_count; i++) {
-        if (sim->stream[i].offset < server->next) {
+        const struct dn_event_in *message = &sim->stream[i];
+        if (message->offset < server->next) {
             continue;
         }
-        if (count == most) {
-            next = batch[count - 1].offset + 1;
+        if (count + marks == most) {
+            next = sim->stream[i - 1].offset + 1;
             break;
         }
-        batch[count++] = sim->stream[i];
+        if (message->type == 0) {
+            dead[marks++] = (struct dn_dead_in){.offset = message->offset, .reason = DN_DEAD_UNDECODABLE};
+        } else {
+            batch[count++] = *message;
+        }
     }
     struct dn_buffer record;
     dn_buffer_init(&record, 65536);
-    dn_record_stream(&record, SOURCE, PARTITION, server->next, next, batch, count, NULL, 0);
+    dn_record_stream(&record, SOURCE, PARTITION, server->next, next, batch, count, dead, marks);
     if (!sim->quiet && rnd(40) == 0) { /* sometimes one is lost on its way */
         server->next = next;
     } else if (propose(server, &record, REQUEST_STREAM, 0)) {
         server->in_flight++;
         server->next = next;
     }
+    dn_buffer_free(&record);
+}
+
+static void writer_act(struct server *server)
+{
+    uint64_t written = 0, next = 0;
+    dn_shard_dead_range(server->shard, &written, &next);
+    if (!leads(server) || written == next || rnd(3) > 0) {
+        return;
+    }
+    struct dn_buffer record;
+    dn_buffer_init(&record, 4096);
+    dn_record_dead_written(&record, letters_write(server));
+    propose(server, &record, REQUEST_OTHER, 0); /* lost: the next one writes them again */
     dn_buffer_free(&record);
 }
 
@@ -383,6 +405,7 @@ static void everyone_acts(void)
     }
     for (unsigned i = 0; i < sim->n; i++) {
         consumer_act(&sim->servers[i]);
+        writer_act(&sim->servers[i]);
     }
     if (rnd(4) == 0) {
         struct server *leader = any_leader();
@@ -567,6 +590,7 @@ static void settings_propose(void)
 static bool all_done(void)
 {
     int64_t next = 0;
+    uint64_t written = 0, letters = 0;
     const struct server *first = &sim->servers[0];
     for (size_t i = 0; i < sim->op_count; i++) {
         if (!sim->small && !sim->ops[i].acknowledged) {
@@ -580,8 +604,9 @@ static bool all_done(void)
     }
     dn_epoch_enter(first->reader);
     dn_shard_next_offset(first->shard, SOURCE, PARTITION, &next);
+    dn_shard_dead_range(first->shard, &written, &letters);
     dn_epoch_leave(first->reader);
-    return next == sim->stream_end;
+    return next == sim->stream_end && written == letters;
 }
 
 /* For the message of a run that does not end. */
@@ -634,6 +659,7 @@ static void converge(void)
         }
         for (unsigned k = 0; k < sim->n; k++) {
             consumer_act(&sim->servers[k]);
+            writer_act(&sim->servers[k]);
         }
     }
     if (!all_done()) {
@@ -663,6 +689,7 @@ static void check_state(struct server *server)
     CHECK(dn_shard_hash(server->shard) == sim->hashes[sim->entries], "server %u", server->number);
     CHECK(dn_shard_hash(server->shard) == dn_shard_hash_recompute(server->shard), "server %u",
           server->number);
+    letters_check(server);
     if (sim->small) {
         return;
     }
@@ -673,8 +700,8 @@ static void check_state(struct server *server)
     }
     for (size_t i = 0; i < sim->stream_count; i++) {
         unsigned times = times_in_state(server, sim->stream[i].user, sim->stream_items[i]);
-        CHECK(times == 1, "%s is %u times in the state of server %u", sim->stream_items[i], times,
-              server->number);
+        CHECK(times == (sim->stream[i].type != 0), "%s is %u times in the state of server %u",
+              sim->stream_items[i], times, server->number);
     }
 }
 
@@ -719,12 +746,14 @@ static void test_schedules(void **state)
         schedule(seed + i);
     }
     printf("%llu schedules: %llu acknowledgements, %llu proposals lost, %llu duplicates, %llu gaps, %llu "
-           "snapshots taken, %llu installed\n",
+           "snapshots taken, %llu installed, %llu letters, %llu of them again\n",
            (unsigned long long)runs, (unsigned long long)acknowledged_seen, (unsigned long long)lost_seen,
            (unsigned long long)duplicates_seen, (unsigned long long)gaps_seen, (unsigned long long)taken_seen,
-           (unsigned long long)installed_seen);
+           (unsigned long long)installed_seen, (unsigned long long)letters_seen,
+           (unsigned long long)letters_again_seen);
     if (runs >= 100) { /* what never happens is not tested */
-        CHECK(lost_seen > 0 && duplicates_seen > 0 && gaps_seen > 0 && taken_seen > 0 && installed_seen > 0,
+        CHECK(lost_seen > 0 && duplicates_seen > 0 && gaps_seen > 0 && taken_seen > 0 && installed_seen > 0 &&
+                  letters_seen > 0 && letters_again_seen > 0,
               "a path was not taken");
     }
 }

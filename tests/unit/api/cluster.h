@@ -36,6 +36,9 @@ struct cluster {
     struct dn_api *api;
     char address[32];
     atomic_bool ready;
+    /* What the node says it reads. Set while no call is under way. */
+    struct dn_api_source_row *rows;
+    size_t row_count;
 };
 
 static const uint8_t cluster_key[DN_HASH_KEY_BYTES] = "a cluster's key";
@@ -117,6 +120,14 @@ static inline bool cluster_ready(void *data, char *ret_reason, size_t size)
     return false;
 }
 
+static inline size_t cluster_source_rows(void *data, struct dn_api_source_row *ret, size_t max)
+{
+    struct cluster *cluster = data;
+    for (size_t i = 0; i < cluster->row_count && i < max; i++)
+        ret[i] = cluster->rows[i];
+    return cluster->row_count;
+}
+
 static inline void cluster_state_create(struct cluster *cluster)
 {
     struct dn_error err;
@@ -178,6 +189,8 @@ static inline void cluster_api_start(struct cluster *cluster, struct dn_api_limi
         .ready = cluster_ready,
         .ready_data = cluster,
         .metrics = cluster->metrics,
+        .source_rows = cluster_source_rows,
+        .source_data = cluster,
     };
     dn_recommend_settings_default(&options.recommend);
     memcpy(options.hash_key, cluster_key, sizeof options.hash_key);

@@ -2,6 +2,8 @@
  * ages. */
 #include "played.h"
 
+#include "session/record.h"
+
 static void complete(struct dn_proposal *proposal, enum dn_code code, uint64_t index, const void *result,
                      size_t length)
 {
@@ -148,6 +150,71 @@ static void test_strange_results(void **state)
     Dunlin__V1__PublishResponse *response = publish_end();
     assert_outcomes(response, 7, 7, 7, 7);
     dunlin__v1__publish_response__free_unpacked(response, NULL);
+}
+
+/* Both shards hold partition 7 of "s". */
+static void set_source_begin(void)
+{
+    static bool known;
+    for (size_t i = 0; i < SHARDS && !known; i++) {
+        struct dn_buffer record, result;
+        dn_buffer_init(&record, 4096);
+        dn_buffer_init(&result, 4096);
+        dn_record_stream(&record, "s", 7, DN_OFFSET_UNSET, 4, NULL, 0, NULL, 0);
+        dn_shard_apply(shards[i], 1, 0, 1700000000000, record.bytes, record.length, &result);
+        dn_shard_entry_done(shards[i], 1, 1700000000000);
+        dn_buffer_free(&record);
+        dn_buffer_free(&result);
+    }
+    known = true;
+    Dunlin__V1__SetSourceRequest request = DUNLIN__V1__SET_SOURCE_REQUEST__INIT;
+    request.stream = (char *)(uintptr_t) "s";
+    request.partition = 7;
+    request.next_offset = 99;
+    begin("/dunlin.v1.Sources/Set", &request);
+}
+
+static void test_a_source_is_set_where_it_can_be(void **state)
+{
+    (void)state;
+    static const uint8_t was_four[] = {0, 4, 0, 0, 0, 0, 0, 0, 0}, refusal[] = {2}, full[] = {3};
+    set_source_begin();
+    await(&played.proposal_count, 2);
+    assert_true(proposal_of(2)->deadline_us > dn_monotonic_us());
+    complete(proposal_of(2), DN_OK, 70, was_four, sizeof was_four);
+    complete(proposal_of(1), DN_DEADLINE, 0, NULL, 0);
+    Dunlin__V1__SetSourceResponse *response = end(&dunlin__v1__set_source_response__descriptor);
+    assert_non_null(response);
+    assert_int_equal(response->n_moves, 2);
+    assert_false(response->moves[0]->done);
+    assert_int_equal(response->moves[0]->shard, 1);
+    assert_string_equal(response->moves[0]->message, "as played");
+    assert_true(response->moves[1]->done);
+    assert_int_equal(response->moves[1]->old_offset, 4);
+    assert_int_equal(response->moves[1]->new_offset, 99);
+    struct dn_token token = token_of(&response->token);
+    assert_int_equal(token.count, 1);
+    assert_int_equal(dn_token_index(&token, 2), 70);
+    dunlin__v1__set_source_response__free_unpacked(response, NULL);
+
+    reset(NULL); /* shards that refuse, and one whose queue is full */
+    set_source_begin();
+    await(&played.proposal_count, 2);
+    complete(proposal_of(1), DN_OK, 60, refusal, sizeof refusal);
+    complete(proposal_of(2), DN_OK, 70, full, sizeof full);
+    response = end(&dunlin__v1__set_source_response__descriptor);
+    assert_non_null(response);
+    assert_false(response->moves[0]->done || response->moves[1]->done);
+    assert_non_null(strstr(response->moves[0]->message, "refuses it"));
+    assert_non_null(strstr(response->moves[1]->message, "as many streams as it may"));
+    dunlin__v1__set_source_response__free_unpacked(response, NULL);
+
+    reset(NULL);
+    atomic_store(&full_groups, 2);
+    set_source_begin();
+    await(&played.proposal_count, 1);
+    complete(proposal_of(2), DN_UNAVAILABLE, 0, NULL, 0);
+    ends_refused(8, "look at Sources.List");
 }
 
 static void upsert_ends(const void *result, size_t length, int status, const char *text)
@@ -411,6 +478,7 @@ int main(void)
         cmocka_unit_test_setup(test_every_shard_fails, reset),
         cmocka_unit_test_setup(test_queue_full, reset),
         cmocka_unit_test_setup(test_strange_results, reset),
+        cmocka_unit_test_setup(test_a_source_is_set_where_it_can_be, reset),
         cmocka_unit_test_setup(test_upsert_outcomes, reset),
         cmocka_unit_test_setup(test_session_read_waits, reset),
         cmocka_unit_test_setup(test_linearizable_read, reset),

@@ -305,8 +305,9 @@ static void the_sample_is_up_to_date(void **state)
     if (dn_config_parse("sample", sample.bytes, sample.length, &config, &err) != DN_OK)
         fail_msg("%s", err.message);
     for (size_t i = 0; i < count; i++)
-        if (config.lines[i] == 0)
+        if (config.lines[i] == 0 && strncmp(keys[i].path, "sources[].", 10) != 0) /* test_sources.c */
             fail_msg("%s is not in the sample", keys[i].path);
+    assert_int_equal(config.source_count, 0);
     /* What the sample says is what a file without those keys gets. */
     plain = config;
     assert_int_equal(parse("node: {id: 1, data_dir: /var/lib/dunlin}\ncluster: {id: dunlin-demo}\n"), DN_OK);
@@ -354,7 +355,7 @@ static void what_is_printed_loads_again(void **state)
     (void)state;
     assert_int_equal(parse("node: {id: 2, data_dir: \"/tmp/a b: #\\\"c\\\\\", name: 'yes'}\n"
                            "cluster:\n  id: \"x\"\n  members:\n"
-                           "    - {id: 1, name: 'a, b', address: '127.0.0.1:1'}\n"
+                           "    - {id: 1, name: 'a,b', address: '127.0.0.1:1'}\n"
                            "    - {id: 2, name: '- x', address: '[::1]:2'}\n"
                            "raft: {segment_bytes: 1028096, min_free_bytes: 3GiB}\n"
                            "recommend: {type_weights: {view: 0.1, remove: -12.5}}\n"),

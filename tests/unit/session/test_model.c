@@ -6,357 +6,11 @@
  * accepted is ever accepted again.
  *
  * DUNLIN_MODEL_SEED and DUNLIN_MODEL_RUNS choose other histories. */
-#include "harness.h"
+#include "model.h"
 
-#define USERS 14
-#define ITEMS 24
-#define SOURCES 2
-#define PARTITIONS 2
 #define STEPS 400
-#define LIST_MAX 64
-#define IDS_MAX 64
-#define FORGET_STEP 64 /* of the shard: more than USERS, so the model need not count */
-
-/* ---- the model ------------------------------------------------------------------------------------- */
-
-struct m_event {
-    int64_t time;
-    uint64_t id;
-    int item;
-    uint16_t weight;
-    uint8_t type;
-};
-
-struct m_user {
-    bool known;
-    uint64_t version, touch;
-    int64_t arrival, start, floor;
-    uint32_t session_events;
-    uint16_t counts[DN_EVENT_TYPE_MAX + 1];
-    int count;
-    struct m_event list[LIST_MAX + 1];
-    int extra_count;
-    struct m_event extra[IDS_MAX];
-};
-
-struct m_erase {
-    int user;
-    int64_t until;
-    uint64_t request;
-    bool existed;
-};
-
-struct model {
-    struct dn_shard_settings settings;
-    int64_t now, forget_floor;
-    uint64_t touch, unref_clock;
-    struct m_user users[USERS];
-    struct {
-        bool known;
-        uint64_t unref;
-    } items[ITEMS];
-    struct {
-        bool known;
-        int64_t next, floor;
-    } sources[SOURCES][PARTITIONS];
-    struct m_erase erases[4096];
-    int erase_count;
-    uint64_t applied, duplicates, late, refused, evicted, expired;
-};
-
-static int64_t greater(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
-
-static int64_t lesser(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
-static int m_user_count(const struct model *m)
-{
-    int n = 0;
-    for (int u = 0; u < USERS; u++) {
-        n += m->users[u].known;
-    }
-    return n;
-}
-
-static int m_item_count(const struct model *m)
-{
-    int n = 0;
-    for (int i = 0; i < ITEMS; i++) {
-        n += m->items[i].known;
-    }
-    return n;
-}
-
-static int m_item_refs(const struct model *m, int item)
-{
-    int n = 0;
-    for (int u = 0; u < USERS; u++) {
-        for (int i = 0; m->users[u].known && i < m->users[u].count; i++) {
-            n += m->users[u].list[i].item == item;
-        }
-    }
-    return n;
-}
-
-static int m_item_oldest_unused(const struct model *m)
-{
-    int best = -1;
-    for (int i = 0; i < ITEMS; i++) {
-        if (m->items[i].known && m->items[i].unref > 0 &&
-            (best < 0 || m->items[i].unref < m->items[best].unref)) {
-            best = i;
-        }
-    }
-    return best;
-}
-
-static void m_item_dropped(struct model *m, int item)
-{
-    if (m_item_refs(m, item) == 0) {
-        m->items[item].unref = ++m->unref_clock;
-    }
-}
-
-static void m_user_remove(struct model *m, int u)
-{
-    struct m_user gone = m->users[u];
-    m->users[u].known = false;
-    /* One by one: the order in which items lose their last event is the order of the list. */
-    for (int i = 0; i < gone.count; i++) {
-        bool later = false;
-        for (int j = i + 1; j < gone.count; j++) {
-            later |= gone.list[j].item == gone.list[i].item;
-        }
-        if (!later) {
-            m_item_dropped(m, gone.list[i].item);
-        }
-    }
-}
-
-static bool m_forget(struct model *m, int64_t idle_before)
-{
-    uint64_t after = 0, last = m->touch; /* those passed over are not looked at again */
-    for (;;) {
-        int oldest = -1;
-        for (int u = 0; u < USERS; u++) {
-            if (m->users[u].known && m->users[u].touch > after && m->users[u].touch <= last &&
-                (oldest < 0 || m->users[u].touch < m->users[oldest].touch)) {
-                oldest = u;
-            }
-        }
-        if (oldest < 0 || m->users[oldest].arrival >= idle_before) {
-            return false;
-        }
-        const struct m_user *user = &m->users[oldest];
-        int64_t newest = -1;
-        for (int i = 0; i < user->count; i++) {
-            newest = user->list[i].id != 0 ? greater(newest, user->list[i].time) : newest;
-        }
-        for (int i = 0; i < user->extra_count; i++) {
-            newest = greater(newest, user->extra[i].time);
-        }
-        int64_t empty = m->now - m->settings.lateness_ms;
-        if (newest < empty && (user->floor <= empty || user->floor <= m->forget_floor)) {
-            m->forget_floor = greater(m->forget_floor, greater(newest + 1, user->floor));
-            m_user_remove(m, oldest);
-            return true;
-        }
-        after = user->touch;
-        if (user->arrival < empty) {
-            m->users[oldest].touch = ++m->touch;
-        }
-    }
-}
-
-static int64_t m_erased_until(const struct model *m, int u)
-{
-    int64_t until = -1;
-    for (int i = 0; i < m->erase_count; i++) {
-        until = m->erases[i].user == u ? greater(until, m->erases[i].until) : until;
-    }
-    return until;
-}
-
-static void m_session(struct m_user *user, const struct m_user *old, const struct m_event *event, int64_t gap)
-{
-    /* Whose events are in the session: grow an interval from scratch. */
-    int64_t last = old->known ? old->list[old->count - 1].time : 0;
-    if (!old->known || event->time > last + gap) {
-        user->start = event->time;
-        user->session_events = 1;
-        memset(user->counts, 0, sizeof user->counts);
-        user->counts[event->type] = 1;
-        return;
-    }
-    if (event->time < old->start - gap) {
-        return;
-    }
-    user->counts[event->type]++;
-    user->session_events++;
-    if (event->time >= old->start) {
-        return;
-    }
-    user->start = event->time;
-    bool counted[LIST_MAX] = {false};
-    for (bool grew = true; grew;) {
-        grew = false;
-        for (int i = 0; i < old->count; i++) {
-            if (!counted[i] && old->list[i].time < old->start && old->list[i].time >= user->start - gap) {
-                counted[i] = grew = true;
-                user->start = lesser(user->start, old->list[i].time);
-                user->counts[old->list[i].type]++;
-                user->session_events++;
-            }
-        }
-    }
-}
-
-static enum dn_outcome m_event(struct model *m, int u, const struct m_event *event, bool api, uint64_t index)
-{
-    struct m_user *user = &m->users[u];
-    const struct dn_shard_settings *s = &m->settings;
-    int64_t until = m_erased_until(m, u);
-    int64_t floor = user->known ? user->floor : greater(m->forget_floor, until + 1);
-    int64_t next_floor = api ? greater(floor, lesser(event->time, m->now) - s->lateness_ms) : floor;
-    uint32_t window = 0;
-    if (api && user->known) {
-        for (int i = 0; i < user->count + user->extra_count; i++) {
-            const struct m_event *e = i < user->count ? &user->list[i] : &user->extra[i - user->count];
-            if (e->id != 0 && e->time >= floor) {
-                if (e->id == event->id) {
-                    return DN_OUTCOME_DUPLICATE;
-                }
-                window += e->time >= next_floor;
-            }
-        }
-    }
-    if (event->time <= until) {
-        return DN_OUTCOME_ERASED;
-    }
-    if (event->time > m->now + s->ahead_ms) {
-        return DN_OUTCOME_AHEAD;
-    }
-    if (api && event->time < floor) {
-        return DN_OUTCOME_LATE;
-    }
-    if (api && window >= s->ids_per_user) {
-        return DN_OUTCOME_WINDOW_FULL;
-    }
-    int item = event->item;
-    if (!m->items[item].known && (uint32_t)m_item_count(m) >= s->items_max && m_item_oldest_unused(m) < 0) {
-        return DN_OUTCOME_NO_ROOM;
-    }
-    if (!user->known && (uint32_t)m_user_count(m) >= s->users_max) {
-        if (!m_forget(m, INT64_MAX)) {
-            return DN_OUTCOME_NO_ROOM;
-        }
-        m->evicted++;
-        if ((uint32_t)m_user_count(m) >= s->users_max) {
-            return DN_OUTCOME_NO_ROOM;
-        }
-    }
-    if (!m->items[item].known) {
-        if ((uint32_t)m_item_count(m) >= s->items_max) {
-            m->items[m_item_oldest_unused(m)].known = false;
-        }
-        m->items[item].known = true;
-    }
-    m->items[item].unref = 0;
-
-    struct m_user old = *user;
-    if (!user->known) {
-        memset(user, 0, sizeof *user);
-    }
-    m_session(user, &old, event, s->gap_ms);
-    user->known = true;
-    user->version = index;
-    user->touch = ++m->touch;
-    user->arrival = m->now;
-    user->floor = next_floor;
-    int kept = 0;
-    for (int i = 0; i < user->extra_count; i++) {
-        if (user->extra[i].time >= next_floor) {
-            user->extra[kept++] = user->extra[i];
-        }
-    }
-    user->extra_count = kept;
-    user->list[user->count++] = *event;
-    for (int i = user->count - 1; i > 0 && user->list[i - 1].time > user->list[i].time; i--) {
-        struct m_event swap = user->list[i];
-        user->list[i] = user->list[i - 1];
-        user->list[i - 1] = swap;
-    }
-    while ((uint32_t)user->count > s->events_per_user) {
-        struct m_event dropped = user->list[0];
-        memmove(user->list, user->list + 1, (size_t)--user->count * sizeof dropped);
-        if (dropped.id != 0 && dropped.time >= next_floor) {
-            user->extra[user->extra_count++] = dropped;
-        }
-        m_item_dropped(m, dropped.item);
-    }
-    m->applied++;
-    return DN_OUTCOME_ACCEPTED;
-}
-
-static void m_erase(struct model *m, int u, int64_t until, uint64_t request, bool *ret_existed)
-{
-    for (int i = 0; i < m->erase_count; i++) {
-        if (m->erases[i].user == u && m->erases[i].request == request) {
-            *ret_existed = m->erases[i].existed;
-            return;
-        }
-    }
-    struct m_user *user = &m->users[u];
-    int64_t reach = greater(until, m_erased_until(m, u));
-    bool existed = user->known;
-    if (existed) {
-        reach = greater(reach, greater(user->floor - 1, user->list[user->count - 1].time));
-        m_user_remove(m, u);
-    }
-    m->erases[m->erase_count++] = (struct m_erase){u, reach, request, existed};
-    *ret_existed = existed;
-    int mine = 0, oldest = -1;
-    for (int i = m->erase_count - 1; i >= 0; i--) {
-        if (m->erases[i].user == u) {
-            mine++;
-            oldest = i;
-        }
-    }
-    if (mine > 8) { /* DN_TOMBSTONES_PER_USER */
-        memmove(&m->erases[oldest], &m->erases[oldest + 1],
-                (size_t)(--m->erase_count - oldest) * sizeof m->erases[0]);
-    }
-}
-
-static void m_entry_done(struct model *m)
-{
-    while (m_forget(m, m->now - m->settings.idle_ms)) {
-        m->expired++;
-    }
-    while ((uint32_t)m_user_count(m) > m->settings.users_max && m_forget(m, INT64_MAX)) {
-        m->evicted++;
-    }
-    while ((uint32_t)m_item_count(m) > m->settings.items_max && m_item_oldest_unused(m) >= 0) {
-        m->items[m_item_oldest_unused(m)].known = false;
-    }
-    int64_t keep = greater(m->settings.idle_ms, m->settings.lateness_ms);
-    for (int n = 0; n < FORGET_STEP; n++) {
-        int i = 0;
-        while (i < m->erase_count && i < FORGET_STEP && m->erases[i].until >= m->now - keep) {
-            i++;
-        }
-        if (i == m->erase_count || i == FORGET_STEP) {
-            break;
-        }
-        m->forget_floor = greater(m->forget_floor, m->erases[i].until + 1);
-        memmove(&m->erases[i], &m->erases[i + 1], (size_t)(--m->erase_count - i) * sizeof m->erases[0]);
-    }
-}
+#define BATCH_MAX 8
+#define FULL_EVERY 10 /* histories; these begin with a queue of dead letters that is nearly full */
 
 /* ---- the run --------------------------------------------------------------------------------------- */
 
@@ -381,6 +35,9 @@ struct run {
     struct dn_event_in sent[64];
     int sent_user[64], sent_item[64], sent_count;
     int64_t next_offset[SOURCES][PARTITIONS];
+    struct dn_event_in events[BATCH_MAX]; /* of the batch that is made */
+    struct dn_dead_in marks[BATCH_MAX];
+    size_t batch_events, batch_marks;
 };
 
 static const char *const item_names[ITEMS] = {
@@ -442,6 +99,61 @@ static void compare_user(struct run *run, struct rig *rig, int u)
     }
 }
 
+static void compare_source(struct run *run, struct rig *rig, int s, int p)
+{
+    const struct m_source *want = &run->model.sources[s][p];
+    struct dn_source_view views[SOURCES * PARTITIONS], *got = NULL;
+    int64_t next = -7;
+    dn_epoch_enter(rig->reader);
+    bool known = dn_shard_next_offset(rig->shard, source_names[s], (uint32_t)p, &next);
+    size_t count = dn_shard_sources(rig->shard, views, SOURCES * PARTITIONS);
+    dn_epoch_leave(rig->reader);
+    EXPECT(known == (want->next != DN_OFFSET_UNSET), "source %d/%d", s, p);
+    EXPECT(!known || next == want->next, "source %d/%d: %lld", s, p, (long long)next);
+    for (size_t i = 0; i < count; i++) {
+        if (views[i].partition == (uint32_t)p && strcmp(views[i].name, source_names[s]) == 0) {
+            EXPECT(got == NULL, "source %d/%d twice", s, p);
+            got = &views[i];
+        }
+    }
+    EXPECT((got != NULL) == want->listed, "source %d/%d", s, p);
+    EXPECT(got == NULL || (got->next_offset == want->next && got->newest_ms == want->newest &&
+                           got->events == want->events &&
+                           got->watermark_ms == (want->floor > 0 ? want->floor : INT64_MIN)),
+           "source %d/%d", s, p);
+}
+
+static void compare_sources(struct run *run, struct rig *rig)
+{
+    for (int i = 0; i < SOURCES * PARTITIONS; i++) {
+        compare_source(run, rig, i / PARTITIONS, i % PARTITIONS);
+    }
+}
+
+/* Those that wait, from number `from` on; no more than `max` at a time, and not all when they are many. */
+static void compare_letters(struct run *run, struct rig *rig, uint64_t from, size_t max)
+{
+    static struct dn_dead_letter got[DN_DEAD_MAX];
+    const struct model *m = &run->model;
+    uint64_t written = 0, next = 0, most = from < m->written ? m->written : from;
+    max = max < DN_DEAD_MAX ? max : DN_DEAD_MAX;
+    dn_epoch_enter(rig->reader);
+    dn_shard_dead_range(rig->shard, &written, &next);
+    size_t count = dn_shard_dead_letters(rig->shard, from, got, max);
+    dn_epoch_leave(rig->reader);
+    EXPECT(written == m->written && next == m->next_letter, "%llu to %llu wait, not %llu to %llu",
+           (unsigned long long)written, (unsigned long long)next, (unsigned long long)m->written,
+           (unsigned long long)m->next_letter);
+    EXPECT(count == (next - most < max ? next - most : max), "%zu letters", count);
+    for (size_t i = 0; i < count; i++) {
+        const struct m_letter *want = &m->letters[(most + i) % LETTERS];
+        EXPECT(got[i].number == most + i && got[i].offset == want->offset && got[i].reason == want->reason &&
+                   got[i].time_ms == want->time && got[i].partition == (uint32_t)want->partition &&
+                   strcmp(got[i].source, source_names[want->source]) == 0,
+               "letter %llu", (unsigned long long)(most + i));
+    }
+}
+
 static void compare(struct run *run, struct rig *rig)
 {
     const struct model *m = &run->model;
@@ -458,20 +170,20 @@ static void compare(struct run *run, struct rig *rig)
     EXPECT(stats.refused == m->refused, "refused");
     EXPECT(stats.evicted == m->evicted, "evicted");
     EXPECT(stats.expired == m->expired, "expired");
-    for (int s = 0; s < SOURCES; s++) {
-        for (int p = 0; p < PARTITIONS; p++) {
-            int64_t next = -1;
-            dn_epoch_enter(rig->reader);
-            bool known = dn_shard_next_offset(rig->shard, source_names[s], (uint32_t)p, &next);
-            dn_epoch_leave(rig->reader);
-            EXPECT(known == m->sources[s][p].known, "source %d/%d", s, p);
-            EXPECT(!known || next == m->sources[s][p].next, "source %d/%d: %lld", s, p, (long long)next);
-        }
-    }
+    EXPECT(memcmp(stats.dead, m->dead, sizeof m->dead) == 0, "dead letters by reason");
+    compare_sources(run, rig);
+    compare_letters(run, rig, m->written, m->next_letter - m->written > 20 ? 20 : SIZE_MAX);
+    char reason[DN_STALL_REASON_MAX + 1];
+    dn_epoch_enter(rig->reader);
+    int64_t since = dn_shard_stalled(rig->shard, reason);
+    dn_epoch_leave(rig->reader);
+    EXPECT(since == m->stalled && strcmp(reason, m->stall_reason) == 0, "stalled since %lld: %s",
+           (long long)since, reason);
 }
 
 /* Over all histories: a path that no history takes is not tested. */
-static uint64_t outcomes_seen[DN_OUTCOME_INVALID + 1], snapshots_seen, evicted_seen, expired_seen, gaps_seen;
+static uint64_t outcomes_seen[DN_OUTCOME_INVALID + 1], snapshots_seen, evicted_seen, expired_seen, gaps_seen,
+    full_seen, sets_seen, written_seen, dead_seen[DN_DEAD_REASON_MAX + 1];
 
 static void count_outcome(struct model *m, enum dn_outcome outcome)
 {
@@ -561,6 +273,7 @@ static void snapshot_close(struct run *run)
     run->b_follows = true;
     snapshots_seen++;
     compare(run, b);
+    compare_letters(run, b, 0, SIZE_MAX);
 }
 
 static int64_t event_time(struct run *run)
@@ -628,62 +341,143 @@ static void step_api(struct run *run)
     }
 }
 
+/* Messages of a batch, from its start on; returns where reading goes on. */
+static int64_t messages_random(struct run *run, int64_t begins_at, struct m_message *messages, size_t count,
+                               bool marks)
+{
+    struct rng *rng = &run->rng;
+    int64_t offset = greater(begins_at, 0);
+    run->batch_events = run->batch_marks = 0;
+    for (size_t i = 0; i < count; i++) {
+        offset += (int64_t)rng_below(rng, 3); /* compaction leaves gaps */
+        messages[i] = (struct m_message){.offset = offset};
+        if (marks && rng_chance(rng, 25)) {
+            messages[i].mark = (uint8_t)(DN_DEAD_UNDECODABLE + rng_below(rng, 3));
+            run->marks[run->batch_marks++] = (struct dn_dead_in){offset, messages[i].mark};
+        } else {
+            struct dn_event_in *in = &run->events[run->batch_events++];
+            int item = 0;
+            event_random(run, in, &messages[i].user, &item);
+            in->offset = offset;
+            in->type = rng_chance(rng, 2) ? 0 : in->type; /* not valid */
+            messages[i].event = model_event(in, item, false);
+        }
+        offset++;
+    }
+    return offset + (int64_t)rng_below(rng, 3);
+}
+
 static void step_stream(struct run *run)
 {
     struct rng *rng = &run->rng;
     struct model *m = &run->model;
     int s = (int)rng_below(rng, SOURCES), p = (int)rng_below(rng, PARTITIONS);
-    struct dn_event_in in[6];
-    int user[6], item[6];
-    size_t count = rng_below(rng, 6);
+    struct m_message messages[BATCH_MAX];
+    size_t count = rng_below(rng, BATCH_MAX + 1);
     int64_t begins_at = run->next_offset[s][p];
-    if (m->sources[s][p].known && rng_chance(rng, 15)) { /* the consumer goes back */
+    if (begins_at >= 0 && rng_chance(rng, 15)) { /* the consumer goes back */
         begins_at = greater(DN_OFFSET_UNSET, begins_at - (int64_t)rng_below(rng, 10));
     }
-    int64_t offset = greater(begins_at, 0);
-    for (size_t i = 0; i < count; i++) {
-        event_random(run, &in[i], &user[i], &item[i]);
-        offset += (int64_t)rng_below(rng, 3); /* compaction leaves gaps */
-        in[i].offset = offset++;
-    }
-    int64_t next = offset + (int64_t)rng_below(rng, 3);
+    bool old = rng_chance(rng, 10);
+    int64_t next = messages_random(run, begins_at, messages, count, !old);
     if (rng_chance(rng, 10)) { /* a batch lost on its way */
         run->next_offset[s][p] = next;
         return;
     }
-    uint64_t index = run->a.index;
+    enum dn_outcome want[BATCH_MAX] = {0};
+    enum dn_result_status status =
+        m_batch(m, s, p, begins_at, next, messages, count, old, run->a.index, want);
     dn_buffer_clear(&run->a.record);
-    dn_record_stream(&run->a.record, source_names[s], (uint32_t)p, begins_at, next, in, count, NULL, 0);
+    dn_record_stream(&run->a.record, source_names[s], (uint32_t)p, begins_at, next, run->events,
+                     run->batch_events, run->marks, run->batch_marks);
+    if (old) { /* the same, but for the marks */
+        run->a.record.bytes[1] = 1;
+        run->a.record.length -= 4;
+    }
     rig_apply(&run->a);
-    bool known = m->sources[s][p].known;
-    int64_t known_next = known ? m->sources[s][p].next : DN_OFFSET_UNSET;
-    if (known ? begins_at < 0 || begins_at > known_next : begins_at >= 0) {
-        gaps_seen++;
-        EXPECT(run->a.answer.status == DN_RESULT_GAP, "a gap not seen");
-        EXPECT(run->a.answer.next_offset == known_next, "seek to %lld", (long long)known_next);
-        run->next_offset[s][p] = run->a.answer.next_offset;
-        return;
+    gaps_seen += status == DN_RESULT_GAP;
+    full_seen += status == DN_RESULT_FULL;
+    EXPECT(run->a.answer.status == status, "status %d, not %d", run->a.answer.status, status);
+    EXPECT(run->a.answer.next_offset == m->sources[s][p].next, "next offset %lld",
+           (long long)run->a.answer.next_offset);
+    EXPECT(run->a.answer.count == (status == DN_RESULT_OK ? run->batch_events : 0), "count");
+    for (size_t i = 0; i < run->a.answer.count; i++) {
+        EXPECT(run->a.answer.outcomes[i] == want[i], "stream event %zu: outcome %d, not %d", i,
+               run->a.answer.outcomes[i], want[i]);
+        count_outcome(m, want[i]);
     }
-    EXPECT(run->a.answer.status == DN_RESULT_OK && run->a.answer.count == count, "refused");
-    m->sources[s][p].known = true;
-    for (size_t i = 0; i < count; i++) {
-        struct m_event event = model_event(&in[i], item[i], false);
-        enum dn_outcome want = DN_OUTCOME_DUPLICATE;
-        if (in[i].offset >= known_next) {
-            want = event.time < m->sources[s][p].floor ? DN_OUTCOME_LATE
-                                                       : m_event(m, user[i], &event, false, index);
-        }
-        if (want == DN_OUTCOME_ACCEPTED) {
-            m->sources[s][p].floor =
-                greater(m->sources[s][p].floor, lesser(event.time, m->now) - m->settings.lateness_ms);
-        }
-        EXPECT(run->a.answer.outcomes[i] == want, "stream event %zu: outcome %d, not %d", i,
-               run->a.answer.outcomes[i], want);
-        count_outcome(m, want);
-    }
-    m->sources[s][p].next = greater(known_next, next);
-    EXPECT(run->a.answer.next_offset == m->sources[s][p].next, "next offset");
     run->next_offset[s][p] = m->sources[s][p].next;
+}
+
+static void step_source(struct run *run)
+{
+    struct rng *rng = &run->rng;
+    int s = (int)rng_below(rng, SOURCES), p = (int)rng_below(rng, PARTITIONS);
+    int64_t next = run->model.sources[s][p].next;
+    next = rng_chance(rng, 40) ? DN_OFFSET_UNSET : greater(0, next - 20 + (int64_t)rng_below(rng, 40));
+    bool forget_watermark = rng_chance(rng, 50);
+    dn_buffer_clear(&run->a.record);
+    dn_record_source(&run->a.record, source_names[s], (uint32_t)p, next, forget_watermark);
+    rig_apply(&run->a);
+    EXPECT(run->a.answer.status == DN_RESULT_OK, "refused");
+    EXPECT(run->a.answer.next_offset == m_source_set(&run->model, s, p, next, forget_watermark),
+           "it was %lld", (long long)run->a.answer.next_offset);
+    if (rng_chance(rng, 80)) { /* else the consumer finds out by itself */
+        run->next_offset[s][p] = next;
+    }
+    sets_seen++;
+}
+
+static void step_written(struct run *run)
+{
+    struct rng *rng = &run->rng;
+    struct model *m = &run->model;
+    uint64_t waiting = m->next_letter - m->written;
+    uint64_t most = rng_chance(rng, 98) && waiting > 5 ? 5 : waiting;
+    uint64_t before = m->written + rng_below(rng, most + 2);
+    before -= rng_below(rng, before < 3 ? before + 1 : 3);
+    dn_buffer_clear(&run->a.record);
+    dn_record_dead_written(&run->a.record, before);
+    rig_apply(&run->a);
+    bool allowed = m_written(m, before);
+    EXPECT(run->a.answer.status == (allowed ? DN_RESULT_OK : DN_RESULT_INVALID), "written %llu of %llu",
+           (unsigned long long)before, (unsigned long long)m->next_letter);
+    written_seen += allowed;
+}
+
+static void step_stall(struct run *run)
+{
+    struct rng *rng = &run->rng;
+    struct model *m = &run->model;
+    m->stalled = rng_chance(rng, 40) ? 0 : (int64_t)rng_below(rng, 1u << 30);
+    snprintf(m->stall_reason, sizeof m->stall_reason, "%.*s", (int)rng_below(rng, 100),
+             "broker 3 is not there");
+    dn_buffer_clear(&run->a.record);
+    dn_record_stall(&run->a.record, m->stalled, m->stall_reason);
+    rig_apply(&run->a);
+    EXPECT(run->a.answer.status == DN_RESULT_OK, "refused");
+    m->stall_reason[0] = m->stalled == 0 ? '\0' : m->stall_reason[0];
+}
+
+/* Letters until nearly no more fit. */
+static void fill_queue(struct run *run)
+{
+    static struct dn_dead_in marks[DN_EVENTS_PER_RECORD_MAX];
+    struct model *m = &run->model;
+    int64_t begins_at = DN_OFFSET_UNSET, next = 0;
+    while (next < DN_DEAD_MAX - 30) {
+        size_t count = 0;
+        for (; count < DN_EVENTS_PER_RECORD_MAX && next < DN_DEAD_MAX - 30; count++) {
+            m_bury(m, 0, 0, next, DN_DEAD_LIMIT);
+            marks[count] = (struct dn_dead_in){next++, DN_DEAD_LIMIT};
+        }
+        dn_buffer_clear(&run->a.record);
+        dn_record_stream(&run->a.record, source_names[0], 0, begins_at, next, NULL, 0, marks, count);
+        rig_apply(&run->a);
+        begins_at = next;
+    }
+    m->sources[0][0].listed = true;
+    m->sources[0][0].next = run->next_offset[0][0] = next;
 }
 
 static void step_erase(struct run *run)
@@ -709,13 +503,19 @@ static void one_step(struct run *run)
     uint64_t what = rng_below(rng, 100);
     bool tick = what >= 95;
     dn_buffer_clear(&run->a.record);
-    if (what < 55) {
+    if (what < 46) {
         step_api(run);
-    } else if (what < 85) {
+    } else if (what < 76) {
         step_stream(run);
         tick = run->a.record.length == 0;
-    } else if (what < 92) {
+    } else if (what < 82) {
         step_erase(run);
+    } else if (what < 85) {
+        step_source(run);
+    } else if (what < 90) {
+        step_written(run);
+    } else if (what < 92) {
+        step_stall(run);
     } else if (what < 95) {
         struct dn_shard_settings settings;
         settings_random(rng, &settings);
@@ -750,6 +550,10 @@ static void history(uint64_t seed)
     rig_settings(&run->a, &run->model.settings);
     run->model.now = run->a.now_ms;
     m_entry_done(&run->model);
+    m_streams_begin(&run->model);
+    if (seed % FULL_EVERY == 0) {
+        fill_queue(run);
+    }
     for (run->step = 0; run->step < STEPS; run->step++) {
         one_step(run);
     }
@@ -758,6 +562,9 @@ static void history(uint64_t seed)
     }
     evicted_seen += run->model.evicted;
     expired_seen += run->model.expired;
+    for (int reason = 1; reason <= DN_DEAD_REASON_MAX; reason++) {
+        dead_seen[reason] += run->model.dead[reason];
+    }
     rig_close(&run->a);
     rig_close(&run->b);
     free(run->accepted);
@@ -780,9 +587,16 @@ static void test_histories(void **state)
     printf("outcomes");
     for (int i = 0; i <= DN_OUTCOME_INVALID; i++) {
         printf(" %llu", (unsigned long long)outcomes_seen[i]);
-        CHECK(runs < 100 || i == DN_OUTCOME_INVALID || outcomes_seen[i] > 100, "outcome %d hardly happened",
-              i);
+        CHECK(runs < 100 || outcomes_seen[i] > 100, "outcome %d hardly happened", i);
     }
+    printf("; dead");
+    for (int i = 1; i <= DN_DEAD_REASON_MAX; i++) {
+        printf(" %llu", (unsigned long long)dead_seen[i]);
+        CHECK(runs < 100 || dead_seen[i] > 100, "reason %d hardly happened", i);
+    }
+    printf("; full %llu, set %llu, written %llu", (unsigned long long)full_seen,
+           (unsigned long long)sets_seen, (unsigned long long)written_seen);
+    CHECK(runs < 100 || (full_seen > 100 && sets_seen > 100 && written_seen > 100), "hardly happened");
     printf("; snapshots %llu, evicted %llu, expired %llu, gaps %llu\n", (unsigned long long)snapshots_seen,
            (unsigned long long)evicted_seen, (unsigned long long)expired_seen, (unsigned long long)gaps_seen);
     CHECK(runs < 100 || (snapshots_seen > 100 && evicted_seen > 100 && expired_seen > 100 && gaps_seen > 100),

@@ -2,6 +2,7 @@
  * able to fail without it: every event of a user is made so that a view can be checked by itself. */
 #include "harness.h"
 
+#include <inttypes.h>
 #include <pthread.h>
 #include <stdatomic.h>
 
@@ -9,11 +10,12 @@
 #define USERS 300
 #define RECORDS 1500
 #define PER_RECORD 20
+#define BATCH_OFFSETS 40 /* an entry's: events first, then marks */
 
 struct shared {
     struct rig *rig;
     atomic_bool stop;
-    atomic_uint_fast64_t views, trends;
+    atomic_uint_fast64_t views, trends, letters;
     atomic_int failures, started;
 };
 
@@ -65,6 +67,38 @@ static void check_trends(struct shared *shared)
     atomic_fetch_add(&shared->trends, count);
 }
 
+/* A letter names itself: its reason and its source follow from its offset. */
+static void check_letters(struct shared *shared, struct rng *rng)
+{
+    static _Thread_local struct dn_dead_letter letters[2000];
+    const struct dn_shard *shard = shared->rig->shard;
+    struct dn_source_view views[4];
+    char reason[DN_STALL_REASON_MAX + 1];
+    uint64_t written = 0, next = 0;
+    dn_shard_dead_range(shard, &written, &next);
+    READER_CHECK(written <= next);
+    uint64_t from = written + rng_below(rng, next - written + 1) / 2;
+    size_t count = dn_shard_dead_letters(shard, from, letters, 2000);
+    for (size_t i = 0; i < count; i++) {
+        const struct dn_dead_letter *letter = &letters[i];
+        READER_CHECK(letter->number >= from && (i == 0 || letter->number > letters[i - 1].number));
+        READER_CHECK(letter->reason == DN_DEAD_LIMIT || letter->reason == DN_DEAD_LATE);
+        READER_CHECK((letter->reason == DN_DEAD_LIMIT) == (letter->offset % BATCH_OFFSETS >= PER_RECORD));
+        READER_CHECK(strcmp(letter->source, "clicks") == 0 && letter->partition == 1);
+        READER_CHECK(letter->time_ms > 0);
+    }
+    atomic_fetch_add(&shared->letters, count);
+    size_t sources = dn_shard_sources(shard, views, 4);
+    READER_CHECK(sources <= 2);
+    for (size_t i = 0; i < sources; i++) {
+        READER_CHECK(strcmp(views[i].name, i == 0 ? "clicks" : "views") == 0);
+        READER_CHECK(views[i].watermark_ms == INT64_MIN || views[i].watermark_ms > 0);
+    }
+    int64_t since_ms = dn_shard_stalled(shard, reason), said = 0;
+    READER_CHECK(since_ms == 0 ? reason[0] == '\0' : sscanf(reason, "since %" SCNd64, &said) == 1);
+    READER_CHECK(since_ms == said);
+}
+
 static void *reader_thread(void *argument)
 {
     struct shared *shared = argument;
@@ -85,6 +119,7 @@ static void *reader_thread(void *argument)
         }
         if (rng_chance(&rng, 2)) {
             check_trends(shared);
+            check_letters(shared, &rng);
             int64_t next = 0;
             READER_CHECK(!dn_shard_next_offset(shared->rig->shard, "clicks", 1, &next) || next > 0);
         }
@@ -137,19 +172,39 @@ static void write_record(struct rig *rig, struct rng *rng)
         events[i] = event_of(user, 1 + rng_next(rng), time_ms, names[i]);
         events[i].weight = (uint16_t)weight;
         events[i].type = (uint8_t)(1 + rng_below(rng, DN_EVENT_TYPE_MAX));
-        events[i].offset = (int64_t)(rig->index * PER_RECORD + i);
+        events[i].offset = (int64_t)(rig->index * BATCH_OFFSETS + i);
+    }
+    static struct dn_dead_in marks[BATCH_OFFSETS - PER_RECORD];
+    for (size_t i = 0; i < BATCH_OFFSETS - PER_RECORD; i++) {
+        marks[i] = (struct dn_dead_in){(int64_t)(rig->index * BATCH_OFFSETS + PER_RECORD + i), DN_DEAD_LIMIT};
     }
     rig->now_ms += (int64_t)rng_below(rng, 300);
     dn_buffer_clear(&rig->record);
     dn_buffer_clear(&rig->result);
     uint64_t what = rng_below(rng, 100);
-    if (what < 70) {
+    if (what < 60) {
         dn_record_events(&rig->record, events, PER_RECORD);
-    } else if (what < 95) {
+    } else if (what < 85) {
         int64_t begins_at = DN_OFFSET_UNSET;
         dn_shard_next_offset(rig->shard, "clicks", 1, &begins_at);
-        dn_record_stream(&rig->record, "clicks", 1, begins_at, (int64_t)((rig->index + 1) * PER_RECORD),
-                         events, PER_RECORD, NULL, 0);
+        dn_record_stream(&rig->record, "clicks", 1, begins_at, (int64_t)((rig->index + 1) * BATCH_OFFSETS),
+                         events, PER_RECORD, marks, BATCH_OFFSETS - PER_RECORD);
+    } else if (what < 92) {
+        uint64_t written = 0, next = 0;
+        dn_shard_dead_range(rig->shard, &written, &next);
+        dn_record_dead_written(&rig->record, next - (next - written > 100 ? 100 : 0));
+    } else if (what < 94) {
+        char reason[64];
+        int64_t since_ms = (int64_t)rng_below(rng, 1000000) * (int64_t)rng_below(rng, 3);
+        snprintf(reason, sizeof reason, "since %lld", (long long)since_ms);
+        dn_record_stall(&rig->record, since_ms, reason);
+    } else if (what < 96) {
+        int64_t next = 0; /* not the first: readers know which that is */
+        if (dn_shard_next_offset(rig->shard, "clicks", 1, &next)) {
+            dn_record_source(&rig->record, "views", 2, (int64_t)rng_below(rng, 3) - 1, true);
+        } else {
+            dn_record_stall(&rig->record, 0, "");
+        }
     } else {
         dn_record_erase(&rig->record, user_of(rng_below(rng, USERS)), rig->now_ms, rng_next(rng));
     }
@@ -183,7 +238,9 @@ static void test_readers(void **state)
     bool open = false;
     unsigned snapshots = 0;
     /* Goes on until the readers have seen something, however slow this machine is. */
-    for (int i = 0; i < RECORDS || atomic_load(&shared.views) < 1000 || snapshots < 3; i++) {
+    for (int i = 0; i < RECORDS || atomic_load(&shared.views) < 1000 || atomic_load(&shared.letters) < 1000 ||
+                    snapshots < 3;
+         i++) {
         write_record(&rig, &rng);
         if (!open && i % 100 == 50) {
             dn_buffer_init(&work.bytes, 64u << 20);
@@ -218,7 +275,8 @@ static void test_readers(void **state)
     for (int i = 0; i < READERS; i++) {
         pthread_join(threads[i], NULL);
     }
-    printf("%llu views, %u snapshots\n", (unsigned long long)atomic_load(&shared.views), snapshots);
+    printf("%llu views, %llu letters, %u snapshots\n", (unsigned long long)atomic_load(&shared.views),
+           (unsigned long long)atomic_load(&shared.letters), snapshots);
     assert_int_equal(atomic_load(&shared.failures), 0);
     assert_true(dn_shard_hash(rig.shard) == dn_shard_hash_recompute(rig.shard));
     rig_close(&rig);

@@ -1,6 +1,27 @@
 /* Bytes from outside: records, results and snapshots, whole, cut short and damaged at random. */
 #include "harness.h"
 
+/* On streams, but for their batches. */
+static void put_word(struct rig *rig, struct rng *rng)
+{
+    uint64_t written = 0, next = 0;
+    switch (rng_below(rng, 3)) {
+    case 0:
+        dn_epoch_enter(rig->reader);
+        dn_shard_dead_range(rig->shard, &written, &next);
+        dn_epoch_leave(rig->reader);
+        dn_record_dead_written(&rig->record, written + rng_below(rng, next - written + 1));
+        break;
+    case 1:
+        dn_record_source(&rig->record, "views", (uint32_t)rng_below(rng, 3), (int64_t)rng_below(rng, 3) - 1,
+                         rng_chance(rng, 50));
+        break;
+    default:
+        dn_record_stall(&rig->record, (int64_t)rng_below(rng, 1000), "the broker is down");
+        break;
+    }
+}
+
 static void fill(struct rig *rig, struct rng *rng, int records)
 {
     char names[8][24];
@@ -16,16 +37,20 @@ static void fill(struct rig *rig, struct rng *rng, int records)
         }
         rig->now_ms += (int64_t)rng_below(rng, 1000);
         dn_buffer_clear(&rig->record);
-        uint64_t what = rng_below(rng, 10);
+        uint64_t what = rng_below(rng, 12);
         if (what < 5) {
             dn_record_events(&rig->record, events, count);
         } else if (what < 9) {
             int64_t begins_at = DN_OFFSET_UNSET;
             dn_shard_next_offset(rig->shard, "clicks", 0, &begins_at);
+            const struct dn_dead_in dead[] = {{(int64_t)(rig->index * 10 + 8), DN_DEAD_UNDECODABLE},
+                                              {(int64_t)(rig->index * 10 + 9), DN_DEAD_LIMIT}};
             dn_record_stream(&rig->record, "clicks", 0, begins_at, (int64_t)(rig->index * 10 + 10), events,
-                             count, NULL, 0);
-        } else {
+                             count, dead, rng_below(rng, 3));
+        } else if (what < 10) {
             dn_record_erase(&rig->record, events[0].user, rig->now_ms, rng_next(rng));
+        } else {
+            put_word(rig, rng);
         }
         rig_apply(rig);
     }
@@ -94,13 +119,22 @@ static void test_records_damaged(void **state)
             events[k].offset = (int64_t)(rig.index * 10 + k);
         }
         dn_buffer_clear(&rig.record);
-        switch (rng_below(&rng, 4)) {
+        switch (rng_below(&rng, 5)) {
         case 0:
             dn_record_events(&rig.record, events, rng_below(&rng, 5));
             break;
-        case 1:
-            dn_record_stream(&rig.record, "clicks", (uint32_t)rng_below(&rng, 3), (int64_t)rig.index,
-                             (int64_t)(rig.index * 10 + 10), events, rng_below(&rng, 5), NULL, 0);
+        case 1: {
+            const struct dn_dead_in dead[] = {{(int64_t)(rig.index * 10 + 5), DN_DEAD_LIMIT},
+                                              {(int64_t)(rig.index * 10 + 6), DN_DEAD_MISROUTED}};
+            uint32_t partition = (uint32_t)rng_below(&rng, 3);
+            int64_t begins_at = DN_OFFSET_UNSET;
+            dn_shard_next_offset(rig.shard, "clicks", partition, &begins_at);
+            dn_record_stream(&rig.record, "clicks", partition, begins_at, (int64_t)(rig.index * 10 + 10),
+                             events, rng_below(&rng, 5), dead, rng_below(&rng, 3));
+            break;
+        }
+        case 4:
+            put_word(&rig, &rng);
             break;
         case 2:
             dn_record_erase(&rig.record, events[0].user, rig.now_ms, rng_next(&rng));
@@ -188,6 +222,16 @@ static void test_records_too_large_are_not_made(void **state)
     source[DN_SOURCE_MAX + 1] = '\0';
     dn_record_stream(&out, source, 0, 0, 1, many, 0, NULL, 0);
     assert_true(out.failed);
+    dn_buffer_clear(&out);
+    dn_record_source(&out, source, 0, 0, false);
+    assert_true(out.failed);
+    dn_buffer_clear(&out);
+    static struct dn_dead_in dead[DN_EVENTS_PER_RECORD_MAX + 1];
+    dn_record_stream(&out, "s", 0, 0, 1, many, 0, dead, DN_EVENTS_PER_RECORD_MAX);
+    assert_false(out.failed);
+    dn_buffer_clear(&out);
+    dn_record_stream(&out, "s", 0, 0, 1, many, 0, dead, DN_EVENTS_PER_RECORD_MAX + 1);
+    assert_true(out.failed);
     dn_buffer_free(&out);
 }
 
@@ -205,7 +249,7 @@ static void test_results_damaged(void **state)
         memcpy(copy, bytes, length);
         struct dn_result result;
         struct dn_error err;
-        enum dn_code code = dn_result_parse(copy, length, (uint8_t)rng_below(&rng, 6), &result, &err);
+        enum dn_code code = dn_result_parse(copy, length, (uint8_t)rng_below(&rng, 8), &result, &err);
         assert_true(code == DN_OK || code == DN_CORRUPT);
         if (code == DN_OK) {
             assert_true(result.count <= length);

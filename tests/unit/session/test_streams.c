@@ -1,6 +1,7 @@
 /* Streams by name: dead letters, an operator's word on a source, stalls, what readers see of them, and logs
  * and snapshots of version 1. */
 #include "harness.h"
+#include "session/core.h"
 
 #define MINUTE ((int64_t)60000)
 #define HOUR (60 * MINUTE)
@@ -316,6 +317,10 @@ static void test_written_letters_leave(void **state)
         assert_int_equal(written(number - 7), DN_RESULT_OK);
     }
     expect_range(number - 7, number);
+    /* Whoever looks for a number of a round before does not find another's letter. */
+    const struct dn_dead_queue *queue = &dn_shard_core(rig.shard)->dead;
+    assert_non_null(dn_dead_get(queue, number - 1));
+    assert_null(dn_dead_get(queue, number - 1 - DN_DEAD_CHUNKS * DN_DEAD_CHUNK));
     dn_shard_stats(rig.shard, &stats);
     assert_in_range(stats.memory_bytes, 1, bytes + 65536);
 }
@@ -652,6 +657,9 @@ static void test_version_1(void **state)
     assert_int_equal(views[0].next_offset, 12);
     assert_int_equal(views[0].watermark_ms, V1_START_MS + 4000 - 5 * MINUTE);
     assert_true(views[0].newest_ms == INT64_MIN && views[0].events == 0);
+    /* What older builds understand is written as they read it. */
+    rig_click(&rig, 1, 500, rig.now_ms, "a");
+    assert_int_equal(rig.record.bytes[1], 1);
     /* A kind that version 1 had not, and a version to come. */
     dn_buffer_clear(&rig.record);
     dn_record_stall(&rig.record, 1, "");

@@ -14,7 +14,7 @@
 #define HOUR ((int64_t)3600000)
 #define DAY (24 * HOUR)
 
-static uint64_t outcomes_seen[DN_OUTCOME_INVALID + 1], evicted_seen, expired_seen, erased_seen;
+static uint64_t outcomes_seen[DN_OUTCOME_INVALID + 1], evicted_seen, expired_seen, erased_seen, letters_seen;
 
 static void settings_random(struct rng *rng, struct dn_shard_settings *s)
 {
@@ -69,13 +69,57 @@ static void events_random(struct rng *rng, int64_t now, struct dn_event_in *in, 
     }
 }
 
+/* A batch of a stream with marks between its events. */
+static void stream_random(struct rng *rng, struct rig *a, int64_t *next_offset)
+{
+    struct dn_event_in in[RECORD_MAX];
+    struct dn_dead_in dead[RECORD_MAX];
+    char names[RECORD_MAX][16];
+    size_t count = rng_below(rng, RECORD_MAX), marks = 0;
+    uint32_t partition = (uint32_t)rng_below(rng, 3);
+    int64_t begins_at = next_offset[partition], offset = begins_at < 0 ? 0 : begins_at;
+    events_random(rng, a->now_ms, in, count, names);
+    for (size_t i = 0; i < count; i++) {
+        if (marks < RECORD_MAX && rng_chance(rng, 20)) {
+            dead[marks++] = (struct dn_dead_in){offset++, (uint8_t)(1 + rng_below(rng, 3))};
+        }
+        in[i].event_id = 0;
+        in[i].offset = offset++;
+    }
+    dn_record_stream(&a->record, "clicks", partition, begins_at, offset, in, count, dead, marks);
+    next_offset[partition] = offset;
+}
+
+/* The rarer words on streams. */
+static void word_random(struct rng *rng, struct rig *a, int64_t *next_offset)
+{
+    uint64_t written = 0, next = 0;
+    uint32_t partition = (uint32_t)rng_below(rng, 3);
+    switch (rng_below(rng, 3)) {
+    case 0:
+        next_offset[partition] = rng_chance(rng, 30) ? DN_OFFSET_UNSET : (int64_t)rng_below(rng, 4000);
+        dn_record_source(&a->record, "clicks", partition, next_offset[partition], rng_chance(rng, 50));
+        break;
+    case 1:
+        dn_record_stall(&a->record, (int64_t)rng_below(rng, 3) * 1000,
+                        rng_chance(rng, 50) ? "why" : "because");
+        break;
+    default:
+        dn_epoch_enter(a->reader);
+        dn_shard_dead_range(a->shard, &written, &next);
+        dn_epoch_leave(a->reader);
+        dn_record_dead_written(&a->record, written + rng_below(rng, next - written + 2));
+        break;
+    }
+}
+
 static void record_random(struct rng *rng, struct rig *a, int64_t *next_offset)
 {
     struct dn_event_in in[RECORD_MAX];
     char names[RECORD_MAX][16];
     size_t count = 1 + rng_below(rng, RECORD_MAX);
     dn_buffer_clear(&a->record);
-    switch (rng_below(rng, 10)) {
+    switch (rng_below(rng, 11)) {
     case 0: {
         struct dn_shard_settings settings;
         settings_random(rng, &settings);
@@ -89,18 +133,12 @@ static void record_random(struct rng *rng, struct rig *a, int64_t *next_offset)
         break;
     }
     case 3:
-    case 4: {
-        uint32_t partition = (uint32_t)rng_below(rng, 3);
-        int64_t begins_at = next_offset[partition], offset = begins_at < 0 ? 0 : begins_at;
-        events_random(rng, a->now_ms, in, count, names);
-        for (size_t i = 0; i < count; i++) {
-            in[i].event_id = 0;
-            in[i].offset = offset++;
-        }
-        dn_record_stream(&a->record, "clicks", partition, begins_at, offset, in, count, NULL, 0);
-        next_offset[partition] = offset;
+    case 4:
+        stream_random(rng, a, next_offset);
         break;
-    }
+    case 5:
+        word_random(rng, a, next_offset);
+        break;
     default:
         events_random(rng, a->now_ms, in, count, names);
         dn_record_events(&a->record, in, count);
@@ -139,6 +177,38 @@ static void same_trends(struct rig *a, struct rig *b)
     }
     dn_epoch_leave(a->reader);
     dn_epoch_leave(b->reader);
+}
+
+static void same_streams(struct rig *a, struct rig *b)
+{
+    static struct dn_dead_letter x[DN_DEAD_MAX], y[DN_DEAD_MAX];
+    struct dn_source_view s[3], t[3];
+    char why[2][DN_STALL_REASON_MAX + 1];
+    struct dn_shard_stats stats[2];
+    dn_epoch_enter(a->reader);
+    dn_epoch_enter(b->reader);
+    size_t count = dn_shard_dead_letters(a->shard, 0, x, DN_DEAD_MAX);
+    assert_int_equal(dn_shard_dead_letters(b->shard, 0, y, DN_DEAD_MAX), count);
+    for (size_t i = 0; i < count; i++) {
+        assert_string_equal(x[i].source, y[i].source);
+        assert_true(x[i].number == y[i].number && x[i].partition == y[i].partition);
+        assert_true(x[i].offset == y[i].offset && x[i].reason == y[i].reason && x[i].time_ms == y[i].time_ms);
+    }
+    letters_seen += count;
+    count = dn_shard_sources(a->shard, s, 3);
+    assert_int_equal(dn_shard_sources(b->shard, t, 3), count);
+    for (size_t i = 0; i < count; i++) {
+        assert_true(s[i].partition == t[i].partition && s[i].next_offset == t[i].next_offset);
+        assert_true(s[i].watermark_ms == t[i].watermark_ms && s[i].newest_ms == t[i].newest_ms);
+        assert_int_equal(s[i].events, t[i].events);
+    }
+    assert_int_equal(dn_shard_stalled(a->shard, why[0]), dn_shard_stalled(b->shard, why[1]));
+    assert_string_equal(why[0], why[1]);
+    dn_epoch_leave(a->reader);
+    dn_epoch_leave(b->reader);
+    dn_shard_stats(a->shard, &stats[0]);
+    dn_shard_stats(b->shard, &stats[1]);
+    assert_memory_equal(stats[0].dead, stats[1].dead, sizeof stats[0].dead);
 }
 
 static void both(struct rig *a, struct rig *b, uint64_t seed, int step)
@@ -186,6 +256,7 @@ static void history(uint64_t seed)
             assert_true(dn_shard_hash(a.shard) == dn_shard_hash(b.shard));
             same_views(&a, &b);
             same_trends(&a, &b);
+            same_streams(&a, &b);
         }
         /* From the live one, or from the one that was restored before. */
         struct rig *from = round > 0 && rng_chance(&rng, 50) ? &b : &a;
@@ -224,7 +295,8 @@ static void test_twins(void **state)
     }
     printf("; evicted %llu, expired %llu, erased %llu\n", (unsigned long long)evicted_seen,
            (unsigned long long)expired_seen, (unsigned long long)erased_seen);
-    CHECK(runs < 12 || (evicted_seen > 100 && expired_seen > 100 && erased_seen > 100), "hardly happened");
+    CHECK(runs < 12 || (evicted_seen > 100 && expired_seen > 100 && erased_seen > 100 && letters_seen > 1000),
+          "hardly happened");
 }
 
 int main(void)

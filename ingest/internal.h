@@ -1,0 +1,218 @@
+/* The inside of ingest. Private to the room.
+ *
+ *   source -> stream -> feed (one partition, read once by this node) -> lane (a shard's part of it) -> batch
+ *
+ * Invariants:
+ *  1. A lane proposes batches that continue each other: each begins where the one before it ended. The first
+ *     begins at the offset that the state held when the lane was synchronised, with none of its batches out.
+ *  2. A message's offset passes a lane (batch.next_offset) only together with what it gave for that shard:
+ * its event, its dead letter, or nothing because it is another shard's.
+ *  3. A feed reads from the least offset any of its running lanes wants; a lane takes nothing below its own.
+ *  4. Whatever is in doubt (a refusal, a lost answer, an offset moved by others) ends in SYNCING: nothing new
+ * is proposed until all that is out has come back, and then the state is asked.
+ *  5. What is out and what is gathered is bounded: batches of a group, bytes of a batch.
+ *
+ * A lane:
+ *
+ *   SYNCING --nothing out, and not before retry_us: lane_sync--> RUNNING --refused, unknown, moved--> SYNCING
+ *   any     --its shard is read elsewhere: `leaving`, nothing out--> gone
+ *
+ * Everything here belongs to the ingest thread but for what says otherwise. */
+#ifndef DN_INGEST_INTERNAL_H
+#define DN_INGEST_INTERNAL_H
+
+#include "base/buffer.h"
+#include "base/queue.h"
+#include "ingest/ingest.h"
+#include "ingest/schema.h"
+#include "session/record.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#define INGEST_READ_MAX 512u        /* messages of a feed at a time */
+#define INGEST_SLICE 2048u          /* messages of a feed in a turn */
+#define INGEST_TURN_US 50000u       /* it turns at least so often */
+#define INGEST_REFRESH_US 100000u   /* streams and leaderships are looked at */
+#define INGEST_RULES_US 2000000u    /* and who reads which partition */
+#define INGEST_OFFSETS_US 1000000u  /* offsets without events are committed so often at most */
+#define INGEST_LOOK_US 1000000u     /* an idle lane asks the state whether its offset was moved */
+#define INGEST_WATCH_US 200000u     /* rows, stalls */
+#define INGEST_PROPOSAL_US 5000000u /* deadline of a batch */
+#define INGEST_RETRY_US 20000u      /* after a first refusal; doubled for each one after it */
+#define INGEST_FULL_US 1000u        /* consensus' queue was full */
+#define INGEST_RETRY_MAX_US 1000000u
+#define INGEST_HEARD_MS 1500         /* a driver in touch says so at least this often */
+#define INGEST_ALL_READ UINT32_MAX   /* a partition that is a mark: every shard reads all of the stream */
+#define INGEST_STREAMS_MAX 256u      /* of a source */
+#define INGEST_BATCHES_OUT_MAX 4096u /* of all groups: the queue of those that came back */
+#define INGEST_EVENT_BYTES 47u       /* of an event in a record, beside its item */
+
+enum lane_state { LANE_SYNCING, LANE_RUNNING };
+
+struct ingest_feed;
+struct dn_ingest;
+
+struct ingest_batch { /* one record: on its way, or kept for reuse */
+    struct dn_proposal proposal;
+    struct dn_ingest *ingest;
+    struct ingest_lane *lane;
+    struct dn_buffer record;
+    int64_t next_offset;
+    int64_t newest_ms; /* time of the newest message in it; -1: unknown */
+    bool mark;         /* of INGEST_ALL_READ: no offset of the lane's partition */
+    /* Written by the consensus thread before it is put into `done`. */
+    enum dn_code code;
+    enum dn_result_status status;
+    int64_t state_offset; /* next_offset of the answer */
+    bool answered;        /* status and state_offset hold */
+    char error[160];
+    struct ingest_batch *next; /* free ones */
+};
+
+struct ingest_lane {
+    struct ingest_feed *feed;
+    uint32_t group;
+    enum lane_state state;
+    bool leaving;
+    uint64_t retry_us; /* neither synchronised nor sent before this */
+    uint64_t backoff_us;
+    uint64_t look_us;    /* when the state was last compared */
+    int64_t begins_at;   /* of the next batch: end of the one before it, or what the state held */
+    int64_t next_offset; /* everything below was gathered; in step with its feed: or below feed->position */
+    bool behind;         /* out of step: the feed is past next_offset, and must go back */
+    int64_t committed;   /* what the state held last */
+    int64_t
+        fresh_ms; /* wall time: what the stream held then is in the state; at first when the lane was made */
+    unsigned out; /* batches on their way */
+    uint64_t progress_us; /* since when begins_at lags behind the feed without events */
+    /* What is gathered. */
+    struct dn_event_in *events;
+    uint32_t *item_at; /* of each event's item in `items` */
+    struct dn_dead_in *dead;
+    uint32_t event_count, event_capacity, dead_count, dead_capacity;
+    struct dn_buffer items;
+    size_t bytes;             /* as a record, about */
+    uint64_t oldest_us;       /* when the first was gathered */
+    char error[160];          /* why it does not run; empty: it does */
+    struct ingest_lane *next; /* of all */
+};
+
+struct ingest_feed {
+    struct ingest_stream *stream;
+    uint32_t partition,
+        home; /* home: the group of its users where keyed; the group that notes its dead letters */
+    struct ingest_lane **lanes; /* by group - 1 */
+    unsigned lane_count;
+    bool started;
+    bool seek; /* a lane was synchronised: is this still the place to read at? */
+    uint64_t retry_us, started_us;
+    int64_t position;   /* everything below was delivered since the start; DN_STREAM_OFFSET_UNSET: nothing */
+    int64_t message_ms; /* time of the newest message delivered; -1 */
+    bool at_end;        /* position is the end, as far as was heard */
+    struct dn_message *messages;
+    size_t count, at;
+    bool held;                 /* messages are not released yet */
+    bool reads[DN_GROUPS_MAX]; /* by the rule, by group */
+    int64_t mirrored;          /* offset that was last mirrored; -1 */
+    char error[DN_SOURCE_TEXT_MAX];
+};
+
+struct ingest_stream {
+    struct ingest_source *source;
+    size_t index; /* the driver's number */
+    struct dn_stream_info info;
+    bool keyed;    /* read so now */
+    bool all_read; /* it was read as not keyed, by some shard, at some time: it stays so */
+    bool said_keyed;
+    uint32_t said_count; /* partition count that was last logged */
+    struct ingest_feed **feeds;
+    uint32_t feed_count;
+};
+
+struct ingest_source {
+    struct dn_ingest *ingest;
+    const struct dn_source_config *config;
+    const struct dn_source_driver *driver;
+    void *self;
+    struct dn_schema *schema;
+    struct dn_source_host host;
+    struct ingest_stream *streams;
+    size_t stream_count;
+    int64_t trouble_ms;
+    char trouble[DN_SOURCE_TEXT_MAX];
+    struct dn_counter *messages, *bytes, *skipped, *dead, *seeks, *proposals, *refusals, *invalid;
+};
+
+struct ingest_group {
+    bool leads;
+    unsigned out, out_max; /* batches on their way */
+    uint32_t turn;         /* whose turn it is among its lanes */
+    /* What is said of its streams. */
+    struct dn_proposal stall;
+    struct dn_buffer stall_record;
+    atomic_bool stall_out;
+    int64_t stalled_ms; /* as this node sees it; 0: they run */
+    char reason[DN_STALL_REASON_MAX + 1];
+};
+
+struct dn_ingest {
+    struct dn_ingest_options options;
+    struct ingest_source sources[DN_SOURCES_CONFIGURED_MAX];
+    struct ingest_group groups[DN_GROUPS_MAX];
+    struct ingest_lane *lanes;
+    struct ingest_batch *free_batches;
+    struct dn_stream_info *infos; /* scratch of refresh */
+    unsigned batches_out;
+    struct dn_queue *done;
+    pthread_t thread;
+    bool threaded;
+    int wake_fd;
+    struct dn_metrics *metrics; /* the options', or its own */
+    atomic_bool asleep, stopping, look;
+    _Atomic uint64_t turned_us, stop_by_us;
+    uint64_t now_us, refresh_us, rules_us, watch_us;
+    pthread_mutex_t rows_lock;
+    struct dn_ingest_row *rows; /* behind rows_lock */
+    size_t row_count;
+};
+
+/* ---- ingest.c */
+void ingest_wake(struct dn_ingest *ingest);
+
+/* ---- topology.c: which feeds and lanes there are */
+/* Looks at streams and leaderships; opens and closes feeds and lanes. rules: also at who reads what. */
+void ingest_refresh(struct dn_ingest *ingest, bool rules);
+/* Releases and stops every feed; the drivers are still open. */
+void ingest_close_feeds(struct dn_ingest *ingest);
+void ingest_topology_free(struct dn_ingest *ingest);
+
+/* ---- feed.c */
+/* What a running lane takes next. */
+int64_t feed_lane_next(const struct ingest_feed *feed, const struct ingest_lane *lane);
+/* Reads and delivers a slice; true if there is more to do at once. */
+bool feed_turn(struct ingest_feed *feed);
+void feed_stop(struct ingest_feed *feed);
+
+/* ---- lane.c */
+struct ingest_lane *lane_create(struct ingest_feed *feed, uint32_t group);
+void lane_free(struct ingest_lane *lane);
+/* Room for one more event? If not, what is gathered was sent or waits for its turn. */
+bool lane_room(struct ingest_lane *lane);
+/* False: no memory; nothing was added. */
+bool lane_add_event(struct ingest_lane *lane, int64_t offset, struct dn_hash128 user,
+                    const struct dn_decoded *event);
+bool lane_add_dead(struct ingest_lane *lane, int64_t offset, enum dn_dead_reason reason);
+/* Sends what is due, synchronises; false when it is `leaving` and nothing is out. */
+bool lane_turn(struct ingest_lane *lane);
+/* When lane_turn has something to do by time alone, in us; UINT64_MAX: nothing. */
+uint64_t lane_due_us(const struct ingest_lane *lane);
+/* Back to SYNCING: what is gathered is dropped. */
+void lane_desync(struct ingest_lane *lane, uint64_t retry_after_us, const char *why);
+/* A batch that came back. */
+void lane_batch_done(struct ingest_batch *batch);
+
+/* ---- watch.c: rows, stalls */
+void ingest_watch(struct dn_ingest *ingest);
+
+#endif

@@ -1,0 +1,454 @@
+/* A lane: one shard's part of a partition, gathered into batches and proposed.
+ *
+ * Happy path: events are added in the order of their offsets; when a batch is full or old enough it is
+ * encoded and proposed (send), up to the group's number at once, each beginning where the one before it ends;
+ * they come back in order (lane_batch_done) and the offset is committed.
+ *
+ * Failures: consensus' queue is full (what is gathered stays, and is tried in the next turn; the feed is not
+ * read meanwhile); a batch is refused, or nobody knows what became of it: everything gathered is dropped,
+ * what is out comes back (refused as gaps, or counted), and the lane asks the state where to go on. */
+#include "ingest/internal.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define RECORD_BYTES_MAX DN_RECORD_MAX
+#define FIRST_CAPACITY 64u
+
+struct ingest_lane *lane_create(struct ingest_feed *feed, uint32_t group)
+{
+    struct ingest_lane *lane = calloc(1, sizeof *lane);
+
+    if (lane == NULL)
+        return NULL;
+    lane->feed = feed;
+    lane->group = group;
+    lane->backoff_us = INGEST_RETRY_US;
+    lane->fresh_ms = dn_wall_ms();
+    dn_buffer_init(&lane->items, RECORD_BYTES_MAX);
+    return lane;
+}
+
+void lane_free(struct ingest_lane *lane)
+{
+    if (lane == NULL)
+        return;
+    free(lane->events);
+    free(lane->item_at);
+    free(lane->dead);
+    dn_buffer_free(&lane->items);
+    free(lane);
+}
+
+static void forget_gathered(struct ingest_lane *lane)
+{
+    lane->event_count = lane->dead_count = 0;
+    lane->bytes = 0;
+    dn_buffer_clear(&lane->items);
+}
+
+void lane_desync(struct ingest_lane *lane, uint64_t retry_after_us, const char *why)
+{
+    struct dn_ingest *ingest = lane->feed->stream->source->ingest;
+
+    forget_gathered(lane);
+    lane->state = LANE_SYNCING;
+    lane->retry_us = ingest->now_us + retry_after_us;
+    if (why != NULL && why != lane->error)
+        snprintf(lane->error, sizeof lane->error, "%s", why);
+}
+
+/* ---- gathering
+ * ---------------------------------------------------------------------------------------------- */
+
+static const struct dn_source_config *config_of(const struct ingest_lane *lane)
+{
+    return lane->feed->stream->source->config;
+}
+
+static bool is_full(const struct ingest_lane *lane)
+{
+    const struct dn_source_config *config = config_of(lane);
+
+    return lane->event_count + lane->dead_count >= config->batch_events || lane->bytes >= config->batch_bytes;
+}
+
+static uint32_t doubled(uint32_t capacity)
+{
+    return capacity == 0 ? FIRST_CAPACITY : 2 * capacity;
+}
+
+static bool event_place(struct ingest_lane *lane)
+{
+    if (lane->event_count < lane->event_capacity)
+        return true;
+    uint32_t wanted = doubled(lane->event_capacity);
+    struct dn_event_in *events = realloc(lane->events, wanted * sizeof *events);
+    if (events != NULL)
+        lane->events = events;
+    uint32_t *item_at = realloc(lane->item_at, wanted * sizeof *item_at);
+    if (item_at != NULL)
+        lane->item_at = item_at;
+    if (events == NULL || item_at == NULL)
+        return false;
+    lane->event_capacity = wanted;
+    return true;
+}
+
+static bool dead_place(struct ingest_lane *lane)
+{
+    if (lane->dead_count < lane->dead_capacity)
+        return true;
+    uint32_t wanted = doubled(lane->dead_capacity);
+    struct dn_dead_in *dead = realloc(lane->dead, wanted * sizeof *dead);
+    if (dead == NULL)
+        return false;
+    lane->dead = dead;
+    lane->dead_capacity = wanted;
+    return true;
+}
+
+static void gathered_one(struct ingest_lane *lane, size_t bytes)
+{
+    if (lane->event_count + lane->dead_count == 0)
+        lane->oldest_us = lane->feed->stream->source->ingest->now_us;
+    lane->bytes += bytes;
+}
+
+bool lane_add_event(struct ingest_lane *lane, int64_t offset, struct dn_hash128 user,
+                    const struct dn_decoded *event)
+{
+    if (!event_place(lane))
+        return false;
+    size_t at = lane->items.length;
+    dn_buffer_append(&lane->items, event->item, event->item_length);
+    if (lane->items.failed) {
+        lane->items.failed = false;
+        return false;
+    }
+    gathered_one(lane, INGEST_EVENT_BYTES + event->item_length);
+    lane->item_at[lane->event_count] = (uint32_t)at;
+    lane->events[lane->event_count++] = (struct dn_event_in){
+        .user = user,
+        .time_ms = event->time_ms,
+        .weight = event->weight,
+        .type = event->type,
+        .offset = offset,
+        .item_length = event->item_length,
+    };
+    return true;
+}
+
+bool lane_add_dead(struct ingest_lane *lane, int64_t offset, enum dn_dead_reason reason)
+{
+    if (!dead_place(lane))
+        return false;
+    gathered_one(lane, sizeof offset + 1);
+    lane->dead[lane->dead_count++] = (struct dn_dead_in){.offset = offset, .reason = (uint8_t)reason};
+    return true;
+}
+
+/* ---- sending
+ * ------------------------------------------------------------------------------------------------ */
+
+/* Consensus thread. */
+static void on_done(struct dn_proposal *proposal, enum dn_code code, uint64_t index, const uint8_t *result,
+                    size_t length, const struct dn_error *err)
+{
+    struct ingest_batch *batch = proposal->data;
+    struct dn_ingest *ingest = batch->ingest;
+    struct dn_result answer;
+
+    (void)index;
+    batch->code = code;
+    batch->answered = false;
+    batch->error[0] = 0;
+    if (code != DN_OK) {
+        snprintf(batch->error, sizeof batch->error, "%.150s",
+                 err != NULL ? err->message : dn_code_text(code));
+    } else if (dn_result_parse(result, length, DN_RECORD_STREAM, &answer, NULL) == DN_OK) {
+        batch->answered = true;
+        batch->status = answer.status;
+        batch->state_offset = answer.next_offset;
+    }
+    bool posted = dn_queue_push(ingest->done, batch);
+    DN_ASSERT(posted); /* no more are out than it has places */
+    ingest_wake(ingest);
+}
+
+static struct ingest_batch *take_batch(struct dn_ingest *ingest)
+{
+    struct ingest_batch *batch = ingest->free_batches;
+
+    if (ingest->batches_out >= INGEST_BATCHES_OUT_MAX)
+        return NULL;
+    if (batch != NULL) {
+        ingest->free_batches = batch->next;
+    } else {
+        batch = calloc(1, sizeof *batch);
+        if (batch == NULL)
+            return NULL;
+        batch->ingest = ingest;
+        dn_buffer_init(&batch->record, RECORD_BYTES_MAX);
+    }
+    dn_buffer_clear(&batch->record);
+    return batch;
+}
+
+static void give_back(struct ingest_batch *batch)
+{
+    batch->next = batch->ingest->free_batches;
+    batch->ingest->free_batches = batch;
+}
+
+/* Where the lane stands once what is gathered is counted. */
+static int64_t reached(const struct ingest_lane *lane)
+{
+    return feed_lane_next(lane->feed, lane);
+}
+
+/* Proposes the batch's record. False: not now; the batch was given back. */
+static bool propose(struct ingest_lane *lane, struct ingest_batch *batch)
+{
+    struct ingest_source *source = lane->feed->stream->source;
+    struct dn_ingest *ingest = source->ingest;
+    struct ingest_group *group = &ingest->groups[lane->group];
+
+    batch->lane = lane;
+    batch->proposal = (struct dn_proposal){
+        .group = lane->group,
+        .record = batch->record.bytes,
+        .length = batch->record.length,
+        .deadline_us = dn_monotonic_us() + INGEST_PROPOSAL_US,
+        .done = on_done,
+        .data = batch,
+    };
+    /* Counted first: it may be back before propose returns. Only this thread takes it off the queue. */
+    lane->out++;
+    group->out++;
+    ingest->batches_out++;
+    if (!batch->record.failed &&
+        ingest->options.target.propose(ingest->options.target.data, &batch->proposal)) {
+        dn_counter_add(source->proposals, 1);
+        return true;
+    }
+    lane->out--;
+    group->out--;
+    ingest->batches_out--;
+    give_back(batch);
+    dn_counter_add(source->refusals, 1);
+    lane->retry_us = ingest->now_us + INGEST_FULL_US;
+    return false;
+}
+
+static struct ingest_batch *batch_for(struct ingest_lane *lane)
+{
+    struct dn_ingest *ingest = lane->feed->stream->source->ingest;
+    const struct ingest_group *group = &ingest->groups[lane->group];
+
+    if (group->out >= group->out_max || ingest->now_us < lane->retry_us)
+        return NULL;
+    return take_batch(ingest);
+}
+
+/* False: not now, nothing changed. */
+static bool send(struct ingest_lane *lane)
+{
+    struct ingest_batch *batch = batch_for(lane);
+
+    if (batch == NULL)
+        return false;
+    for (uint32_t i = 0; i < lane->event_count; i++)
+        lane->events[i].item = (const char *)lane->items.bytes + lane->item_at[i];
+    batch->mark = false;
+    batch->next_offset = reached(lane);
+    batch->newest_ms = lane->feed->message_ms;
+    dn_record_stream(&batch->record, lane->feed->stream->info.stream, lane->feed->partition, lane->begins_at,
+                     batch->next_offset, lane->events, lane->event_count, lane->dead, lane->dead_count);
+    if (!propose(lane, batch))
+        return false;
+    lane->begins_at = reached(lane);
+    forget_gathered(lane);
+    return true;
+}
+
+bool lane_room(struct ingest_lane *lane)
+{
+    return !is_full(lane) || send(lane);
+}
+
+/* ---- coming back
+ * -------------------------------------------------------------------------------------------- */
+
+static void refuse(struct ingest_lane *lane, bool wait, const char *why)
+{
+    lane_desync(lane, wait ? lane->backoff_us : 0, why);
+    if (wait)
+        lane->backoff_us =
+            lane->backoff_us * 2 < INGEST_RETRY_MAX_US ? lane->backoff_us * 2 : INGEST_RETRY_MAX_US;
+}
+
+static void taken(struct ingest_lane *lane, const struct ingest_batch *batch)
+{
+    lane->backoff_us = INGEST_RETRY_US;
+    lane->error[0] = 0;
+    if (batch->state_offset > lane->committed)
+        lane->committed = batch->state_offset;
+    int64_t fresh_ms = batch->newest_ms >= 0 ? batch->newest_ms : dn_wall_ms();
+    if (fresh_ms > lane->fresh_ms)
+        lane->fresh_ms = fresh_ms;
+    if (batch->state_offset != batch->next_offset && lane->state == LANE_RUNNING)
+        refuse(lane, false, "the offset was moved");
+}
+
+static void judge(struct ingest_lane *lane, const struct ingest_batch *batch)
+{
+    if (batch->code != DN_OK) {
+        refuse(lane, true, batch->error);
+        return;
+    }
+    if (!batch->answered) {
+        refuse(lane, true, "the state machine's answer was not understood");
+        return;
+    }
+    switch (batch->status) {
+    case DN_RESULT_OK:
+        taken(lane, batch);
+        return;
+    case DN_RESULT_GAP: /* expected of all that follow one that was lost */
+        refuse(lane, false, NULL);
+        return;
+    case DN_RESULT_FULL:
+        refuse(lane, true, "the queue of dead letters (or the list of streams) is full");
+        return;
+    case DN_RESULT_INVALID:
+        break;
+    }
+    dn_counter_add(lane->feed->stream->source->invalid, 1);
+    dn_err("ingest", "%s partition %u: group %u refused a batch as invalid", lane->feed->stream->info.stream,
+           lane->feed->partition, lane->group);
+    refuse(lane, true, "the state machine refused a batch as invalid: this is a fault of dunlin");
+}
+
+void lane_batch_done(struct ingest_batch *batch)
+{
+    struct ingest_lane *lane = batch->lane;
+
+    DN_ASSERT(lane->out > 0);
+    lane->out--;
+    batch->ingest->groups[lane->group].out--;
+    batch->ingest->batches_out--;
+    if (batch->code != DN_OK || !batch->answered || batch->status != DN_RESULT_OK)
+        dn_counter_add(lane->feed->stream->source->refusals, 1);
+    if (!batch->mark)
+        judge(lane, batch);
+    else if (batch->code != DN_OK)
+        refuse(lane, true, batch->error);
+    give_back(batch);
+}
+
+/* ---- turning
+ * ------------------------------------------------------------------------------------------------ */
+
+static int64_t state_offset(const struct ingest_lane *lane)
+{
+    const struct dn_ingest_target *target = &lane->feed->stream->source->ingest->options.target;
+    int64_t offset = DN_OFFSET_UNSET;
+
+    if (!target->next_offset(target->data, lane->group, lane->feed->stream->info.stream,
+                             lane->feed->partition, &offset))
+        return DN_OFFSET_UNSET;
+    return offset;
+}
+
+/* The state says that all shards read this stream, or need not: topology.c. Else it is told so first; an
+ * answer that it knows already (GAP) is as good. */
+static bool is_marked(struct ingest_lane *lane)
+{
+    const struct ingest_stream *stream = lane->feed->stream;
+    const struct dn_ingest_options *options = &stream->source->ingest->options;
+    struct ingest_batch *batch;
+    int64_t ignored;
+
+    if (stream->keyed || options->shard_count == 1 || stream->source->config->kind != DN_SOURCE_KAFKA ||
+        options->target.next_offset(options->target.data, lane->group, stream->info.stream, INGEST_ALL_READ,
+                                    &ignored))
+        return true;
+    batch = batch_for(lane);
+    if (batch != NULL) {
+        batch->mark = true;
+        dn_record_stream(&batch->record, stream->info.stream, INGEST_ALL_READ, DN_OFFSET_UNSET, 0, NULL, 0,
+                         NULL, 0);
+        propose(lane, batch);
+    }
+    return false;
+}
+
+static void sync(struct ingest_lane *lane)
+{
+    struct dn_ingest *ingest = lane->feed->stream->source->ingest;
+
+    if (!is_marked(lane))
+        return;
+    lane->begins_at = lane->next_offset = lane->committed = state_offset(lane);
+    lane->behind = lane->feed->started && lane->next_offset < lane->feed->position;
+    lane->look_us = lane->progress_us = ingest->now_us;
+    lane->state = LANE_RUNNING;
+    lane->feed->seek = true;
+}
+
+/* Somebody else may have moved the offset: an operator, or a leader before this one. */
+static void look(struct ingest_lane *lane)
+{
+    struct dn_ingest *ingest = lane->feed->stream->source->ingest;
+
+    if (lane->out > 0 || ingest->now_us - lane->look_us < INGEST_LOOK_US)
+        return;
+    lane->look_us = ingest->now_us;
+    if (state_offset(lane) != lane->committed)
+        lane_desync(lane, 0, NULL);
+}
+
+static bool is_due(const struct ingest_lane *lane)
+{
+    uint64_t now_us = lane->feed->stream->source->ingest->now_us;
+
+    if (lane->event_count + lane->dead_count > 0)
+        return is_full(lane) || now_us - lane->oldest_us >= config_of(lane)->batch_ms * 1000;
+    return reached(lane) > lane->begins_at && now_us - lane->progress_us >= INGEST_OFFSETS_US;
+}
+
+bool lane_turn(struct ingest_lane *lane)
+{
+    struct dn_ingest *ingest = lane->feed->stream->source->ingest;
+
+    if (lane->leaving) {
+        if (lane->state == LANE_RUNNING)
+            lane_desync(lane, 0, NULL);
+        return lane->out > 0;
+    }
+    if (lane->state == LANE_SYNCING && lane->out == 0 && ingest->now_us >= lane->retry_us)
+        sync(lane);
+    if (lane->state != LANE_RUNNING)
+        return true;
+    look(lane);
+    if (lane->state == LANE_RUNNING && is_due(lane) && send(lane))
+        lane->progress_us = ingest->now_us;
+    return true;
+}
+
+uint64_t lane_due_us(const struct ingest_lane *lane)
+{
+    const struct ingest_group *group = &lane->feed->stream->source->ingest->groups[lane->group];
+
+    if (lane->state == LANE_SYNCING)
+        return lane->out == 0 && group->out < group->out_max ? lane->retry_us : UINT64_MAX;
+    if (lane->event_count + lane->dead_count == 0 || group->out >= group->out_max)
+        return UINT64_MAX;
+    uint64_t due_us = lane->oldest_us + config_of(lane)->batch_ms * 1000;
+    return due_us > lane->retry_us ? due_us : lane->retry_us;
+}

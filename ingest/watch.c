@@ -1,0 +1,280 @@
+/* How far behind each stream is, and whether it stands still.
+ *
+ * A lane is *fresh* as of a wall time: what its stream held then is in the state. At the stream's end that is
+ * when the driver last knew itself in touch; before it, the time of the newest message that was counted;
+ * where messages carry no time (files), when the lane last got on. A lane that is not fresh for longer than
+ * stall_ms stands still, whatever the reason, and so do all streams of a source that has trouble as a whole.
+ * The leader puts the first word of it, and the word that it is over, into the log: every replica then says
+ * so in its answers. */
+#include "ingest/internal.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define RETRY_GAP_US 5000000u /* a partition that cannot be read is tried again so often */
+#define ROWS_FIRST 64u
+
+struct watch {
+    struct dn_ingest *ingest;
+    int64_t now_ms;
+    struct dn_ingest_row *rows; /* being made */
+    size_t count, capacity;
+    int64_t since_ms[DN_GROUPS_MAX]; /* of the worst; 0: none stands still */
+    char reason[DN_GROUPS_MAX][DN_STALL_REASON_MAX + 1];
+};
+
+static struct dn_ingest_row *add_row(struct watch *watch)
+{
+    if (watch->count == watch->capacity) {
+        size_t capacity = watch->capacity == 0 ? ROWS_FIRST : 2 * watch->capacity;
+        struct dn_ingest_row *rows = realloc(watch->rows, capacity * sizeof *rows);
+        if (rows == NULL)
+            return NULL;
+        watch->rows = rows;
+        watch->capacity = capacity;
+    }
+    struct dn_ingest_row *row = &watch->rows[watch->count++];
+    memset(row, 0, sizeof *row);
+    return row;
+}
+
+static bool is_late(const struct watch *watch, int64_t since_ms)
+{
+    return since_ms > 0 &&
+           watch->now_ms - since_ms > (int64_t)watch->ingest->options.stall_ms + INGEST_HEARD_MS;
+}
+
+static void note(struct watch *watch, uint32_t group, int64_t since_ms, const char *what, uint32_t partition,
+                 const char *why)
+{
+    if (watch->since_ms[group] != 0 && watch->since_ms[group] <= since_ms)
+        return;
+    watch->since_ms[group] = since_ms;
+    if (partition == UINT32_MAX)
+        snprintf(watch->reason[group], sizeof watch->reason[group], "%.64s: %.120s", what, why);
+    else
+        snprintf(watch->reason[group], sizeof watch->reason[group], "%.64s partition %u: %.100s", what,
+                 partition, why);
+}
+
+/* ---- lanes
+ * -------------------------------------------------------------------------------------------------- */
+
+static void freshen(struct ingest_lane *lane, const struct dn_partition_status *status)
+{
+    const struct ingest_feed *feed = lane->feed;
+    bool nothing_left = lane->state == LANE_RUNNING && !lane->behind && lane->out == 0 &&
+                        lane->event_count + lane->dead_count == 0 && lane->next_offset <= feed->position;
+
+    if (!nothing_left || !feed->started)
+        return;
+    int64_t fresh_ms =
+        feed->at_end && status->state == DN_PARTITION_AT_END ? status->heard_ms : feed->message_ms;
+    if (fresh_ms > lane->fresh_ms)
+        lane->fresh_ms = fresh_ms;
+}
+
+static int64_t lag_records(const struct ingest_lane *lane, const struct dn_partition_status *status)
+{
+    int64_t from = lane->committed == DN_OFFSET_UNSET ? status->begin_offset : lane->committed;
+
+    if (status->end_offset < 0 || from < 0)
+        return -1;
+    return status->end_offset > from ? status->end_offset - from : 0;
+}
+
+static const char *why_of(const struct ingest_lane *lane, const struct dn_partition_status *status)
+{
+    if (lane->feed->error[0] != 0)
+        return lane->feed->error;
+    if (status->error[0] != 0)
+        return status->error;
+    if (lane->error[0] != 0)
+        return lane->error;
+    return status->state == DN_PARTITION_CONNECTING ? "nothing is heard of it" : "behind";
+}
+
+static void watch_lane(struct watch *watch, struct ingest_lane *lane,
+                       const struct dn_partition_status *status)
+{
+    const struct ingest_stream *stream = lane->feed->stream;
+
+    freshen(lane, status);
+    bool broken = status->state == DN_PARTITION_GAP || status->state == DN_PARTITION_FAILED;
+    bool stalled = is_late(watch, lane->fresh_ms) || broken;
+    const char *why = why_of(lane, status);
+    if (stalled)
+        note(watch, lane->group, lane->fresh_ms, stream->info.stream, lane->feed->partition, why);
+    struct dn_ingest_row *row = add_row(watch);
+    if (row == NULL)
+        return;
+    snprintf(row->source, sizeof row->source, "%s", stream->source->config->name);
+    snprintf(row->stream, sizeof row->stream, "%s", stream->info.stream);
+    row->partition = lane->feed->partition;
+    row->group = lane->group;
+    row->state = status->state;
+    row->keyed = stream->keyed;
+    row->next_offset = lane->committed;
+    row->begin_offset = status->begin_offset;
+    row->end_offset = status->end_offset;
+    row->lag_records = lag_records(lane, status);
+    row->lag_ms = watch->now_ms > lane->fresh_ms ? watch->now_ms - lane->fresh_ms : 0;
+    row->stalled = stalled;
+    if (why != NULL && (stalled || broken || status->error[0] != 0 || lane->error[0] != 0))
+        snprintf(row->error, sizeof row->error, "%s", why);
+}
+
+static void watch_feed(struct watch *watch, struct ingest_feed *feed)
+{
+    const struct ingest_source *source = feed->stream->source;
+    struct dn_partition_status status = {.begin_offset = -1, .end_offset = -1};
+    int64_t least = INT64_MAX;
+
+    if (feed->lane_count == 0)
+        return;
+    source->driver->status(source->self, feed->stream->index, feed->partition, &status);
+    for (uint32_t i = 0; i < watch->ingest->options.shard_count; i++) {
+        struct ingest_lane *lane = feed->lanes[i];
+        if (lane == NULL || lane->leaving)
+            continue;
+        watch_lane(watch, lane, &status);
+        if (lane->committed < least)
+            least = lane->committed;
+    }
+    if (source->driver->mirror != NULL && least != INT64_MAX && least >= 0 && least != feed->mirrored) {
+        source->driver->mirror(source->self, feed->stream->index, feed->partition, least);
+        feed->mirrored = least;
+    }
+    if ((status.state == DN_PARTITION_GAP || status.state == DN_PARTITION_FAILED) && feed->started &&
+        watch->ingest->now_us - feed->started_us > RETRY_GAP_US)
+        feed_stop(feed); /* and it is started again where it was */
+}
+
+/* ---- sources
+ * ------------------------------------------------------------------------------------------------ */
+
+static void watch_source(struct watch *watch, struct ingest_source *source)
+{
+    struct dn_ingest *ingest = watch->ingest;
+
+    for (size_t i = 0; i < source->stream_count; i++)
+        for (uint32_t p = 0; p < source->streams[i].feed_count; p++)
+            watch_feed(watch, source->streams[i].feeds[p]);
+    if (source->trouble_ms == 0)
+        return;
+    bool late = is_late(watch, source->trouble_ms);
+    for (uint32_t group = 1; late && group <= ingest->options.shard_count; group++)
+        note(watch, group, source->trouble_ms, source->config->name, UINT32_MAX, source->trouble);
+    struct dn_ingest_row *row = add_row(watch);
+    if (row == NULL)
+        return;
+    snprintf(row->source, sizeof row->source, "%s", source->config->name);
+    row->partition = UINT32_MAX;
+    row->state = DN_PARTITION_CONNECTING;
+    row->next_offset = row->begin_offset = row->end_offset = row->lag_records = -1;
+    row->lag_ms = watch->now_ms - source->trouble_ms;
+    row->stalled = late;
+    snprintf(row->error, sizeof row->error, "%s", source->trouble);
+}
+
+/* ---- groups
+ * ------------------------------------------------------------------------------------------------- */
+
+/* Consensus thread. Whatever became of it: the next look compares again. */
+static void on_stall_done(struct dn_proposal *proposal, enum dn_code code, uint64_t index,
+                          const uint8_t *result, size_t length, const struct dn_error *err)
+{
+    struct ingest_group *group = proposal->data;
+
+    (void)code;
+    (void)index;
+    (void)result;
+    (void)length;
+    (void)err;
+    atomic_store(&group->stall_out, false);
+}
+
+static void propose_stall(struct dn_ingest *ingest, uint32_t number)
+{
+    struct ingest_group *group = &ingest->groups[number];
+
+    if (group->stall_record.max == 0)
+        dn_buffer_init(&group->stall_record, DN_STALL_REASON_MAX + 64);
+    dn_buffer_clear(&group->stall_record);
+    dn_record_stall(&group->stall_record, group->stalled_ms, group->reason);
+    if (group->stall_record.failed)
+        return;
+    group->stall = (struct dn_proposal){
+        .group = number,
+        .record = group->stall_record.bytes,
+        .length = group->stall_record.length,
+        .deadline_us = dn_monotonic_us() + INGEST_PROPOSAL_US,
+        .done = on_stall_done,
+        .data = group,
+    };
+    atomic_store(&group->stall_out, true);
+    if (!ingest->options.target.propose(ingest->options.target.data, &group->stall))
+        atomic_store(&group->stall_out, false);
+}
+
+static void watch_group(struct watch *watch, uint32_t number)
+{
+    struct dn_ingest *ingest = watch->ingest;
+    struct ingest_group *group = &ingest->groups[number];
+    char said[DN_STALL_REASON_MAX + 1];
+
+    if (!group->leads) {
+        group->stalled_ms = 0;
+        return;
+    }
+    bool now = watch->since_ms[number] != 0, before = group->stalled_ms != 0;
+    if (now && !before)
+        dn_warn("ingest", "group %u: its streams stand still for %lld ms: %s", number,
+                (long long)(watch->now_ms - watch->since_ms[number]), watch->reason[number]);
+    else if (!now && before)
+        dn_info("ingest", "group %u: its streams run again", number);
+    if (atomic_load(&group->stall_out))
+        return; /* its record is being read */
+    if (now != before) {
+        group->stalled_ms = watch->since_ms[number];
+        snprintf(group->reason, sizeof group->reason, "%s", watch->reason[number]);
+    }
+    int64_t told_ms = ingest->options.target.stalled(ingest->options.target.data, number, said);
+    if ((told_ms != 0) != (group->stalled_ms != 0))
+        propose_stall(ingest, number);
+}
+
+void ingest_watch(struct dn_ingest *ingest)
+{
+    struct watch *watch = calloc(1, sizeof *watch);
+
+    if (watch == NULL)
+        return;
+    watch->ingest = ingest;
+    watch->now_ms = dn_wall_ms();
+    for (size_t s = 0; s < ingest->options.source_count; s++)
+        watch_source(watch, &ingest->sources[s]);
+    for (uint32_t group = 1; group <= ingest->options.shard_count; group++)
+        watch_group(watch, group);
+    pthread_mutex_lock(&ingest->rows_lock);
+    struct dn_ingest_row *old = ingest->rows;
+    ingest->rows = watch->rows;
+    ingest->row_count = watch->count;
+    pthread_mutex_unlock(&ingest->rows_lock);
+    free(old);
+    free(watch);
+}
+
+size_t dn_ingest_rows(struct dn_ingest *ingest, struct dn_ingest_row *ret, size_t max)
+{
+    pthread_mutex_lock(&ingest->rows_lock);
+    size_t count = ingest->row_count;
+    if (count > 0 && max > 0)
+        memcpy(ret, ingest->rows, (count < max ? count : max) * sizeof *ret);
+    pthread_mutex_unlock(&ingest->rows_lock);
+    return count;
+}

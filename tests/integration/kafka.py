@@ -1,0 +1,122 @@
+"""A real Kafka broker for the integration tests: scripts/kafka.sh has it, kafka_tool does things to it.
+
+    broker = kafka.Broker()                     # skips the test where none can be had; stopped at exit
+    broker.create("clicks", 8)
+    broker.produce("clicks", 1000000, rate=10000, size=150)
+    broker.stop(now=True); broker.start()       # same address, same data
+    broker.ends("clicks")                       # {partition: (begin, end)}
+"""
+
+import atexit
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+BIN = os.environ.get("DUNLIN_BIN", os.path.join(ROOT, "build", "bin"))
+SCRIPT = os.path.join(ROOT, "scripts", "kafka.sh")
+TOOL = os.path.join(BIN, "kafka_tool")
+SKIP = 77
+
+
+class Broker:
+    """One node. `address` is host:port; with sasl=True `address_sasl` is a second one that wants SASL/PLAIN, user
+    "dunlin", password "right". `properties`: more lines for server.properties, as {name: value}."""
+
+    def __init__(self, directory=None, sasl=False, heap="512m", properties=None):
+        setup = subprocess.run([SCRIPT, "setup"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if setup.returncode != 0:
+            print(f"{'SKIPPED' if setup.returncode == SKIP else 'FAILED'} (kafka): {setup.stdout.strip()}")
+            sys.exit(setup.returncode)
+        self.directory = directory or tempfile.mkdtemp(prefix="dunlin-kafka.")
+        if directory is None:
+            atexit.register(shutil.rmtree, self.directory, True)
+        atexit.register(self.stop, True)  # runs before the folder goes
+        self._options = ["--heap", heap] + (["--sasl"] if sasl else [])
+        for name, value in (properties or {}).items():
+            self._options += ["--property", f"{name}={value}"]
+        self.start()
+
+    # ---- the process ----
+
+    def start(self):
+        """Starts it, or starts it again with its data, and waits until it serves."""
+        subprocess.run([SCRIPT, "start", self.directory] + self._options, check=True, stdout=subprocess.DEVNULL)
+        self.address = self._read("bootstrap")
+        self.address_sasl = self._read("bootstrap_sasl") if "--sasl" in self._options else None
+
+    def stop(self, now=False):
+        """Cleanly, or as by a power cut. No harm when it does not run."""
+        if os.path.isdir(self.directory):
+            subprocess.run([SCRIPT, "stop", self.directory] + (["--now"] if now else []), check=True)
+
+    def freeze(self):
+        os.kill(int(self._read("pid")), signal.SIGSTOP)
+
+    def thaw(self):
+        os.kill(int(self._read("pid")), signal.SIGCONT)
+
+    def _read(self, name):
+        with open(os.path.join(self.directory, name), encoding="utf-8") as file:
+            return file.read().strip()
+
+    # ---- topics and offsets ----
+
+    def tool(self, *words, input=None):
+        """kafka_tool's output; raises when it fails."""
+        return subprocess.run([TOOL, self.address] + [str(w) for w in words], check=True, stdout=subprocess.PIPE,
+                              input=input, text=not isinstance(input, bytes)).stdout
+
+    def create(self, topic, partitions, **settings):
+        """Settings with underscores for dots: cleanup_policy="compact"."""
+        self.tool("create", topic, partitions, *[f"{k.replace('_', '.')}={v}" for k, v in settings.items()])
+
+    def delete(self, topic):
+        self.tool("delete", topic)
+
+    def grow(self, topic, partitions):
+        self.tool("grow", topic, partitions)
+
+    def delete_records(self, topic, partition, before):
+        """As retention does: what is below offset `before`."""
+        self.tool("delete-records", topic, partition, before)
+
+    def ends(self, topic):
+        rows = [line.split() for line in self.tool("ends", topic).splitlines()]
+        return {int(p): (int(begin), int(end)) for p, begin, end in rows}
+
+    def committed(self, group, topic):
+        """{partition: offset}, -1 where nothing was committed."""
+        rows = [line.split() for line in self.tool("committed", group, topic).splitlines()]
+        return {int(p): int(offset) for p, offset in rows}
+
+    # ---- records ----
+
+    def produce(self, topic, count, **options):
+        """Click events (see kafka_tool): rate=, size=, users=, first=, time=, partition=, key=, transaction=, every=,
+        abort_every=. Waits. Returns how many were acknowledged, committed and aborted."""
+        return self.produced(self.produce_start(topic, count, **options))
+
+    def produce_start(self, topic, count, **options):
+        """The same in the background: give what it returns to produced()."""
+        words = [TOOL, self.address, "produce", topic, str(count)]
+        for name, value in options.items():
+            words += ["--" + name.replace("_", "-"), str(value)]
+        return subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+
+    def produced(self, process):
+        out, _ = process.communicate()
+        if process.returncode != 0:
+            raise RuntimeError(f"kafka_tool produce ended with {process.returncode}: {out}")
+        acknowledged, committed, aborted, _ = map(int, out.split())
+        return acknowledged, committed, aborted
+
+    def produce_lines(self, topic, records, partition=None):
+        """(key, value) pairs of bytes without tabs (in keys) and line ends; None: no key, or a tombstone."""
+        lines = [(b"" if key is None else key + b"\t") + (b"\\0" if value is None else value) + b"\n"
+                 for key, value in records]
+        self.tool("produce-lines", topic, *([] if partition is None else ["--partition", partition]),
+                  input=b"".join(lines))
