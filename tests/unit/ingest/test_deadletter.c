@@ -203,12 +203,15 @@ static void blocked_last(void **state)
     nanosleep(&(struct timespec){.tv_nsec = 200000000},
               NULL); /* the rest is longer than the partition's wait */
     rig_bury(rig, 2, "a/web", 1, 2);
+    uint64_t released_us = dn_monotonic_us();
     atomic_store(&fetch_hangs, false);
     WAIT_FOR(rig_waiting(rig, 2) == 0);
     pthread_mutex_lock(&source_mutex);
-    uint32_t second = fetched[1];
+    uint32_t second = fetched[1].partition;
+    uint64_t second_us = fetched[1].at_us;
     pthread_mutex_unlock(&source_mutex);
     assert_int_equal(second, 1);
+    assert_true(second_us - released_us >= 600000); /* three times what it took */
     fetch_is_well();
     rig_wait_empty(rig);
 }
@@ -338,11 +341,19 @@ static void leader_no_more(void **state)
 {
     struct rig *rig = *state;
 
+    size_t queued;
+
+    rig->answer_group = 1;
     rig_answer(rig, ANSWER_LOST);
     rig_bury(rig, 1, "a/web", 0, 10);
     rig_start(rig);
-    WAIT_FOR(rig_highest(rig, 1) == 10);
+    WAIT_FOR(rig_proposals(rig, 1, &queued) > 0);
     rig_lead(rig, 1, false);
+    for (unsigned i = 0; i < 2; i++) { /* until a whole turn has seen it */
+        rig_bury(rig, 2, "a/web", 1, 1);
+        WAIT_FOR(rig_waiting(rig, 2) == 0);
+    }
+    WAIT_FOR((rig_proposals(rig, 1, &queued), queued == 0));
     rig_answer(rig, ANSWER_OK);
     for (unsigned i = 0; i < 8; i++) { /* some turns, for longer than a failed proposal waits */
         rig_bury(rig, 2, "a/web", 1, 1);
@@ -407,6 +418,13 @@ static void stop_is_bounded(void **state)
     assert_int_equal(rig_waiting(rig, 1), 10);
 }
 
+static void *answer_later(void *rig)
+{
+    nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
+    rig_answer(rig, ANSWER_OK);
+    return NULL;
+}
+
 /* Stop waits for the answer to a proposal: what was written is not written again. */
 static void stop_waits(void **state)
 {
@@ -416,9 +434,11 @@ static void stop_waits(void **state)
     rig_bury(rig, 1, "a/web", 0, 10);
     rig_start(rig);
     WAIT_FOR(rig_highest(rig, 1) == 10);
-    rig_answer(rig, ANSWER_OK);
+    pthread_t later;
+    assert_int_equal(pthread_create(&later, NULL, answer_later, rig), 0);
     dn_deadletters_stop(rig->letters, WAIT_MS);
     assert_int_equal(rig_waiting(rig, 1), 0);
+    pthread_join(later, NULL);
 }
 
 /* A fetch outlasts stop: what it brings is proposed to nobody, as consensus may be gone by then. */

@@ -66,6 +66,7 @@ int flock(int fd, int operation)
     if (rotates != NULL) {
         snprintf(to, sizeof to, "%s.1", rotates);
         assert_int_equal(rename(rotates, to), 0);
+        close(open(rotates, O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
         rotates = NULL;
     }
     return (int)syscall(SYS_flock, fd, operation);
