@@ -231,6 +231,8 @@ static void copied_and_truncated(void **state)
     start(self, 0, 0);
     assert_int_equal(read_stream(self, 0), 8);
     put_text("app.log.1", "{1}\n{2}\n{3}\n"); /* the copy has a line that was not read yet */
+    usleep(1200000); /* a scan between the two steps takes the copy for nothing new */
+    assert_int_equal(streams(self, 1), 1);
     assert_int_equal(truncate(path_of("app.log"), 0), 0);
     append_text("app.log", "{4}\n{5}\n{6}\n{7}\n"); /* already longer */
     assert_int_equal(read_stream(self, 0), 12);
