@@ -588,6 +588,8 @@ static void single_messages(void **state)
             expect_fetched(fetcher, names_of[i], 5, "{22}", 10);
             assert_int_equal(dn_source_file.fetch(fetcher, names_of[i], 0, 6, 100, &message, &err),
                              DN_NOT_FOUND);
+            assert_int_equal(dn_source_file.fetch(fetcher, names_of[i], 0, 4, 100, &message, &err),
+                             DN_NOT_FOUND); /* an empty line: not the message after it */
             assert_int_equal(dn_source_file.fetch(fetcher, names_of[i], 0, 15, 100, &message, &err),
                              DN_NOT_FOUND);
             assert_int_equal(dn_source_file.fetch(fetcher, names_of[i], 0, 99, 100, &message, &err),
