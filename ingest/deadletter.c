@@ -187,6 +187,23 @@ bool dead_stopping(struct dn_deadletters *d)
     return stopping;
 }
 
+bool dead_ask(struct dn_deadletters *d)
+{
+    pthread_mutex_lock(&d->mutex);
+    d->asking = !d->closed;
+    bool allowed = d->asking;
+    pthread_mutex_unlock(&d->mutex);
+    return allowed;
+}
+
+void dead_asked(struct dn_deadletters *d)
+{
+    pthread_mutex_lock(&d->mutex);
+    d->asking = false;
+    pthread_cond_broadcast(&d->changed);
+    pthread_mutex_unlock(&d->mutex);
+}
+
 /* What is with a topic or with consensus is waited for: what is written need not be written again. */
 static void finish(struct dn_deadletters *d)
 {
@@ -346,7 +363,7 @@ void dn_deadletters_stop(struct dn_deadletters *letters, unsigned wait_ms)
     while (!letters->finished && waited != ETIMEDOUT)
         waited = pthread_cond_timedwait(&letters->changed, &letters->mutex, &most);
     letters->closed = true;
-    while (letters->proposing) /* which does not wait */
+    while (letters->asking) /* which does not wait */
         pthread_cond_wait(&letters->changed, &letters->mutex);
     pthread_mutex_unlock(&letters->mutex);
 }

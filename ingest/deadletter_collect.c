@@ -141,9 +141,11 @@ void dead_feed_log(struct feed *feed, uint64_t now_us, bool at_once)
     if (length == 0)
         return;
     text[length] = '\0';
-    dn_warn("deadletter", "source '%s': %s: %s '%s'; %" PRIu64 " of them without their bytes", feed->name,
-            text, feed->dropped ? "dropped, as configured" : "written to",
-            feed->dropped ? "" : dead_out_name(feed->out), feed->untold_without_bytes);
+    if (feed->dropped)
+        dn_warn("deadletter", "source '%s': dropped, as configured: %s", feed->name, text);
+    else
+        dn_warn("deadletter", "source '%s': written to '%s': %s; %" PRIu64 " of them without their bytes",
+                feed->name, dead_out_name(feed->out), text, feed->untold_without_bytes);
     if (feed->untold_overflow > 0)
         dn_warn("deadletter", "%" PRIu64 " of them are too large for the topic: they are in '%s'",
                 feed->untold_overflow, dead_out_name(feed->overflow));
@@ -386,6 +388,18 @@ static void fetch_picks(struct dn_deadletters *d)
     }
 }
 
+/* False: stopping. */
+static bool look_who_leads(struct dn_deadletters *d)
+{
+    const struct dn_ingest_target *target = &d->options.target;
+    if (!dead_ask(d))
+        return false;
+    for (uint32_t i = 0; i < d->options.shard_count; i++)
+        d->groups[i].led = target->leads(target->data, i + 1);
+    dead_asked(d);
+    return true;
+}
+
 void dead_collect(struct dn_deadletters *d)
 {
     uint32_t count = d->options.shard_count;
@@ -393,9 +407,10 @@ void dead_collect(struct dn_deadletters *d)
 
     DN_ASSERT(count > 0);
     d->pick_count = 0;
+    if (!look_who_leads(d))
+        return;
     for (uint32_t i = 0; i < count; i++) {
         struct group *group = &d->groups[(d->first_group + i) % count];
-        group->led = d->options.target.leads(d->options.target.data, group->number);
         if (group->led)
             pick_group(d, group, now_us);
     }

@@ -157,25 +157,11 @@ static bool take_answer(struct dn_deadletters *d, struct group *group, bool *ret
     return true;
 }
 
-/* False: stop() has returned, or is about to. */
-static bool open_door(struct dn_deadletters *d, struct group *group)
+static void set_proposed(struct dn_deadletters *d, struct group *group, bool proposed)
 {
     pthread_mutex_lock(&d->mutex);
-    bool open = !d->closed;
-    d->proposing = open;
-    group->proposed = open; /* before: `done` may run at once */
+    group->proposed = proposed;
     group->answered = false;
-    pthread_mutex_unlock(&d->mutex);
-    return open;
-}
-
-static void close_door(struct dn_deadletters *d, struct group *group, bool taken)
-{
-    pthread_mutex_lock(&d->mutex);
-    d->proposing = false;
-    if (!taken)
-        group->proposed = false;
-    pthread_cond_broadcast(&d->changed);
     pthread_mutex_unlock(&d->mutex);
 }
 
@@ -197,10 +183,13 @@ static bool propose(struct dn_deadletters *d, struct group *group, uint64_t befo
         .data = group,
     };
     group->proposed_before = before;
-    if (!open_door(d, group))
+    if (!dead_ask(d))
         return false;
+    set_proposed(d, group, true); /* before: `done` may run at once */
     bool taken = d->options.target.propose(d->options.target.data, &group->proposal);
-    close_door(d, group, taken);
+    if (!taken)
+        set_proposed(d, group, false);
+    dead_asked(d);
     if (!taken)
         group_failed(group, "too many proposals wait on this node");
     return taken;

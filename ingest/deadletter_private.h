@@ -133,8 +133,8 @@ struct dn_deadletters {
     pthread_cond_t changed;
     /* Under the lock: */
     bool stopping, woken, finished;
-    bool closed;    /* nothing may be proposed any more: consensus may be stopped */
-    bool proposing; /* in target.propose just now */
+    bool closed; /* consensus is asked no more: it may be gone */
+    bool asking; /* in target.propose or target.leads just now */
     uint64_t stop_by_us;
     int64_t trouble_ms;
     char trouble[DN_SOURCE_TEXT_MAX];
@@ -201,5 +201,8 @@ bool dead_patience_ready(const struct patience *patience, uint64_t now_us);
 void dead_patience_failed(struct patience *patience, const char *who, const char *text);
 void dead_patience_good(struct patience *patience, const char *who);
 bool dead_stopping(struct dn_deadletters *d);
+/* Around what asks consensus. False: it may not be asked any more. */
+bool dead_ask(struct dn_deadletters *d);
+void dead_asked(struct dn_deadletters *d);
 
 #endif
