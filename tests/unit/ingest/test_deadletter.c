@@ -4,10 +4,6 @@
 
 #include "base/metrics.h"
 
-/* Not used: the tests bring their own driver. */
-const struct dn_source_driver dn_source_kafka = {.kind = "none"};
-const struct dn_source_driver dn_source_file = {.kind = "none"};
-
 static char *in_data(const struct rig *rig, const char *name, char ret[128])
 {
     snprintf(ret, 128, "%s/deadletters/%s", rig->data_dir, name);
