@@ -19,7 +19,7 @@ import urllib.request
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(os.path.dirname(HERE), "integration"))
 import kafka  # noqa: E402
-from cluster import Cluster, wait_until  # noqa: E402
+from cluster import Cluster, pb, wait_until  # noqa: E402
 
 TICKS = os.sysconf("SC_CLK_TCK")
 USERS, ITEMS, PARTITIONS = 100_000, 18_000, 8
@@ -168,9 +168,8 @@ def flood(broker, options):
 
 
 def publish(node, number):
-    from cluster import pb, rpc
     event = pb.Event(user_id=f"api-{number % 50}", item_id="x", event_id=f"e-{number}")
-    node.stub(rpc.EventsStub).Publish(pb.PublishRequest(events=[event]), timeout=10)
+    node.stub("Events").Publish(pb.PublishRequest(events=[event]), timeout=10)
 
 
 def main():
