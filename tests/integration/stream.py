@@ -185,8 +185,8 @@ def metrics(node, name):
 
 def dunlin(node, *words, ok=(0,), input=None):
     """The command-line client's output; it must end with one of the codes."""
-    done = subprocess.run([os.path.join(BIN, "dunlin"), "--address", node.api, *[str(w) for w in words]], input=input,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=120)
+    done = subprocess.run([os.path.join(BIN, "dunlin"), *[str(w) for w in words], "--server", node.api],
+                          input=input, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=120)
     assert done.returncode in ok, f"dunlin {words}: code {done.returncode}: {done.stdout} {done.stderr}"
     return done.stdout
 
@@ -221,3 +221,48 @@ def publish(cluster, rng, events, timeout_s=60):
         outcomes += [o for o in answer.outcomes if o != pb.EVENT_OUTCOME_UNKNOWN]
         events = [e for e, o in zip(events, answer.outcomes) if o == pb.EVENT_OUTCOME_UNKNOWN]
     return outcomes
+
+
+# ---- events of our own ----
+
+
+def murmur2(data):
+    """As Kafka's Java client has it, made positive: which partition a key goes to, and which shard a user belongs to."""
+    mask, mix = (1 << 32) - 1, 0x5bd1e995
+    h = 0x9747b28c ^ len(data)
+    whole = len(data) // 4 * 4
+    for at in range(0, whole, 4):
+        k = int.from_bytes(data[at:at + 4], "little") * mix & mask
+        k ^= k >> 24
+        h = (h * mix ^ k * mix) & mask
+    if whole < len(data):
+        h = (h ^ int.from_bytes(data[whole:], "little")) * mix & mask
+    h ^= h >> 13
+    h = h * mix & mask
+    return (h ^ h >> 15) & 0x7fffffff
+
+
+def shard_of(user, shards):
+    return 1 + murmur2(user.encode()) % shards
+
+
+def clicks(prefix, count, users, time_ms):
+    """(user, item, time) of `count` events of users "PREFIX-0" to "PREFIX-(users-1)" in turn, a millisecond apart."""
+    return [(f"{prefix}-{n % users}", f"{prefix}-item-{n}", time_ms + n) for n in range(count)]
+
+
+def message(event):
+    user, item, time_ms = event
+    return json.dumps({"user_id": user, "item_id": item, "type": "click", "time_ms": time_ms}).encode()
+
+
+def send(broker, topic, events, key=True, partition=None):
+    broker.produce_lines(topic, [(e[0].encode() if key else None, message(e)) for e in events], partition)
+
+
+def by_user(events):
+    """What assert_sessions expects."""
+    users = {}
+    for user, item, time_ms in events:
+        users.setdefault(user, []).append((item, time_ms))
+    return {user: sorted(of_user) for user, of_user in users.items()}
