@@ -27,7 +27,11 @@ def send(broker, topic, prefix, users=USERS, count=EVENTS):
 def alarm(cluster, reason):
     """It is said in Status of every node, in answers for users of a shard that stands still, and in metrics; and reads and
     writes go on."""
-    wait_until(f"every node says '{reason}'", lambda: stream.stalled_everywhere(cluster, reason))
+    try:
+        wait_until(f"every node says '{reason}'", lambda: stream.stalled_everywhere(cluster, reason))
+    except AssertionError:
+        print(f"said is: {[n.status().stream_reason for n in cluster.nodes]}", flush=True)
+        raise
     shards = {g.group for g in cluster.nodes[0].status().groups if g.stream_stalled}
     user = next(f"probe-{n}" for n in range(1000) if stream.shard_of(f"probe-{n}", cluster.shards) in shards)
     for node in cluster.nodes:
