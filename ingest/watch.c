@@ -101,6 +101,8 @@ static const char *why_of(const struct ingest_lane *lane, const struct dn_partit
         return status->error;
     if (lane->error[0] != 0)
         return lane->error;
+    if (lane->feed->stream->source->trouble_ms != 0) /* what it is about as a whole */
+        return lane->feed->stream->source->trouble;
     return status->state == DN_PARTITION_CONNECTING ? "nothing is heard of it" : "behind";
 }
 
