@@ -20,10 +20,11 @@ TEXT
 
 MUTANTS=$(sed -n 's/^ *X([A-Z_]*, "\([a-z-]*\)",.*/\1/p' base/mutant.h)
 [ -n "$MUTANTS" ] || { echo "mutants.sh: no mutant found in base/mutant.h" >&2; exit 1; }
-SEEN_IN_STREAMS="forget-offset accept-gap"
+# accept-gap needs a batch that is lost while one behind it is not: sure in virtual time only (docs/chaos.md).
+SEEN_IN_STREAMS="forget-offset"
 SEEN_BY_CLIENTS="ack-before-commit skip-deduplication skip-token-wait skip-barrier apply-late understate-age"
 FAULTS=kill-leader,pause-leader,isolate-leader,partition-halves,slow-link,restart
-# Of the stream: batches are lost where leaders change quickly and much is on its way.
+# Of the stream: much of it, so that snapshots are made, and leaders that change quickly.
 STREAM_FAULTS=kill-leader,pause-leader,isolate-leader,partition-one-way
 WELL_LIVES=150
 
