@@ -66,12 +66,12 @@ static bool counts_give(struct dn_call *call, const struct dn_shard *shard, Dunl
     if (!counts || !to->counts)
         return false;
     dn_shard_stats(shard, &stats);
-    for (uint8_t reason = 1; reason <= DN_DEAD_REASON_MAX; reason++) {
+    for (unsigned reason = 1; reason <= DN_DEAD_REASON_MAX; reason++) {
         Dunlin__V1__DeadLetterCount *count = &counts[reason - 1];
         if (stats.dead[reason] == 0)
             continue;
         dunlin__v1__dead_letter_count__init(count);
-        count->reason = text(reason_text(reason));
+        count->reason = text(reason_text((uint8_t)reason));
         count->count = stats.dead[reason];
         to->counts[to->n_counts++] = count;
     }

@@ -19,12 +19,12 @@
 
 /* ---- patience ---------------------------------------------------------------------------------------- */
 
-bool patience_ready(const struct patience *patience, uint64_t now_us)
+bool dead_patience_ready(const struct patience *patience, uint64_t now_us)
 {
     return now_us >= patience->until_us;
 }
 
-void patience_failed(struct patience *patience, const char *who, const char *text)
+void dead_patience_failed(struct patience *patience, const char *who, const char *text)
 {
     uint64_t now_us = dn_monotonic_us();
     uint64_t wait_ms = RETRY_MAX_MS;
@@ -42,7 +42,7 @@ void patience_failed(struct patience *patience, const char *who, const char *tex
     dn_warn("deadletter", "%s; it is tried again, and the letters wait", patience->text);
 }
 
-void patience_good(struct patience *patience, const char *who)
+void dead_patience_good(struct patience *patience, const char *who)
 {
     if (patience->since_ms != 0)
         dn_info("deadletter", "%s: works again", who);
@@ -121,11 +121,11 @@ static void measure(struct dn_deadletters *d, uint64_t now_us)
 /* True: something went on, so that the next turn may find more. */
 static bool settle(struct dn_deadletters *d, bool *ret_under_way)
 {
-    bool any = outs_flush(d);
-    *ret_under_way = outs_sending(d);
+    bool any = dead_outs_flush(d);
+    *ret_under_way = dead_outs_sending(d);
     for (uint32_t i = 0; i < d->options.shard_count; i++) {
         bool proposed;
-        any = group_propose(d, &d->groups[i], &proposed) || any;
+        any = dead_group_propose(d, &d->groups[i], &proposed) || any;
         *ret_under_way = *ret_under_way || proposed;
     }
     return any;
@@ -133,11 +133,11 @@ static bool settle(struct dn_deadletters *d, bool *ret_under_way)
 
 static bool turn(struct dn_deadletters *d, bool *ret_under_way)
 {
-    collect(d);
+    dead_collect(d);
     bool any = settle(d, ret_under_way);
     uint64_t now_us = dn_monotonic_us();
     for (size_t i = 0; i < d->feed_count; i++)
-        feed_log(d->feeds[i], now_us, false);
+        dead_feed_log(d->feeds[i], now_us, false);
     measure(d, now_us);
     publish_trouble(d);
     return any;
@@ -179,12 +179,29 @@ static void rest(struct dn_deadletters *d, bool worked, bool sending)
     pthread_mutex_unlock(&d->mutex);
 }
 
-bool deadletters_stopping(struct dn_deadletters *d)
+bool dead_stopping(struct dn_deadletters *d)
 {
     pthread_mutex_lock(&d->mutex);
     bool stopping = d->stopping;
     pthread_mutex_unlock(&d->mutex);
     return stopping;
+}
+
+bool dead_ask(struct dn_deadletters *d)
+{
+    pthread_mutex_lock(&d->mutex);
+    d->asking = !d->closed;
+    bool allowed = d->asking;
+    pthread_mutex_unlock(&d->mutex);
+    return allowed;
+}
+
+void dead_asked(struct dn_deadletters *d)
+{
+    pthread_mutex_lock(&d->mutex);
+    d->asking = false;
+    pthread_cond_broadcast(&d->changed);
+    pthread_mutex_unlock(&d->mutex);
 }
 
 /* What is with a topic or with consensus is waited for: what is written need not be written again. */
@@ -204,24 +221,24 @@ static void finish(struct dn_deadletters *d)
         settle(d, &under_way);
     }
     for (size_t i = 0; i < d->feed_count; i++)
-        feed_log(d->feeds[i], 0, true);
+        dead_feed_log(d->feeds[i], 0, true);
 }
 
 static void *run(void *data)
 {
     struct dn_deadletters *d = data;
 
-    while (!deadletters_stopping(d)) {
+    while (!dead_stopping(d)) {
         bool under_way;
         bool worked = turn(d, &under_way);
-        rest(d, worked, outs_sending(d));
+        rest(d, worked, dead_outs_sending(d));
     }
     finish(d);
     /* On this thread, as everything of theirs was. */
     for (size_t i = 0; i < d->feed_count; i++)
-        feed_destroy(d->feeds[i]);
+        dead_feed_destroy(d->feeds[i]);
     for (size_t i = 0; i < d->out_count; i++)
-        out_destroy(d->outs[i]);
+        dead_out_destroy(d->outs[i]);
     d->feed_count = d->out_count = 0;
     pthread_mutex_lock(&d->mutex);
     d->finished = true;
@@ -270,9 +287,9 @@ static void init_groups(struct dn_deadletters *d)
 static void free_all(struct dn_deadletters *d)
 {
     for (size_t i = 0; i < d->feed_count; i++)
-        feed_destroy(d->feeds[i]);
+        dead_feed_destroy(d->feeds[i]);
     for (size_t i = 0; i < d->out_count; i++)
-        out_destroy(d->outs[i]);
+        dead_out_destroy(d->outs[i]);
     for (uint32_t i = 0; d->groups != NULL && i < d->options.shard_count; i++)
         dn_buffer_free(&d->groups[i].record);
     pthread_cond_destroy(&d->changed);
@@ -317,7 +334,7 @@ enum dn_code dn_deadletters_start(const struct dn_ingest_options *options, struc
     if (d == NULL)
         return dn_fail(err, DN_NO_MEMORY, "out of memory");
     for (size_t i = 0; i < options->source_count; i++) {
-        enum dn_code code = feed_create(d, &options->sources[i], err);
+        enum dn_code code = dead_feed_create(d, &options->sources[i], err);
         if (code != DN_OK) {
             free_all(d);
             return dn_wrap(err, code, "source '%s': dead letters", options->sources[i].name);
@@ -346,7 +363,7 @@ void dn_deadletters_stop(struct dn_deadletters *letters, unsigned wait_ms)
     while (!letters->finished && waited != ETIMEDOUT)
         waited = pthread_cond_timedwait(&letters->changed, &letters->mutex, &most);
     letters->closed = true;
-    while (letters->proposing) /* which does not wait */
+    while (letters->asking) /* which does not wait */
         pthread_cond_wait(&letters->changed, &letters->mutex);
     pthread_mutex_unlock(&letters->mutex);
 }

@@ -27,11 +27,11 @@ struct dn_deadletters;
 /* The options are ingest's. A file's folder must exist or be makeable: DN_IO. */
 enum dn_code dn_deadletters_start(const struct dn_ingest_options *options, struct dn_deadletters **ret,
                                   struct dn_error *err);
-/* Waits for what is under way, at most wait_ms; consensus still runs. Nothing is proposed after it. */
+/* Waits for what is under way, at most wait_ms; consensus still runs. After it target.propose and
+ * target.leads are called no more. */
 void dn_deadletters_stop(struct dn_deadletters *letters, unsigned wait_ms);
-/* After consensus was stopped, which has completed every proposal, and before it and the shards are
- * destroyed: the thread may be in its last fetch (which is bounded) and look at them until this returns. NULL
- * allowed. */
+/* After consensus was stopped, which has completed every proposal, and before the shards are destroyed: the
+ * thread may be in its last fetch (which is bounded), and look at them, until this returns. NULL allowed. */
 void dn_deadletters_destroy(struct dn_deadletters *letters);
 void dn_deadletters_wake(struct dn_deadletters *letters); /* any thread */
 /* The last error, and since when (wall time, ms); 0: none. Any thread. */

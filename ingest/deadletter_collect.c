@@ -59,17 +59,17 @@ static struct feed *feed_add(struct dn_deadletters *d, const char *name,
     return feed;
 }
 
-enum dn_code feed_create(struct dn_deadletters *d, const struct dn_source_config *config,
-                         struct dn_error *err)
+enum dn_code dead_feed_create(struct dn_deadletters *d, const struct dn_source_config *config,
+                              struct dn_error *err)
 {
     struct feed *feed = feed_add(d, config->name, config);
     if (feed == NULL)
         return dn_fail(err, DN_NO_MEMORY, "out of memory");
     feed->driver = driver_of(d, config->kind);
-    return feed->dropped ? DN_OK : out_of(d, feed, &feed->out, err);
+    return feed->dropped ? DN_OK : dead_out_of(d, feed, &feed->out, err);
 }
 
-void feed_destroy(struct feed *feed)
+void dead_feed_destroy(struct feed *feed)
 {
     if (feed->fetcher != NULL)
         feed->driver->fetcher_close(feed->fetcher);
@@ -91,7 +91,7 @@ static struct feed *find_feed(const struct dn_deadletters *d, const char *name)
     return NULL;
 }
 
-struct feed *feed_of(struct dn_deadletters *d, const char *stream)
+struct feed *dead_feed_of(struct dn_deadletters *d, const char *stream)
 {
     char name[DN_SOURCE_NAME_MAX + 1] = STRANGER;
     size_t length = strcspn(stream, "/");
@@ -110,7 +110,7 @@ struct feed *feed_of(struct dn_deadletters *d, const char *stream)
     return feed_add(d, name, NULL);
 }
 
-void feed_count(struct feed *feed, uint8_t reason, bool without_bytes)
+void dead_feed_count(struct feed *feed, uint8_t reason, bool without_bytes)
 {
     unsigned index = reason <= DN_DEAD_REASON_MAX ? reason : 0;
     if (feed->written[index] != NULL)
@@ -123,7 +123,7 @@ void feed_count(struct feed *feed, uint8_t reason, bool without_bytes)
         dn_counter_add(feed->without_bytes, 1);
 }
 
-void feed_log(struct feed *feed, uint64_t now_us, bool at_once)
+void dead_feed_log(struct feed *feed, uint64_t now_us, bool at_once)
 {
     char text[512];
     size_t length = 0;
@@ -141,12 +141,14 @@ void feed_log(struct feed *feed, uint64_t now_us, bool at_once)
     if (length == 0)
         return;
     text[length] = '\0';
-    dn_warn("deadletter", "source '%s': %s: %s '%s'; %" PRIu64 " of them without their bytes", feed->name,
-            text, feed->dropped ? "dropped, as configured" : "written to",
-            feed->dropped ? "" : out_name(feed->out), feed->untold_without_bytes);
+    if (feed->dropped)
+        dn_warn("deadletter", "source '%s': dropped, as configured: %s", feed->name, text);
+    else
+        dn_warn("deadletter", "source '%s': written to '%s': %s; %" PRIu64 " of them without their bytes",
+                feed->name, dead_out_name(feed->out), text, feed->untold_without_bytes);
     if (feed->untold_overflow > 0)
         dn_warn("deadletter", "%" PRIu64 " of them are too large for the topic: they are in '%s'",
-                feed->untold_overflow, out_name(feed->overflow));
+                feed->untold_overflow, dead_out_name(feed->overflow));
     feed->untold_overflow = 0;
     feed->untold_without_bytes = 0;
     feed->told_us = now_us;
@@ -166,11 +168,11 @@ static struct blocked *find_blocked(struct feed *feed, const struct dn_dead_lett
 
 static bool feed_ready(struct feed *feed, const struct dn_dead_letter *letter, uint64_t now_us)
 {
-    if (!patience_ready(&feed->patience, now_us) || now_us < feed->rest_until_us ||
-        (feed->out != NULL && !out_takes(feed->out, now_us)))
+    if (!dead_patience_ready(&feed->patience, now_us) || now_us < feed->rest_until_us ||
+        (feed->out != NULL && !dead_out_takes(feed->out, now_us)))
         return false;
     const struct blocked *blocked = find_blocked(feed, letter);
-    return blocked == NULL || patience_ready(&blocked->patience, now_us);
+    return blocked == NULL || dead_patience_ready(&blocked->patience, now_us);
 }
 
 static void feed_who(const struct feed *feed, char ret[128])
@@ -182,7 +184,7 @@ static void feed_good(struct feed *feed)
 {
     char who[128];
     feed_who(feed, who);
-    patience_good(&feed->patience, who);
+    dead_patience_good(&feed->patience, who);
 }
 
 static void feed_failed(struct feed *feed, const char *text)
@@ -191,7 +193,7 @@ static void feed_failed(struct feed *feed, const char *text)
     feed_who(feed, who);
     if (feed->fetch_failures != NULL)
         dn_counter_add(feed->fetch_failures, 1);
-    patience_failed(&feed->patience, who, text);
+    dead_patience_failed(&feed->patience, who, text);
 }
 
 /* Where there is no place, that of the one that is tried next goes. */
@@ -231,7 +233,7 @@ static void fetch_failed(struct feed *feed, const struct dn_dead_letter *letter,
         dn_counter_add(feed->fetch_failures, 1);
     feed->rest_until_us = dn_monotonic_us() + took_us * REST_FACTOR;
     partition_who(letter, who);
-    patience_failed(&blocked->patience, who, text);
+    dead_patience_failed(&blocked->patience, who, text);
 }
 
 static void fetch_good(struct feed *feed, const struct dn_dead_letter *letter)
@@ -244,7 +246,7 @@ static void fetch_good(struct feed *feed, const struct dn_dead_letter *letter)
     if (blocked == NULL)
         return;
     partition_who(letter, who);
-    patience_good(&blocked->patience, who);
+    dead_patience_good(&blocked->patience, who);
     *blocked = feed->blocked[--feed->blocked_count];
 }
 
@@ -253,15 +255,15 @@ static void fetch_good(struct feed *feed, const struct dn_dead_letter *letter)
 static void pick_letter(struct dn_deadletters *d, struct group *group, const struct dn_dead_letter *letter,
                         uint64_t now_us)
 {
-    if (group_is_taken(group, letter->number))
+    if (dead_group_is_taken(group, letter->number))
         return;
-    struct feed *feed = feed_of(d, letter->source);
+    struct feed *feed = dead_feed_of(d, letter->source);
     if (feed == NULL)
         return;
     if (feed->dropped) {
-        group_take(group, letter->number);
-        group_written(group, letter->number);
-        feed_count(feed, letter->reason, false);
+        dead_group_take(group, letter->number);
+        dead_group_written(group, letter->number);
+        dead_feed_count(feed, letter->reason, false);
     } else if (feed_ready(feed, letter, now_us)) {
         d->picks[d->pick_count++] = (struct pick){.group = group, .feed = feed, .letter = *letter};
     }
@@ -275,8 +277,8 @@ static void pick_group(struct dn_deadletters *d, struct group *group, uint64_t n
     if (target->dead_letters(target->data, group->number, 0, d->looked, 1) == 0)
         return;
     if (d->looked[0].number != group->base)
-        group_advance(group, d->looked[0].number);
-    uint64_t end = group->base + DN_DEAD_MAX, from = group_next_free(group, group->base);
+        dead_group_advance(group, d->looked[0].number);
+    uint64_t end = group->base + DN_DEAD_MAX, from = dead_group_next_free(group, group->base);
     while (from < end) {
         size_t count = target->dead_letters(target->data, group->number, from, d->looked, GROUP_LETTERS_MAX);
         if (count == 0)
@@ -288,7 +290,7 @@ static void pick_group(struct dn_deadletters *d, struct group *group, uint64_t n
             from = d->looked[i].number + 1;
             pick_letter(d, group, &d->looked[i], now_us);
         }
-        from = group_next_free(group, from);
+        from = dead_group_next_free(group, from);
     }
 }
 
@@ -319,7 +321,7 @@ static bool prepare_feed(struct dn_deadletters *d, struct feed *feed)
 {
     struct dn_error err;
 
-    if (feed->out == NULL && out_of(d, feed, &feed->out, &err) != DN_OK) {
+    if (feed->out == NULL && dead_out_of(d, feed, &feed->out, &err) != DN_OK) {
         feed_failed(feed, err.message);
         return false;
     }
@@ -344,7 +346,7 @@ static void fetch_letter(struct dn_deadletters *d, const struct pick *pick)
     if (!prepare_feed(d, feed))
         return;
     if (feed->config == NULL) {
-        put = out_put(feed->out, pick, NULL, false, "the source is not configured any more");
+        put = dead_out_put(feed->out, pick, NULL, false, "the source is not configured any more");
     } else {
         uint64_t began_us = dn_monotonic_us();
         enum dn_code code = feed->driver->fetch(feed->fetcher, letter->source, letter->partition,
@@ -357,11 +359,11 @@ static void fetch_letter(struct dn_deadletters *d, const struct pick *pick)
             return;
         }
         fetch_good(feed, letter);
-        put = out_put(feed->out, pick, code == DN_OK ? &message : NULL, code == DN_NOT_FOUND,
-                      code == DN_OK ? "" : err.message);
+        put = dead_out_put(feed->out, pick, code == DN_OK ? &message : NULL, code == DN_NOT_FOUND,
+                           code == DN_OK ? "" : err.message);
     }
     if (put)
-        group_take(pick->group, letter->number);
+        dead_group_take(pick->group, letter->number);
     else
         feed_failed(feed, "out of memory");
 }
@@ -373,9 +375,9 @@ static void fetch_picks(struct dn_deadletters *d)
     uint64_t now_us = dn_monotonic_us(), until_us = now_us + (uint64_t)TURN_MS * 1000;
 
     for (int again = 0; again <= 1; again++) {
-        for (size_t i = 0; i < d->pick_count && now_us < until_us && !deadletters_stopping(d); i++) {
+        for (size_t i = 0; i < d->pick_count && now_us < until_us && !dead_stopping(d); i++) {
             struct pick *pick = &d->picks[i];
-            if (group_is_taken(pick->group, pick->letter.number) ||
+            if (dead_group_is_taken(pick->group, pick->letter.number) ||
                 (find_blocked(pick->feed, &pick->letter) != NULL) != (again == 1))
                 continue;
             /* What came before may have failed, or filled the batch. */
@@ -386,16 +388,29 @@ static void fetch_picks(struct dn_deadletters *d)
     }
 }
 
-void collect(struct dn_deadletters *d)
+/* False: stopping. */
+static bool look_who_leads(struct dn_deadletters *d)
+{
+    const struct dn_ingest_target *target = &d->options.target;
+    if (!dead_ask(d))
+        return false;
+    for (uint32_t i = 0; i < d->options.shard_count; i++)
+        d->groups[i].led = target->leads(target->data, i + 1);
+    dead_asked(d);
+    return true;
+}
+
+void dead_collect(struct dn_deadletters *d)
 {
     uint32_t count = d->options.shard_count;
     uint64_t now_us = dn_monotonic_us();
 
     DN_ASSERT(count > 0);
     d->pick_count = 0;
+    if (!look_who_leads(d))
+        return;
     for (uint32_t i = 0; i < count; i++) {
         struct group *group = &d->groups[(d->first_group + i) % count];
-        group->led = d->options.target.leads(d->options.target.data, group->number);
         if (group->led)
             pick_group(d, group, now_us);
     }

@@ -27,24 +27,24 @@ static bool known(const struct group *group, uint64_t number)
     return number >= group->base && number - group->base < DN_DEAD_MAX;
 }
 
-bool group_is_taken(const struct group *group, uint64_t number)
+bool dead_group_is_taken(const struct group *group, uint64_t number)
 {
     return get(group->taken, number);
 }
 
-void group_take(struct group *group, uint64_t number)
+void dead_group_take(struct group *group, uint64_t number)
 {
     DN_ASSERT(known(group, number) && !get(group->taken, number));
     put(group->taken, number, true);
 }
 
-void group_untake(struct group *group, uint64_t number)
+void dead_group_untake(struct group *group, uint64_t number)
 {
     if (known(group, number))
         put(group->taken, number, false);
 }
 
-void group_written(struct group *group, uint64_t number)
+void dead_group_written(struct group *group, uint64_t number)
 {
     if (known(group, number))
         put(group->written, number, true);
@@ -62,12 +62,12 @@ static uint64_t first_unset(const struct group *group, const uint64_t *bits, uin
     return end;
 }
 
-uint64_t group_next_free(const struct group *group, uint64_t from)
+uint64_t dead_group_next_free(const struct group *group, uint64_t from)
 {
     return first_unset(group, group->taken, from);
 }
 
-void group_advance(struct group *group, uint64_t oldest)
+void dead_group_advance(struct group *group, uint64_t oldest)
 {
     if (oldest < group->base) {
         /* Numbers never go back in one cluster's life; if they do, what was remembered is worth nothing. */
@@ -88,7 +88,7 @@ void group_advance(struct group *group, uint64_t oldest)
     group->base = oldest;
 }
 
-struct group *group_of(struct dn_deadletters *d, uint32_t number)
+struct group *dead_group_of(struct dn_deadletters *d, uint32_t number)
 {
     DN_ASSERT(number >= 1 && number <= d->options.shard_count);
     return &d->groups[number - 1];
@@ -127,7 +127,7 @@ static void group_failed(struct group *group, const char *text)
     snprintf(who, sizeof who, "shard %" PRIu32, group->number);
     if (group->propose_failures != NULL)
         dn_counter_add(group->propose_failures, 1);
-    patience_failed(&group->patience, who, text);
+    dead_patience_failed(&group->patience, who, text);
 }
 
 /* True: an answer came. *ret_free: nothing is under way. */
@@ -150,32 +150,18 @@ static bool take_answer(struct dn_deadletters *d, struct group *group, bool *ret
     snprintf(who, sizeof who, "shard %" PRIu32, group->number);
     if (code == DN_OK) {
         group->accepted = group->proposed_before;
-        patience_good(&group->patience, who);
+        dead_patience_good(&group->patience, who);
     } else {
         group_failed(group, text);
     }
     return true;
 }
 
-/* False: stop() has returned, or is about to. */
-static bool open_door(struct dn_deadletters *d, struct group *group)
+static void set_proposed(struct dn_deadletters *d, struct group *group, bool proposed)
 {
     pthread_mutex_lock(&d->mutex);
-    bool open = !d->closed;
-    d->proposing = open;
-    group->proposed = open; /* before: `done` may run at once */
+    group->proposed = proposed;
     group->answered = false;
-    pthread_mutex_unlock(&d->mutex);
-    return open;
-}
-
-static void close_door(struct dn_deadletters *d, struct group *group, bool taken)
-{
-    pthread_mutex_lock(&d->mutex);
-    d->proposing = false;
-    if (!taken)
-        group->proposed = false;
-    pthread_cond_broadcast(&d->changed);
     pthread_mutex_unlock(&d->mutex);
 }
 
@@ -197,23 +183,26 @@ static bool propose(struct dn_deadletters *d, struct group *group, uint64_t befo
         .data = group,
     };
     group->proposed_before = before;
-    if (!open_door(d, group))
+    if (!dead_ask(d))
         return false;
+    set_proposed(d, group, true); /* before: `done` may run at once */
     bool taken = d->options.target.propose(d->options.target.data, &group->proposal);
-    close_door(d, group, taken);
+    if (!taken)
+        set_proposed(d, group, false);
+    dead_asked(d);
     if (!taken)
         group_failed(group, "too many proposals wait on this node");
     return taken;
 }
 
-bool group_propose(struct dn_deadletters *d, struct group *group, bool *ret_under_way)
+bool dead_group_propose(struct dn_deadletters *d, struct group *group, bool *ret_under_way)
 {
     bool nothing_under_way;
     bool answered = take_answer(d, group, &nothing_under_way);
 
     uint64_t before = first_unset(group, group->written, group->base);
     if (nothing_under_way && group->led && before > group->base && before > group->accepted &&
-        patience_ready(&group->patience, dn_monotonic_us()))
+        dead_patience_ready(&group->patience, dn_monotonic_us()))
         nothing_under_way = !propose(d, group, before);
     *ret_under_way = !nothing_under_way;
     return answered;

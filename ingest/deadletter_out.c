@@ -13,7 +13,7 @@
 #define TELL_AFTER_US 1000000u /* that a topic has not acknowledged */
 #define BATCH_LIMIT (BATCH_BYTES_MAX + DN_DEAD_LINE_MAX + DN_DEAD_LINE_MAX) /* one letter above the mark */
 
-const char *out_name(const struct out *out)
+const char *dead_out_name(const struct out *out)
 {
     return out->writer != NULL ? dn_dead_writer_path(out->writer) : dn_dead_topic_name(out->topic);
 }
@@ -29,7 +29,7 @@ static struct out *out_new(struct dn_deadletters *d)
     return out;
 }
 
-void out_destroy(struct out *out)
+void dead_out_destroy(struct out *out)
 {
     if (out == NULL)
         return;
@@ -87,7 +87,7 @@ static enum dn_code topic_out(struct dn_deadletters *d, const struct dn_source_c
     }
     enum dn_code code = dn_dead_topic_open(config, &out->topic, err);
     if (code != DN_OK) {
-        out_destroy(out);
+        dead_out_destroy(out);
         return code;
     }
     d->outs[d->out_count++] = out;
@@ -95,7 +95,8 @@ static enum dn_code topic_out(struct dn_deadletters *d, const struct dn_source_c
     return DN_OK;
 }
 
-enum dn_code out_of(struct dn_deadletters *d, const struct feed *feed, struct out **ret, struct dn_error *err)
+enum dn_code dead_out_of(struct dn_deadletters *d, const struct feed *feed, struct out **ret,
+                         struct dn_error *err)
 {
     const struct dn_source_config *config = feed->config;
     if (config != NULL && config->dead_sink == DN_DEAD_TO_TOPIC)
@@ -107,10 +108,10 @@ enum dn_code out_of(struct dn_deadletters *d, const struct feed *feed, struct ou
 
 /* ---- filling ----------------------------------------------------------------------------------------- */
 
-bool out_takes(const struct out *out, uint64_t now_us)
+bool dead_out_takes(const struct out *out, uint64_t now_us)
 {
     return !out->sending && out->count < TURN_LETTERS_MAX && out->bytes.length < BATCH_BYTES_MAX &&
-           patience_ready(&out->patience, now_us);
+           dead_patience_ready(&out->patience, now_us);
 }
 
 static void fill_line(struct dn_dead_line *line, const struct pick *pick, const struct dn_message *message,
@@ -150,8 +151,8 @@ static void give_up_bytes(struct dn_dead_line *line)
     line->key_length = line->length = 0;
 }
 
-bool out_put(struct out *out, const struct pick *pick, const struct dn_message *message, bool gone,
-             const char *note)
+bool dead_out_put(struct out *out, const struct pick *pick, const struct dn_message *message, bool gone,
+                  const char *note)
 {
     struct dn_dead_line line;
     size_t at = out->bytes.length;
@@ -188,13 +189,13 @@ bool out_put(struct out *out, const struct pick *pick, const struct dn_message *
 
 static void written(struct dn_deadletters *d, const struct entry *entry)
 {
-    group_written(group_of(d, entry->group), entry->number);
-    feed_count(entry->feed, entry->reason, entry->without_bytes);
+    dead_group_written(dead_group_of(d, entry->group), entry->number);
+    dead_feed_count(entry->feed, entry->reason, entry->without_bytes);
 }
 
 static void not_written(struct dn_deadletters *d, const struct entry *entry)
 {
-    group_untake(group_of(d, entry->group), entry->number);
+    dead_group_untake(dead_group_of(d, entry->group), entry->number);
     if (entry->feed->write_failures != NULL)
         dn_counter_add(entry->feed->write_failures, 1);
 }
@@ -213,7 +214,7 @@ static void batch_done(struct out *out)
 static void out_who(const struct out *out, char ret[PATH_MAX + 32])
 {
     snprintf(ret, PATH_MAX + 32, "dead letters to %s '%s'", out->topic == NULL ? "file" : "topic",
-             out_name(out));
+             dead_out_name(out));
 }
 
 static bool flush_file(struct dn_deadletters *d, struct out *out)
@@ -230,9 +231,9 @@ static bool flush_file(struct dn_deadletters *d, struct out *out)
             not_written(d, &out->entries[i]);
     }
     if (code == DN_OK)
-        patience_good(&out->patience, who);
+        dead_patience_good(&out->patience, who);
     else
-        patience_failed(&out->patience, who, err.message);
+        dead_patience_failed(&out->patience, who, err.message);
     batch_done(out);
     return code == DN_OK;
 }
@@ -288,7 +289,7 @@ static void say_waiting(struct out *out, const char *who)
 {
     const char *trouble = dn_dead_topic_error(out->topic);
     if (out->patience.since_ms == 0 && dn_monotonic_us() - out->sent_us > TELL_AFTER_US)
-        patience_failed(&out->patience, who, trouble[0] != '\0' ? trouble : "not acknowledged yet");
+        dead_patience_failed(&out->patience, who, trouble[0] != '\0' ? trouble : "not acknowledged yet");
 }
 
 /* True: some were written. */
@@ -314,15 +315,15 @@ static bool settle_topic(struct dn_deadletters *d, struct out *out)
         failed = failed || !good;
     }
     if (failed)
-        patience_failed(&out->patience, who,
-                        err.message[0] != '\0' ? err.message : dn_dead_topic_error(out->topic));
+        dead_patience_failed(&out->patience, who,
+                             err.message[0] != '\0' ? err.message : dn_dead_topic_error(out->topic));
     else
-        patience_good(&out->patience, who);
+        dead_patience_good(&out->patience, who);
     batch_done(out);
     return any;
 }
 
-bool outs_flush(struct dn_deadletters *d)
+bool dead_outs_flush(struct dn_deadletters *d)
 {
     bool any = false;
     for (size_t i = 0; i < d->out_count; i++) {
@@ -340,7 +341,7 @@ bool outs_flush(struct dn_deadletters *d)
     return any;
 }
 
-bool outs_sending(const struct dn_deadletters *d)
+bool dead_outs_sending(const struct dn_deadletters *d)
 {
     for (size_t i = 0; i < d->out_count; i++) {
         if (d->outs[i]->sending)

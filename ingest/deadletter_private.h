@@ -133,8 +133,8 @@ struct dn_deadletters {
     pthread_cond_t changed;
     /* Under the lock: */
     bool stopping, woken, finished;
-    bool closed;    /* nothing may be proposed any more: consensus may be stopped */
-    bool proposing; /* in target.propose just now */
+    bool closed; /* consensus is asked no more: it may be gone */
+    bool asking; /* in target.propose or target.leads just now */
     uint64_t stop_by_us;
     int64_t trouble_ms;
     char trouble[DN_SOURCE_TEXT_MAX];
@@ -155,51 +155,54 @@ struct dn_deadletters {
 
 /* ---- deadletter_group.c: which letters of a group are where, and proposals --------------------------- */
 
-bool group_is_taken(const struct group *group, uint64_t number);
-void group_take(struct group *group, uint64_t number);
-void group_untake(struct group *group, uint64_t number);
-void group_written(struct group *group, uint64_t number);
+bool dead_group_is_taken(const struct group *group, uint64_t number);
+void dead_group_take(struct group *group, uint64_t number);
+void dead_group_untake(struct group *group, uint64_t number);
+void dead_group_written(struct group *group, uint64_t number);
 /* The first from `from` on that is not taken; base + DN_DEAD_MAX: none. */
-uint64_t group_next_free(const struct group *group, uint64_t from);
+uint64_t dead_group_next_free(const struct group *group, uint64_t from);
 /* The queue begins at `oldest` now. */
-void group_advance(struct group *group, uint64_t oldest);
+void dead_group_advance(struct group *group, uint64_t oldest);
 /* Proposes what may be; takes in answers. True: an answer came. *ret_under_way: none came to the last one. */
-bool group_propose(struct dn_deadletters *d, struct group *group, bool *ret_under_way);
-struct group *group_of(struct dn_deadletters *d, uint32_t number);
+bool dead_group_propose(struct dn_deadletters *d, struct group *group, bool *ret_under_way);
+struct group *dead_group_of(struct dn_deadletters *d, uint32_t number);
 
 /* ---- deadletter_collect.c: from the queue into the outs' batches -------------------------------------- */
 
-void collect(struct dn_deadletters *d);
+void dead_collect(struct dn_deadletters *d);
 /* The feed of a stream; makes one for a name that is not configured. NULL: out of memory, try later. */
-struct feed *feed_of(struct dn_deadletters *d, const char *stream);
-enum dn_code feed_create(struct dn_deadletters *d, const struct dn_source_config *config,
-                         struct dn_error *err);
-void feed_destroy(struct feed *feed);
+struct feed *dead_feed_of(struct dn_deadletters *d, const char *stream);
+enum dn_code dead_feed_create(struct dn_deadletters *d, const struct dn_source_config *config,
+                              struct dn_error *err);
+void dead_feed_destroy(struct feed *feed);
 /* A letter of the feed is written (or dropped). */
-void feed_count(struct feed *feed, uint8_t reason, bool without_bytes);
-void feed_log(struct feed *feed, uint64_t now_us, bool at_once);
+void dead_feed_count(struct feed *feed, uint8_t reason, bool without_bytes);
+void dead_feed_log(struct feed *feed, uint64_t now_us, bool at_once);
 
 /* ---- deadletter_out.c: batches into files and topics -------------------------------------------------- */
 
 /* The file or topic of a source; the same object for the same file. */
-enum dn_code out_of(struct dn_deadletters *d, const struct feed *feed, struct out **ret,
-                    struct dn_error *err);
-void out_destroy(struct out *out);
-const char *out_name(const struct out *out); /* for people: the path, or the topic */
-bool out_takes(const struct out *out, uint64_t now_us);
+enum dn_code dead_out_of(struct dn_deadletters *d, const struct feed *feed, struct out **ret,
+                         struct dn_error *err);
+void dead_out_destroy(struct out *out);
+const char *dead_out_name(const struct out *out); /* for people: the path, or the topic */
+bool dead_out_takes(const struct out *out, uint64_t now_us);
 /* Puts the letter into the batch. False: no memory, not now. */
-bool out_put(struct out *out, const struct pick *pick, const struct dn_message *message, bool gone,
-             const char *note);
+bool dead_out_put(struct out *out, const struct pick *pick, const struct dn_message *message, bool gone,
+                  const char *note);
 /* Submits batches and takes in what became of them. True: letters are written now. */
-bool outs_flush(struct dn_deadletters *d);
-bool outs_sending(const struct dn_deadletters *d);
+bool dead_outs_flush(struct dn_deadletters *d);
+bool dead_outs_sending(const struct dn_deadletters *d);
 
 /* ---- deadletter.c -------------------------------------------------------------------------------------- */
 
-bool patience_ready(const struct patience *patience, uint64_t now_us);
+bool dead_patience_ready(const struct patience *patience, uint64_t now_us);
 /* `who` begins the log's line. */
-void patience_failed(struct patience *patience, const char *who, const char *text);
-void patience_good(struct patience *patience, const char *who);
-bool deadletters_stopping(struct dn_deadletters *d);
+void dead_patience_failed(struct patience *patience, const char *who, const char *text);
+void dead_patience_good(struct patience *patience, const char *who);
+bool dead_stopping(struct dn_deadletters *d);
+/* Around what asks consensus. False: it may not be asked any more. */
+bool dead_ask(struct dn_deadletters *d);
+void dead_asked(struct dn_deadletters *d);
 
 #endif

@@ -10,14 +10,24 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
 #define THREAD_NAME "ingest"
+#define NICENESS 5
+
+struct start { /* between the thread that starts it and the ingest thread */
+    struct dn_ingest *ingest;
+    struct dn_error *err;
+    enum dn_code code;
+    sem_t opened;
+};
 
 void ingest_wake(struct dn_ingest *ingest)
 {
@@ -175,17 +185,6 @@ static void wind_down(struct dn_ingest *ingest)
     }
 }
 
-static void *run(void *data)
-{
-    struct dn_ingest *ingest = data;
-
-    pthread_setname_np(pthread_self(), THREAD_NAME);
-    while (!atomic_load(&ingest->stopping))
-        turn(ingest);
-    wind_down(ingest);
-    return NULL;
-}
-
 /* ---- life
  * --------------------------------------------------------------------------------------------------- */
 
@@ -236,7 +235,50 @@ static enum dn_code open_source(struct dn_ingest *ingest, struct ingest_source *
     enum dn_code code = dn_schema_create(config, &source->schema, err);
     if (code == DN_OK)
         code = source->driver->open(config, &source->host, &source->self, err);
-    return code == DN_OK ? DN_OK : dn_wrap(err, code, "source '%s'", config->name);
+    return code; /* both say which source it is */
+}
+
+/* Sources are opened on the ingest thread: the threads that client libraries start there inherit its
+ * niceness. */
+static enum dn_code open_sources(struct dn_ingest *ingest, struct dn_error *err)
+{
+    enum dn_code code = DN_OK;
+
+    for (size_t s = 0; code == DN_OK && s < ingest->options.source_count; s++)
+        code = open_source(ingest, &ingest->sources[s], &ingest->options.sources[s], err);
+    return code;
+}
+
+static void close_sources(struct dn_ingest *ingest)
+{
+    for (size_t s = 0; s < ingest->options.source_count; s++) {
+        struct ingest_source *source = &ingest->sources[s];
+        if (source->self != NULL)
+            source->driver->close(source->self);
+        source->self = NULL;
+    }
+}
+
+static void *run(void *data)
+{
+    struct start *start = data;
+    struct dn_ingest *ingest = start->ingest;
+
+    pthread_setname_np(pthread_self(), THREAD_NAME);
+    /* On a machine that is all busy, consensus and answers come first: a stream can wait, an election cannot.
+     */
+    if (setpriority(PRIO_PROCESS, (id_t)gettid(), NICENESS) != 0)
+        dn_warn("ingest", "its niceness stays as it is: %s", strerror(errno));
+    start->code = open_sources(ingest, start->err);
+    bool opened = start->code == DN_OK;
+    sem_post(&start->opened); /* `start` may be gone from here on */
+    while (opened && !atomic_load(&ingest->stopping))
+        turn(ingest);
+    if (opened)
+        wind_down(ingest);
+    ingest_close_feeds(ingest);
+    close_sources(ingest);
+    return NULL;
 }
 
 static void set_bounds(struct dn_ingest *ingest)
@@ -277,17 +319,20 @@ enum dn_code dn_ingest_start(const struct dn_ingest_options *options, struct dn_
     struct dn_ingest *ingest = create(options);
     if (ingest == NULL)
         return dn_fail(err, DN_NO_MEMORY, "start of the ingest thread: out of memory or of file descriptors");
-    enum dn_code code = DN_OK;
-    for (size_t s = 0; code == DN_OK && s < options->source_count; s++)
-        code = open_source(ingest, &ingest->sources[s], &options->sources[s], err);
-    if (code != DN_OK) {
-        dn_ingest_destroy(ingest);
-        return code;
-    }
+    struct start start = {.ingest = ingest, .err = err};
+    sem_init(&start.opened, 0, 0);
     set_bounds(ingest);
-    if (pthread_create(&ingest->thread, NULL, run, ingest) != 0) {
+    if (pthread_create(&ingest->thread, NULL, run, &start) != 0) {
         dn_ingest_destroy(ingest);
         return dn_fail(err, DN_EXHAUSTED, "start of the ingest thread: no thread can be had");
+    }
+    while (sem_wait(&start.opened) != 0 && errno == EINTR) {
+    }
+    sem_destroy(&start.opened);
+    if (start.code != DN_OK) {
+        pthread_join(ingest->thread, NULL);
+        dn_ingest_destroy(ingest);
+        return start.code;
     }
     ingest->threaded = true;
     *ret = ingest;
@@ -303,13 +348,6 @@ void dn_ingest_stop(struct dn_ingest *ingest, unsigned wait_ms)
     ingest_wake(ingest);
     pthread_join(ingest->thread, NULL);
     ingest->threaded = false;
-    ingest_close_feeds(ingest);
-    for (size_t s = 0; s < ingest->options.source_count; s++) {
-        struct ingest_source *source = &ingest->sources[s];
-        if (source->self != NULL)
-            source->driver->close(source->self);
-        source->self = NULL;
-    }
 }
 
 static void free_batches(struct dn_ingest *ingest)
@@ -330,11 +368,8 @@ void dn_ingest_destroy(struct dn_ingest *ingest)
     if (ingest->done != NULL)
         take_done(ingest); /* consensus has completed all of them */
     DN_ASSERT(ingest->batches_out == 0);
-    for (size_t s = 0; s < ingest->options.source_count; s++) {
-        if (ingest->sources[s].self != NULL) /* of a start that failed */
-            ingest->sources[s].driver->close(ingest->sources[s].self);
+    for (size_t s = 0; s < ingest->options.source_count; s++)
         dn_schema_destroy(ingest->sources[s].schema);
-    }
     ingest_topology_free(ingest);
     free_batches(ingest);
     for (uint32_t group = 0; group < DN_GROUPS_MAX; group++)

@@ -30,7 +30,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#define INGEST_READ_MAX 512u        /* messages of a feed at a time */
+#define INGEST_READ_MAX 256u        /* messages of a feed at a time */
 #define INGEST_SLICE 2048u          /* messages of a feed in a turn */
 #define INGEST_TURN_US 50000u       /* it turns at least so often */
 #define INGEST_REFRESH_US 100000u   /* streams and leaderships are looked at */
@@ -44,7 +44,7 @@
 #define INGEST_RETRY_MAX_US 1000000u
 #define INGEST_HEARD_MS 1500         /* a driver in touch says so at least this often */
 #define INGEST_ALL_READ UINT32_MAX   /* a partition that is a mark: every shard reads all of the stream */
-#define INGEST_STREAMS_MAX 256u      /* of a source */
+#define INGEST_STREAMS_MAX 1024u     /* of a source */
 #define INGEST_BATCHES_OUT_MAX 4096u /* of all groups: the queue of those that came back */
 #define INGEST_EVENT_BYTES 47u       /* of an event in a record, beside its item */
 
@@ -153,6 +153,7 @@ struct ingest_group {
     struct dn_buffer stall_record;
     atomic_bool stall_out;
     int64_t stalled_ms; /* as this node sees it; 0: they run */
+    uint64_t stall_us;  /* when it was last proposed */
     char reason[DN_STALL_REASON_MAX + 1];
 };
 

@@ -22,8 +22,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define RETRY_US 50000      /* between attempts to open */
-#define REPLACED_US 1000000 /* between looks whether another file has the name */
+#define RETRY_US 50000    /* between attempts to open */
+#define PARKED_US 200000  /* between looks at a file that was read to its end */
+#define OPEN_FILES_MAX 64 /* of those not followed, at a time: others wait for their turn */
 #define WHAT_TO_DO "; decide with 'dunlin source skip' or 'dunlin source reset'"
 
 struct part {
@@ -35,7 +36,13 @@ struct part {
     bool finished;                 /* at the end for good: nothing need be open */
     bool end_told;                 /* the `end` was given, and nothing after it */
 
-    uint64_t retry_us, replaced_us, grown_us;
+    /* A file that is not followed is closed at its end, and known again by its beginning. */
+    bool parked;
+    struct stat status;   /* before the last read */
+    size_t prefix_length; /* bytes; 0: not known */
+    struct dn_hash128 prefix;
+
+    uint64_t retry_us, parked_us, grown_us;
     uint64_t scans;   /* the table must have been scanned more often than that */
     uint64_t lost_us; /* since when it is not found; 0: it is */
     bool moved;       /* it changed under the reader, and is looked for */
@@ -52,6 +59,7 @@ struct source {
     struct dn_file_watch *watch;
     struct dn_file_stdin *in;                     /* NULL: it is not standard input */
     struct part *parts[DN_SOURCE_PARTITIONS_MAX]; /* by stream; NULL: never started */
+    size_t open_count;
 };
 
 static uint64_t quiet_us(void)
@@ -80,10 +88,13 @@ static void set_well(struct part *part, enum dn_partition_state state)
     part->heard_ms = dn_wall_ms();
 }
 
-static void close_part(struct part *part)
+static void close_part(struct source *source, struct part *part)
 {
-    dn_file_reader_destroy(part->reader);
-    part->reader = NULL;
+    if (part->reader != NULL) {
+        dn_file_reader_destroy(part->reader);
+        part->reader = NULL;
+        source->open_count--;
+    }
 }
 
 /* ---- opening ---- */
@@ -145,11 +156,49 @@ static bool begin_reading(struct source *source, struct part *part, const struct
         set_state(part, DN_PARTITION_CONNECTING, "%.400s: no memory", where->path);
         return false;
     }
+    source->open_count++;
     dn_file_reader_seek(part->reader, part->offset);
     part->whole = where->whole || where->gzip;
     part->lost_us = 0;
     part->grown_us = dn_monotonic_us();
     return true;
+}
+
+/* The hash of the first part->prefix_length bytes (0: of as many as there are, up to DN_FILE_FIRST_MAX).
+ * False: there are fewer, or no memory. */
+static bool hash_prefix(int fd, size_t *length, struct dn_hash128 *ret)
+{
+    static const uint8_t key[DN_HASH_KEY_BYTES] = {0};
+    uint8_t *bytes = malloc(DN_FILE_FIRST_MAX);
+    bool good = bytes != NULL;
+
+    if (good) {
+        size_t wanted = *length, got = dn_file_beginning(fd, bytes, wanted > 0 ? wanted : DN_FILE_FIRST_MAX);
+
+        good = wanted == 0 || got == wanted;
+        *length = got;
+        *ret = dn_keyed_hash128(key, bytes, got);
+    }
+    free(bytes);
+    return good;
+}
+
+/* A file that was read before and is opened again must begin as it did: it may have been copied anew, with
+ * more in it, but must not be another one. */
+static bool begins_as_before(struct part *part, const struct dn_file_where *where, int fd)
+{
+    size_t length = part->prefix_length;
+    struct dn_hash128 prefix;
+
+    if (length == 0 || (hash_prefix(fd, &length, &prefix) && dn_hash128_equal(prefix, part->prefix))) {
+        return true;
+    }
+    set_state(
+        part, DN_PARTITION_GAP,
+        "%.160s: other bytes stand in it than were read: it was truncated or replaced by another file; give "
+        "each file a name of its own, or set follow" WHAT_TO_DO,
+        where->path);
+    return false;
 }
 
 static bool right_file(struct source *source, const struct dn_file_where *where, int fd)
@@ -181,6 +230,10 @@ static bool open_part(struct source *source, size_t stream, struct part *part)
         not_found(source, stream, part, &where);
         return false;
     }
+    if (!where.identified && source->open_count >= OPEN_FILES_MAX) {
+        set_state(part, DN_PARTITION_CONNECTING, "waits until others of this source's files are read");
+        return false;
+    }
     if ((part->moved && where.scans <= part->scans) || !check_kept(source, part)) {
         return false;
     }
@@ -196,6 +249,10 @@ static bool open_part(struct source *source, size_t stream, struct part *part)
     if (!right_file(source, &where, fd)) {
         close(fd);
         not_found(source, stream, part, &where);
+        return false;
+    }
+    if (!begins_as_before(part, &where, fd)) {
+        close(fd);
         return false;
     }
     return begin_reading(source, part, &where, fd);
@@ -215,55 +272,6 @@ static size_t tell_end(struct part *part, struct dn_message *ret)
         part->reader != NULL ? dn_file_reader_position(part->reader) : part->offset;
     ret->time_ms = -1;
     return 1;
-}
-
-/* Whether the two files begin alike, as far as both go. */
-static bool begin_alike(int a, int b)
-{
-    uint8_t *bytes = malloc(2 * (size_t)DN_FILE_FIRST_MAX);
-    bool alike = false;
-
-    if (bytes != NULL) {
-        size_t first = dn_file_beginning(a, bytes, DN_FILE_FIRST_MAX);
-        size_t second = dn_file_beginning(b, bytes + DN_FILE_FIRST_MAX, DN_FILE_FIRST_MAX);
-
-        alike = memcmp(bytes, bytes + DN_FILE_FIRST_MAX, first < second ? first : second) == 0;
-    }
-    free(bytes);
-    return alike;
-}
-
-/* A file that is not followed must stay what it is: another one of its name is taken for it only where it
- * begins alike (it was copied anew, with more in it). */
-static void check_replaced(struct part *part, const struct dn_file_where *where)
-{
-    uint64_t now_us = dn_monotonic_us();
-    struct stat open_one, named;
-    int fd;
-
-    if (now_us < part->replaced_us) {
-        return;
-    }
-    part->replaced_us = now_us + REPLACED_US;
-    if (stat(where->path, &named) != 0 || fstat(dn_file_reader_fd(part->reader), &open_one) != 0 ||
-        (named.st_ino == open_one.st_ino && named.st_dev == open_one.st_dev)) {
-        return;
-    }
-    fd = open(where->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-    if (fd < 0) {
-        return;
-    }
-    if (begin_alike(fd, dn_file_reader_fd(part->reader))) {
-        part->offset = dn_file_reader_position(part->reader);
-        close_part(part); /* opened again with the next read */
-    } else {
-        set_state(
-            part, DN_PARTITION_GAP,
-            "%.200s was replaced by another file: give each file a name of its own, or set follow" WHAT_TO_DO,
-            where->path);
-        close_part(part);
-    }
-    close(fd);
 }
 
 /* A followed file that was rotated away ends when it was quiet for a while. */
@@ -286,8 +294,48 @@ static void check_finished(struct source *source, size_t stream, struct part *pa
     dn_file_table_finished(source->table, stream, part->offset);
     if (fstat(dn_file_reader_fd(part->reader), &status) == 0 && status.st_nlink == 0) {
         part->finished = true;
-        close_part(part);
+        close_part(source, part);
     }
+}
+
+/* At the end of a file that is not followed: it need not be open. */
+static void park(struct source *source, struct part *part)
+{
+    int fd = dn_file_reader_fd(part->reader);
+
+    if (part->prefix_length < DN_FILE_FIRST_MAX) {
+        part->prefix_length = 0;
+        if (!hash_prefix(fd, &part->prefix_length, &part->prefix)) {
+            part->prefix_length = 0;
+        }
+    }
+    part->offset = dn_file_reader_position(part->reader);
+    part->parked = true;
+    part->parked_us = dn_monotonic_us();
+    close_part(source, part);
+}
+
+/* True: it changed, and shall be opened again. */
+static bool unpark(struct source *source, size_t stream, struct part *part)
+{
+    const struct stat *before = &part->status;
+    uint64_t now_us = dn_monotonic_us();
+    struct dn_file_where where;
+    struct stat status;
+
+    if (now_us - part->parked_us < PARKED_US) {
+        return false;
+    }
+    part->parked_us = now_us;
+    dn_file_table_where(source->table, stream, &where);
+    if (stat(where.path, &status) != 0) {
+        return false; /* the table has said so, if it was configured by name */
+    }
+    set_well(part, DN_PARTITION_AT_END);
+    part->parked = status.st_ino == before->st_ino && status.st_dev == before->st_dev &&
+                   status.st_size == before->st_size && status.st_mtim.tv_sec == before->st_mtim.tv_sec &&
+                   status.st_mtim.tv_nsec == before->st_mtim.tv_nsec;
+    return !part->parked;
 }
 
 static size_t met_end(struct source *source, size_t stream, struct part *part, struct dn_message *ret)
@@ -301,8 +349,8 @@ static size_t met_end(struct source *source, size_t stream, struct part *part, s
     dn_file_table_where(source->table, stream, &where);
     if (where.identified) {
         check_finished(source, stream, part, &where);
-    } else if (where.path[0] != '\0') {
-        check_replaced(part, &where);
+    } else if (source->in == NULL) {
+        park(source, part);
     }
     return count;
 }
@@ -315,7 +363,7 @@ static void changed(struct source *source, size_t stream, struct part *part, con
     dn_file_table_where(source->table, stream, &where);
     if (!where.identified || part->moved) {
         set_state(part, DN_PARTITION_GAP, "%.160s: %.250s" WHAT_TO_DO, where.path, err->message);
-        close_part(part);
+        close_part(source, part);
         return;
     }
     part->moved = true;
@@ -323,7 +371,7 @@ static void changed(struct source *source, size_t stream, struct part *part, con
     part->unread = part->offset < part->seen_end;
     part->scans = where.scans + 1;
     part->lost_us = 0;
-    close_part(part);
+    close_part(source, part);
     set_state(part, DN_PARTITION_CONNECTING, "%.160s: %.250s: looking for a copy", where.path, err->message);
     dn_file_watch_now(source->watch);
 }
@@ -351,7 +399,7 @@ static void fail_part(struct source *source, size_t stream, struct part *part, c
 
     dn_file_table_where(source->table, stream, &where);
     set_state(part, DN_PARTITION_FAILED, "%.160s: %.300s", where.path, err->message);
-    close_part(part);
+    close_part(source, part);
 }
 
 static size_t file_read(void *self, size_t stream, uint32_t partition, struct dn_message *ret, size_t max)
@@ -365,6 +413,9 @@ static size_t file_read(void *self, size_t stream, uint32_t partition, struct dn
     if (part == NULL || max == 0 || part->state == DN_PARTITION_GAP || part->state == DN_PARTITION_FAILED) {
         return 0;
     }
+    if (part->parked && !unpark(source, stream, part)) {
+        return tell_end(part, ret);
+    }
     if (part->reader == NULL && (part->finished || !open_part(source, stream, part))) {
         if (part->finished) {
             set_well(part, DN_PARTITION_AT_END);
@@ -374,6 +425,9 @@ static size_t file_read(void *self, size_t stream, uint32_t partition, struct dn
     if (source->in != NULL) {
         part->whole = dn_file_stdin_ended(source->in); /* before the end is looked for */
         dn_file_stdin_read_to(source->in, dn_file_reader_position(part->reader));
+    }
+    if (fstat(dn_file_reader_fd(part->reader), &part->status) != 0) {
+        memset(&part->status, 0, sizeof(part->status)); /* like no other: it will be looked at again */
     }
     end = dn_file_reader_end(part->reader);
     part->seen_end = end > part->seen_end ? end : part->seen_end;
@@ -421,7 +475,7 @@ static enum dn_code file_start(void *self, size_t stream, uint32_t partition, in
         return dn_fail(err, DN_NO_MEMORY, "source '%s': no memory to read a file", source->config->name);
     }
     part = source->parts[stream];
-    close_part(part);
+    close_part(source, part);
     memset(part, 0, sizeof(*part));
     part->state = DN_PARTITION_CONNECTING;
     part->offset = offset == DN_STREAM_OFFSET_UNSET ? 0 : offset;
@@ -431,10 +485,11 @@ static enum dn_code file_start(void *self, size_t stream, uint32_t partition, in
 
 static void file_stop(void *self, size_t stream, uint32_t partition)
 {
-    struct part *part = started(self, stream, partition);
+    struct source *source = self;
+    struct part *part = started(source, stream, partition);
 
     if (part != NULL) {
-        close_part(part);
+        close_part(source, part);
         part->state = DN_PARTITION_IDLE;
         part->error[0] = '\0';
     }
@@ -458,7 +513,7 @@ static void file_status(void *self, size_t stream, uint32_t partition, struct dn
     ret->heard_ms = part->heard_ms;
     if (part->reader != NULL) {
         ret->end_offset = dn_file_reader_end(part->reader);
-    } else if (part->finished) {
+    } else if (part->finished || part->parked) {
         ret->end_offset = part->offset;
     }
     memcpy(ret->error, part->error, sizeof(ret->error));
@@ -496,7 +551,7 @@ static void file_close(void *self)
     dn_file_stdin_stop(source->in);
     for (size_t i = 0; i < DN_SOURCE_PARTITIONS_MAX; i++) {
         if (source->parts[i] != NULL) {
-            close_part(source->parts[i]);
+            close_part(source, source->parts[i]);
             free(source->parts[i]);
         }
     }

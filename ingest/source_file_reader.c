@@ -211,9 +211,8 @@ static bool make_room(struct dn_file_reader *reader)
         size_t capacity = reader->buffer == NULL ? BUFFER_BYTES : reader->capacity * 2;
         uint8_t *buffer;
 
-        if (capacity > most && most > BUFFER_BYTES) {
-            capacity = most;
-        }
+        most = most < BUFFER_BYTES ? BUFFER_BYTES : most;
+        capacity = capacity < most ? capacity : most;
         DN_ASSERT(capacity > reader->to);
         buffer = realloc(reader->buffer, capacity);
         if (buffer == NULL) {

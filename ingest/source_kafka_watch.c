@@ -381,20 +381,28 @@ static void rest(struct kafka *kafka)
     pthread_mutex_unlock(&kafka->lock);
 }
 
+/* A wall clock that was set back must not silence us: hence the second condition. */
+static bool is_due(struct kafka *kafka, const int64_t *next_ms, int64_t every_ms)
+{
+    int64_t now_ms = dn_wall_ms();
+    pthread_mutex_lock(&kafka->lock);
+    bool due = now_ms >= *next_ms || *next_ms > now_ms + every_ms;
+    pthread_mutex_unlock(&kafka->lock);
+    return due;
+}
+
 void *kafka_watch(void *argument)
 {
     struct kafka *kafka = argument;
     while (!atomic_load(&kafka->stopping)) {
         rd_kafka_poll(kafka->rk, 0);
-        int64_t now_ms = dn_wall_ms();
-        /* A wall clock that was set back must not silence us: hence the second condition. */
-        if (now_ms >= kafka->asked_next_ms || kafka->asked_next_ms > now_ms + KAFKA_METADATA_MS) {
+        if (is_due(kafka, &kafka->asked_next_ms, KAFKA_METADATA_MS)) {
             ask_metadata(kafka);
         }
         ask_offsets(kafka);
-        if (kafka->config->group_id[0] &&
-            (now_ms >= kafka->mirror_next_ms || kafka->mirror_next_ms > now_ms + KAFKA_MIRROR_MS)) {
-            kafka->mirror_next_ms = now_ms + KAFKA_MIRROR_MS;
+        if (kafka->config->group_id[0] && !kafka->unanswered &&
+            is_due(kafka, &kafka->mirror_next_ms, KAFKA_MIRROR_MS)) {
+            kafka->mirror_next_ms = dn_wall_ms() + KAFKA_MIRROR_MS;
             commit_mirror(kafka);
         }
         update_trouble(kafka);

@@ -15,7 +15,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define RETRY_GAP_US 5000000u /* a partition that cannot be read is tried again so often */
+#define RETRY_GAP_US 5000000u     /* a partition that cannot be read is tried again so often */
+#define REASON_EVERY_US 10000000u /* a reason that changed is told at most so often */
 #define ROWS_FIRST 64u
 
 struct watch {
@@ -70,6 +71,11 @@ static void freshen(struct ingest_lane *lane, const struct dn_partition_status *
     bool nothing_left = lane->state == LANE_RUNNING && !lane->behind && lane->out == 0 &&
                         lane->event_count + lane->dead_count == 0 && lane->next_offset <= feed->position;
 
+    /* One file of many, whose turn has not come. */
+    bool waits =
+        feed->stream->source->config->kind == DN_SOURCE_FILE && status->state == DN_PARTITION_CONNECTING;
+    if (waits)
+        lane->fresh_ms = dn_wall_ms();
     if (!nothing_left || !feed->started)
         return;
     int64_t fresh_ms =
@@ -82,7 +88,7 @@ static int64_t lag_records(const struct ingest_lane *lane, const struct dn_parti
 {
     int64_t from = lane->committed == DN_OFFSET_UNSET ? status->begin_offset : lane->committed;
 
-    if (status->end_offset < 0 || from < 0)
+    if (status->end_offset < 0 || from < 0 || status->state == DN_PARTITION_GAP)
         return -1;
     return status->end_offset > from ? status->end_offset - from : 0;
 }
@@ -130,6 +136,27 @@ static void watch_lane(struct watch *watch, struct ingest_lane *lane,
         snprintf(row->error, sizeof row->error, "%s", why);
 }
 
+/* The offset that the feed begins at cannot be had. Lanes that want another one need not wait with those that
+ * want it: these are tried again by themselves. False: all want the same. */
+static bool part_ways(struct watch *watch, struct ingest_feed *feed, const char *why)
+{
+    unsigned stuck = 0, others = 0;
+
+    for (uint32_t i = 0; i < watch->ingest->options.shard_count; i++) {
+        const struct ingest_lane *lane = feed->lanes[i];
+        if (lane != NULL && lane->state == LANE_RUNNING && !lane->leaving)
+            *(lane->next_offset <= feed->position ? &stuck : &others) += 1;
+    }
+    if (stuck == 0 || others == 0)
+        return false;
+    for (uint32_t i = 0; i < watch->ingest->options.shard_count; i++) {
+        struct ingest_lane *lane = feed->lanes[i];
+        if (lane != NULL && lane->state == LANE_RUNNING && lane->next_offset <= feed->position)
+            lane_desync(lane, RETRY_GAP_US, why);
+    }
+    return true;
+}
+
 static void watch_feed(struct watch *watch, struct ingest_feed *feed)
 {
     const struct ingest_source *source = feed->stream->source;
@@ -152,8 +179,9 @@ static void watch_feed(struct watch *watch, struct ingest_feed *feed)
         feed->mirrored = least;
     }
     if ((status.state == DN_PARTITION_GAP || status.state == DN_PARTITION_FAILED) && feed->started &&
-        watch->ingest->now_us - feed->started_us > RETRY_GAP_US)
-        feed_stop(feed); /* and it is started again where it was */
+        ((status.state == DN_PARTITION_GAP && part_ways(watch, feed, status.error)) ||
+         watch->ingest->now_us - feed->started_us > RETRY_GAP_US))
+        feed_stop(feed); /* and it is started again where its lanes want it */
 }
 
 /* ---- sources
@@ -246,8 +274,14 @@ static void watch_group(struct watch *watch, uint32_t number)
         snprintf(group->reason, sizeof group->reason, "%s", watch->reason[number]);
     }
     int64_t told_ms = ingest->options.target.stalled(ingest->options.target.data, number, said);
-    if ((told_ms != 0) != (group->stalled_ms != 0))
+    bool other_reason = now && told_ms != 0 && strcmp(said, watch->reason[number]) != 0 &&
+                        ingest->now_us - group->stall_us > REASON_EVERY_US;
+    if (other_reason)
+        snprintf(group->reason, sizeof group->reason, "%s", watch->reason[number]);
+    if (other_reason || (told_ms != 0) != (group->stalled_ms != 0)) {
+        group->stall_us = ingest->now_us;
         propose_stall(ingest, number);
+    }
 }
 
 void ingest_watch(struct dn_ingest *ingest)

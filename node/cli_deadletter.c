@@ -375,7 +375,8 @@ static struct dn_schema *schema_of(struct replay *replay, const struct dn_dead_l
             continue;
         if (replay->schemas[i] == NULL &&
             dn_schema_create(&replay->config->sources[i], &replay->schemas[i], &err) != DN_OK) {
-            fprintf(stderr, "dunlin: deadletter: source %s: %s\n", line->source, dn_cli_clean(err.message));
+            fprintf(stderr, "dunlin: deadletter: %s: %s\n", replay->arguments->config,
+                    dn_cli_clean(err.message));
             return NULL;
         }
         return replay->schemas[i];

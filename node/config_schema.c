@@ -239,7 +239,10 @@ static const struct dn_config_key KEYS[] = {
     {"sources[].fields.type", DN_CONFIG_TEXT, SOURCE(fields.type), 1, 0, "type", "",
      "json: where the event's type stands (see types); view when it is missing.", NULL},
     {"sources[].fields.time", DN_CONFIG_TEXT, SOURCE(fields.time), 1, 0, "time_ms", "",
-     "json: where the event's time stands. @time: the message's own time.", NULL},
+     "json: where the event's time stands; the message's own time when it is missing. @time: always the "
+     "message's "
+     "own.",
+     NULL},
     {"sources[].fields.time_unit", DN_CONFIG_CHOICE, SOURCE(fields.time_unit), 0, 0, "ms",
      "ms s us ns iso8601", "What the time is counted in since 1970; or a text such as 2026-01-31T12:00:00Z.",
      NULL},
@@ -248,7 +251,7 @@ static const struct dn_config_key KEYS[] = {
     {"sources[].fields.constant_type", DN_CONFIG_TEXT, SOURCE(fields.constant_type), 0, 0, "", "",
      "Every event has this type, whatever it says. Empty: its own.", NULL},
     {"sources[].types", DN_CONFIG_MAP, SOURCE(fields.types), 0, DN_SOURCE_TYPES_MAX, "", "names",
-     "json: other names of types: view, click, cart, buy, like, dislike, play, remove; none: such messages "
+     "Other names of types: view, click, cart, buy, like, dislike, play, remove; none: such messages "
      "are "
      "passed over.",
      "{page_view: view, heartbeat: none}"},

@@ -18,9 +18,9 @@ const char *dn_source_type_word(uint8_t type)
 
 static bool parse_type(const char *word, uint8_t *ret_type)
 {
-    for (uint8_t type = 0; type <= DN_EVENT_TYPE_MAX; type++)
+    for (unsigned type = 0; type <= DN_EVENT_TYPE_MAX; type++)
         if (strcmp(TYPE_WORDS[type], word) == 0) {
-            *ret_type = type;
+            *ret_type = (uint8_t)type;
             return true;
         }
     return false;

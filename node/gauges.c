@@ -83,9 +83,9 @@ static void update_stream(struct dn_node *node, uint32_t group)
     dn_shard_dead_range(shard, &written, &next);
     set(&shelf, "dunlin_dead_letters_waiting", (double)(next - written), "Dead letters not written yet");
     dn_shard_stats(shard, &stats);
-    for (uint8_t dead = 1; dead <= DN_DEAD_REASON_MAX; dead++) {
+    for (unsigned dead = 1; dead <= DN_DEAD_REASON_MAX; dead++) {
         snprintf(shelf.labels, sizeof(shelf.labels), "group=\"%u\",reason=\"%s\"", group,
-                 dn_dead_reason_text(dead));
+                 dn_dead_reason_text((uint8_t)dead));
         set(&shelf, "dunlin_dead_letters", (double)stats.dead[dead], "Dead letters in the shard's life");
     }
 }

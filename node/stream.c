@@ -120,7 +120,7 @@ enum dn_code dn_streams_check(const struct dn_config *config, struct dn_error *e
         enum dn_code code = dn_schema_create(&config->sources[i], &schema, err);
 
         if (code != DN_OK)
-            return dn_wrap(err, code, "source %s", config->sources[i].name);
+            return code; /* it names the source */
         dn_schema_destroy(schema);
     }
     return DN_OK;
@@ -177,12 +177,12 @@ static enum dn_code start(struct dn_streams *streams, struct dn_error *err)
     /* First those who take dead letters away, then the one who makes them. */
     enum dn_code code = dn_deadletters_start(&options, &letters, err);
     if (code != DN_OK)
-        return dn_wrap(err, code, "start of dead letters");
+        return dn_wrap(err, code, "dead letters");
     atomic_store(&streams->letters, letters);
     options.target = target_of(&streams->ingest_asks);
     code = dn_ingest_start(&options, &ingest, err);
     if (code != DN_OK)
-        return dn_wrap(err, code, "start of sources");
+        return dn_wrap(err, code, "sources");
     atomic_store(&streams->ingest, ingest);
     for (size_t i = 0; i < options.source_count; i++)
         dn_info("node", "source %s: %s, %zu %s", options.sources[i].name,

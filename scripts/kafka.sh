@@ -192,9 +192,10 @@ start() {
     dir=$(cd "$dir" && pwd)
     running "$dir" && die "the broker of $dir runs already, as process $(cat "$dir/pid")"
     [ -f "$dir/server.properties" ] || configure "$dir" "$port" "$sasl" "${properties[@]}"
+    : >"$dir/broker.log" # an older run's must not be taken for this one's
     # No console, no input, a session of its own: it outlives this script, and a terminal's Ctrl-C.
     setsid java "-Xmx$heap" -Xms128m -XX:+UseSerialGC -Dlog4j.configuration="file:$dir/log4j.properties" \
-        -cp "$jars/*" kafka.Kafka "$dir/server.properties" >"$dir/broker.log" 2>&1 </dev/null &
+        -cp "$jars/*" kafka.Kafka "$dir/server.properties" >>"$dir/broker.log" 2>&1 </dev/null &
     pid=$!
     echo "$pid" >"$dir/pid"
     for _ in $(seq $((START_SECONDS * 10))); do

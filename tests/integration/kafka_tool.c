@@ -36,7 +36,10 @@ static void usage(void)
         "    --size BYTES       of a value, at least (default: 0)\n"
         "    --users N          user ids user-0 to user-N-1, in turn (default: 1000)\n"
         "    --first N          the number of the first event: its item is item-N (default: 0)\n"
-        "    --time MS          of the first event, each later one a millisecond more (default: now)\n"
+        "    --time MS          of the first event, each later one a millisecond more (default: now); 0: "
+        "each event's is\n"
+        "                       when it is produced\n"
+        "    --items N          item ids item-0 to item-N-1, in turn (default: each event's its own)\n"
         "    --partition P      there, whatever the key\n"
         "    --key TEXT         the key of all (for compaction)\n"
         "    --transaction ID   in transactions under this id\n"
@@ -320,7 +323,7 @@ static int committed(const struct tool *tool, int count, char **words)
 
 struct produce {
     const char *topic, *key, *transaction;
-    int64_t count, rate, size, users, first, time_ms, partition, every, abort_every;
+    int64_t count, rate, size, users, items, first, time_ms, partition, every, abort_every;
     uint64_t acknowledged, failed, committed, aborted;
     char first_error[TEXT_MAX];
 };
@@ -397,11 +400,12 @@ static bool send_event(rd_kafka_t *rk, const struct produce *produce, int64_t nu
     int length = snprintf(user, sizeof(user), "user-%" PRId64, number % produce->users);
     const char *key = produce->key ? produce->key : user;
     size_t key_length = produce->key ? strlen(produce->key) : (size_t)length;
-    int bytes =
-        snprintf(value, 512,
-                 "{\"user_id\":\"%s\",\"item_id\":\"%s-%" PRId64 "\",\"type\":\"view\",\"time_ms\":%" PRId64
-                 ",\"pad\":\"",
-                 user, aborted ? "aborted" : "item", number, produce->time_ms + number - produce->first);
+    int64_t item = produce->items > 0 ? number % produce->items : number;
+    int64_t time_ms = produce->time_ms > 0 ? produce->time_ms + number - produce->first : dn_wall_ms();
+    int bytes = snprintf(value, 512,
+                         "{\"user_id\":\"%s\",\"item_id\":\"%s-%" PRId64
+                         "\",\"type\":\"view\",\"time_ms\":%" PRId64 ",\"pad\":\"",
+                         user, aborted ? "aborted" : "item", item, time_ms);
     while (bytes + 2 < produce->size) {
         value[bytes++] = 'x';
     }
@@ -479,11 +483,17 @@ static bool parse_options(struct produce *produce, int count, char **words)
         int64_t *number, min;
         const char **text;
     } options[] = {
-        {"--rate", &produce->rate, 1, NULL},    {"--size", &produce->size, 0, NULL},
-        {"--users", &produce->users, 1, NULL},  {"--first", &produce->first, 0, NULL},
-        {"--time", &produce->time_ms, 0, NULL}, {"--partition", &produce->partition, 0, NULL},
-        {"--key", NULL, 0, &produce->key},      {"--transaction", NULL, 0, &produce->transaction},
-        {"--every", &produce->every, 1, NULL},  {"--abort-every", &produce->abort_every, 1, NULL},
+        {"--rate", &produce->rate, 1, NULL},
+        {"--size", &produce->size, 0, NULL},
+        {"--users", &produce->users, 1, NULL},
+        {"--first", &produce->first, 0, NULL},
+        {"--time", &produce->time_ms, 0, NULL},
+        {"--partition", &produce->partition, 0, NULL},
+        {"--items", &produce->items, 1, NULL},
+        {"--key", NULL, 0, &produce->key},
+        {"--transaction", NULL, 0, &produce->transaction},
+        {"--every", &produce->every, 1, NULL},
+        {"--abort-every", &produce->abort_every, 1, NULL},
     };
     for (int i = 0; i < count; i += 2) {
         size_t at = 0;

@@ -347,6 +347,7 @@ static void test_broker_stands_still(void **state)
     kafka("create still 1");
     kafka("produce still 10");
     struct source *source = source_make(brokers, "still");
+    source_property(source, "socket.timeout.ms", "60000"); /* it is not this that notices */
     source_open(source);
     start(source, 0, 0, 0);
     int64_t position = 0;

@@ -108,6 +108,10 @@ static struct {
 static size_t rule_count;
 static atomic_int fetches, fetchers;
 static atomic_bool fetch_hangs;
+static struct {
+    uint32_t partition;
+    uint64_t at_us;
+} fetched[64]; /* the first ones, in order; under source_mutex */
 
 static inline void fetch_says(const char *stream, int partition, enum dn_code code)
 {
@@ -159,7 +163,13 @@ static inline enum dn_code fake_fetch(void *data, const char *stream, uint32_t p
     struct fake_fetcher *fetcher = data;
     enum dn_code code = DN_OK;
 
-    atomic_fetch_add(&fetches, 1);
+    pthread_mutex_lock(&source_mutex);
+    int call = atomic_fetch_add(&fetches, 1);
+    if (call < 64)
+        fetched[call].partition = partition;
+    if (call < 64)
+        fetched[call].at_us = dn_monotonic_us();
+    pthread_mutex_unlock(&source_mutex);
     assert_true(timeout_ms > 0);
     while (atomic_load(&fetch_hangs))
         nap();
@@ -233,6 +243,7 @@ struct rig {
     struct shard shards[SHARDS + 1];
     char streams[16][DN_SOURCE_MAX + 1];
     enum answer answer;
+    uint32_t answer_group; /* for which; 0: for all */
     struct dn_proposal *queue[SHARDS];
     size_t queued;
     bool stopping;
@@ -282,7 +293,8 @@ static inline void *consensus_thread(void *data)
             continue;
         }
         struct dn_proposal *proposal = rig->queue[--rig->queued];
-        complete(rig, proposal, rig->stopping ? ANSWER_LOST : rig->answer);
+        bool as_ordered = rig->answer_group == 0 || rig->answer_group == proposal->group;
+        complete(rig, proposal, rig->stopping ? ANSWER_LOST : as_ordered ? rig->answer : ANSWER_OK);
     }
     pthread_mutex_unlock(&rig->mutex);
     return NULL;
@@ -420,6 +432,16 @@ static inline uint64_t rig_highest(struct rig *rig, uint32_t group)
     uint64_t highest = rig->shards[group].highest;
     pthread_mutex_unlock(&rig->mutex);
     return highest;
+}
+
+/* How many of the group's were answered; *ret_queued: how many of all groups wait for it. */
+static inline uint64_t rig_proposals(struct rig *rig, uint32_t group, size_t *ret_queued)
+{
+    pthread_mutex_lock(&rig->mutex);
+    uint64_t proposals = rig->shards[group].proposals;
+    *ret_queued = rig->queued;
+    pthread_mutex_unlock(&rig->mutex);
+    return proposals;
 }
 
 static inline void rig_lead(struct rig *rig, uint32_t group, bool led)

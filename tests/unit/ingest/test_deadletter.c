@@ -4,10 +4,6 @@
 
 #include "base/metrics.h"
 
-/* Not used: the tests bring their own driver. */
-const struct dn_source_driver dn_source_kafka = {.kind = "none"};
-const struct dn_source_driver dn_source_file = {.kind = "none"};
-
 static char *in_data(const struct rig *rig, const char *name, char ret[128])
 {
     snprintf(ret, 128, "%s/deadletters/%s", rig->data_dir, name);
@@ -190,6 +186,32 @@ static void blocked_first(void **state)
     assert_in_range(atomic_load(&fetches), 63, 75);
 }
 
+/* A fetch that takes long and fails: those that have not failed come next, though all of the source rested.
+ */
+static void blocked_last(void **state)
+{
+    struct rig *rig = *state;
+    atomic_store(&fetch_hangs, true);
+    fetch_says("a/web", 0, DN_DEADLINE);
+    rig_bury(rig, 1, "a/web", 0, 20);
+    rig_start(rig);
+    WAIT_FOR(atomic_load(&fetches) == 1);
+    nanosleep(&(struct timespec){.tv_nsec = 200000000},
+              NULL); /* the rest is longer than the partition's wait */
+    rig_bury(rig, 2, "a/web", 1, 2);
+    uint64_t released_us = dn_monotonic_us();
+    atomic_store(&fetch_hangs, false);
+    WAIT_FOR(rig_waiting(rig, 2) == 0);
+    pthread_mutex_lock(&source_mutex);
+    uint32_t second = fetched[1].partition;
+    uint64_t second_us = fetched[1].at_us;
+    pthread_mutex_unlock(&source_mutex);
+    assert_int_equal(second, 1);
+    assert_true(second_us - released_us >= 600000); /* three times what it took */
+    fetch_is_well();
+    rig_wait_empty(rig);
+}
+
 /* A flush that fails: nothing is proposed on the strength of it, also when the next flush says that all is
  * well; the file stays JSON lines. */
 static void flush_fails(void **state)
@@ -310,6 +332,36 @@ static void only_the_leader(void **state)
     assert_int_equal(rig_letters(rig, 2, 1, 1), 10);
 }
 
+/* No leader any more between the write and the proposal: then it is the next leader's to propose. */
+static void leader_no_more(void **state)
+{
+    struct rig *rig = *state;
+
+    size_t queued;
+
+    rig->answer_group = 1;
+    rig_answer(rig, ANSWER_LOST);
+    rig_bury(rig, 1, "a/web", 0, 10);
+    rig_start(rig);
+    WAIT_FOR(rig_proposals(rig, 1, &queued) > 0);
+    rig_lead(rig, 1, false);
+    for (unsigned i = 0; i < 2; i++) { /* until a whole turn has seen it */
+        rig_bury(rig, 2, "a/web", 1, 1);
+        WAIT_FOR(rig_waiting(rig, 2) == 0);
+    }
+    WAIT_FOR((rig_proposals(rig, 1, &queued), queued == 0));
+    rig_answer(rig, ANSWER_OK);
+    for (unsigned i = 0; i < 8; i++) { /* some turns, for longer than a failed proposal waits */
+        rig_bury(rig, 2, "a/web", 1, 1);
+        WAIT_FOR(rig_waiting(rig, 2) == 0);
+        nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
+    }
+    assert_int_equal(rig_waiting(rig, 1), 10);
+    rig_lead(rig, 1, true);
+    rig_wait_empty(rig);
+    assert_int_equal(rig_letters(rig, 1, 1, 1), 10);
+}
+
 /* Another leader took letters out meanwhile: they are not looked for, and the rest is found. */
 static void another_leader(void **state)
 {
@@ -362,6 +414,13 @@ static void stop_is_bounded(void **state)
     assert_int_equal(rig_waiting(rig, 1), 10);
 }
 
+static void *answer_later(void *rig)
+{
+    nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
+    rig_answer(rig, ANSWER_OK);
+    return NULL;
+}
+
 /* Stop waits for the answer to a proposal: what was written is not written again. */
 static void stop_waits(void **state)
 {
@@ -371,9 +430,11 @@ static void stop_waits(void **state)
     rig_bury(rig, 1, "a/web", 0, 10);
     rig_start(rig);
     WAIT_FOR(rig_highest(rig, 1) == 10);
-    rig_answer(rig, ANSWER_OK);
+    pthread_t later;
+    assert_int_equal(pthread_create(&later, NULL, answer_later, rig), 0);
     dn_deadletters_stop(rig->letters, WAIT_MS);
     assert_int_equal(rig_waiting(rig, 1), 0);
+    pthread_join(later, NULL);
 }
 
 /* A fetch outlasts stop: what it brings is proposed to nobody, as consensus may be gone by then. */
@@ -449,13 +510,29 @@ static void metrics(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        WITH_RIG(all_arrive),        WITH_RIG(default_place),   WITH_RIG(gone),
-        WITH_RIG(hopeless),          WITH_RIG(strangers),       WITH_RIG(blocked_source),
-        WITH_RIG(blocked_partition), WITH_RIG(blocked_first),   WITH_RIG(flush_fails),
-        WITH_RIG(no_folder),         WITH_RIG(proposals_fail),  WITH_RIG(crash_before_proposal),
-        WITH_RIG(full_queue),        WITH_RIG(only_the_leader), WITH_RIG(another_leader),
-        WITH_RIG(dropped),           WITH_RIG(stop_is_bounded), WITH_RIG(stop_waits),
-        WITH_RIG(stop_during_fetch), WITH_RIG(bad_place),       WITH_RIG(metrics),
+        WITH_RIG(all_arrive),
+        WITH_RIG(default_place),
+        WITH_RIG(gone),
+        WITH_RIG(hopeless),
+        WITH_RIG(strangers),
+        WITH_RIG(blocked_source),
+        WITH_RIG(blocked_partition),
+        WITH_RIG(blocked_first),
+        WITH_RIG(blocked_last),
+        WITH_RIG(flush_fails),
+        WITH_RIG(no_folder),
+        WITH_RIG(proposals_fail),
+        WITH_RIG(crash_before_proposal),
+        WITH_RIG(full_queue),
+        WITH_RIG(only_the_leader),
+        WITH_RIG(leader_no_more),
+        WITH_RIG(another_leader),
+        WITH_RIG(dropped),
+        WITH_RIG(stop_is_bounded),
+        WITH_RIG(stop_waits),
+        WITH_RIG(stop_during_fetch),
+        WITH_RIG(bad_place),
+        WITH_RIG(metrics),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

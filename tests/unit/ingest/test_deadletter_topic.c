@@ -9,10 +9,6 @@
 #define TOPIC "dead"
 #define PARTITIONS 2
 
-/* Not used: the tests bring their own driver. */
-const struct dn_source_driver dn_source_kafka = {.kind = "none"};
-const struct dn_source_driver dn_source_file = {.kind = "none"};
-
 static rd_kafka_t *host;
 static rd_kafka_mock_cluster_t *cluster;
 
@@ -276,6 +272,69 @@ static void bad_property(void **state)
     assert_non_null(strstr(err.message, "brokers"));
 }
 
+/* ---- the real sources ---------------------------------------------------------------------------------- */
+
+static void produce(const char *topic, unsigned count)
+{
+    char text[256];
+    rd_kafka_conf_t *conf = rd_kafka_conf_new();
+    set(conf, "bootstrap.servers", rd_kafka_mock_cluster_bootstraps(cluster));
+    rd_kafka_t *producer = rd_kafka_new(RD_KAFKA_PRODUCER, conf, text, sizeof text);
+    assert_non_null(producer);
+    for (unsigned i = 0; i < count; i++) {
+        int length = snprintf(text, sizeof text, "message %u", i);
+        assert_int_equal(rd_kafka_producev(producer, RD_KAFKA_V_TOPIC(topic), RD_KAFKA_V_PARTITION(0),
+                                           RD_KAFKA_V_KEY("k", 1), RD_KAFKA_V_VALUE(text, (size_t)length),
+                                           RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY), RD_KAFKA_V_END),
+                         RD_KAFKA_RESP_ERR_NO_ERROR);
+    }
+    assert_int_equal(rd_kafka_flush(producer, WAIT_MS), RD_KAFKA_RESP_ERR_NO_ERROR);
+    rd_kafka_destroy(producer);
+}
+
+/* From a topic, through the real driver, into the source's file; the last ones are not there (any more). */
+static void from_kafka(void **state)
+{
+    struct rig *rig = *state;
+    char path[128];
+
+    assert_int_equal(rd_kafka_mock_topic_create(cluster, "clicks", 1, 1), RD_KAFKA_RESP_ERR_NO_ERROR);
+    produce("clicks", 110);
+    struct dn_source_config *config = rig_source(rig, "k", DN_DEAD_TO_FILE, "");
+    config->kind = DN_SOURCE_KAFKA;
+    config->message_bytes = 1000000;
+    snprintf(config->brokers, sizeof config->brokers, "%s", rd_kafka_mock_cluster_bootstraps(cluster));
+    strcpy(config->list[0], "clicks");
+    config->list_count = 1;
+    rig->options.driver = NULL;
+    rig->check_files = true;
+    rig_bury(rig, 1, "k/clicks", 0, 40); /* every third offset: those from 110 on are not there */
+    rig_start(rig);
+    rig_wait_empty(rig);
+    snprintf(path, sizeof path, "%s/deadletters/k.jsonl", rig->data_dir);
+    struct dn_dead_line line;
+    struct dn_dead_file *file;
+    struct dn_buffer buffer;
+    struct dn_error err;
+    char text[64];
+    assert_int_equal(dn_dead_file_open(path, &file, &err), DN_OK);
+    dn_buffer_init(&buffer, 1u << 20);
+    for (unsigned i = 0; i < 40; i++) {
+        assert_int_equal(dn_dead_file_next(file, &buffer, &line, &err), DN_OK);
+        assert_true(line.offset == 3 * i);
+        assert_int_equal(line.gone, line.offset >= 110);
+        if (line.gone)
+            continue;
+        int length = snprintf(text, sizeof text, "message %u", (unsigned)line.offset);
+        assert_int_equal(line.length, length);
+        assert_memory_equal(line.bytes, text, line.length);
+        assert_int_equal(line.key_length, 1);
+    }
+    assert_int_equal(dn_dead_file_next(file, &buffer, &line, &err), DN_NOT_FOUND);
+    dn_dead_file_close(file);
+    dn_buffer_free(&buffer);
+}
+
 #define WITH_CLUSTER(test) cmocka_unit_test_setup_teardown(test, open_cluster, close_cluster)
 
 int main(void)
@@ -283,7 +342,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         WITH_CLUSTER(all_arrive),    WITH_CLUSTER(broker_down),      WITH_CLUSTER(broker_errors),
         WITH_CLUSTER(too_large),     WITH_CLUSTER(refused_then_not), WITH_CLUSTER(stopped_while_down),
-        WITH_CLUSTER(missing_topic), WITH_CLUSTER(bad_property),
+        WITH_CLUSTER(missing_topic), WITH_CLUSTER(bad_property),     WITH_CLUSTER(from_kafka),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

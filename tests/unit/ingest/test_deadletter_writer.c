@@ -58,6 +58,20 @@ int fstatvfs(int fd, struct statvfs *ret)
     return rv;
 }
 
+static const char *rotates; /* somebody else does so with this file before our next lock */
+
+int flock(int fd, int operation)
+{
+    char to[160];
+    if (rotates != NULL) {
+        snprintf(to, sizeof to, "%s.1", rotates);
+        assert_int_equal(rename(rotates, to), 0);
+        close(open(rotates, O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
+        rotates = NULL;
+    }
+    return (int)syscall(SYS_flock, fd, operation);
+}
+
 /* ---- a folder for each test --------------------------------------------------------------------------- */
 
 struct place {
@@ -337,6 +351,17 @@ static void locked(void **state)
     expect(place, 0, "a\nb\n");
 }
 
+/* Another process rotates between our opening and our lock: the bytes go to the new file. */
+static void rotated_meanwhile(void **state)
+{
+    struct place *place = *state;
+    append(place, "a\n");
+    rotates = place->path;
+    append(place, "b\n");
+    expect(place, 0, "b\n");
+    expect(place, 1, "a\n");
+}
+
 /* Two nodes of one machine with the same path: no line is lost over rotations. */
 static void shared(void **state)
 {
@@ -402,13 +427,21 @@ static void paths(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        WITH_PLACE(appending),   WITH_PLACE(torn_tail),
-        WITH_PLACE(flush_fails), WITH_PLACE(name_not_durable),
-        WITH_PLACE(no_room),     WITH_PLACE(nearly_full),
-        WITH_PLACE(device),      WITH_PLACE(rotation),
-        WITH_PLACE(large_batch), WITH_PLACE(rotation_is_durable),
-        WITH_PLACE(moved_away),  WITH_PLACE(locked),
-        WITH_PLACE(shared),      WITH_PLACE(paths),
+        WITH_PLACE(appending),
+        WITH_PLACE(torn_tail),
+        WITH_PLACE(flush_fails),
+        WITH_PLACE(name_not_durable),
+        WITH_PLACE(no_room),
+        WITH_PLACE(nearly_full),
+        WITH_PLACE(device),
+        WITH_PLACE(rotation),
+        WITH_PLACE(large_batch),
+        WITH_PLACE(rotation_is_durable),
+        WITH_PLACE(moved_away),
+        WITH_PLACE(locked),
+        WITH_PLACE(rotated_meanwhile),
+        WITH_PLACE(shared),
+        WITH_PLACE(paths),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

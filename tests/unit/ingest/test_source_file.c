@@ -169,6 +169,8 @@ static void a_line_that_needs_a_larger_buffer(void **state)
     dn_source_file.close(self);
     config.message_bytes = length - 1;
     expect_lines("a", 0, "<3000000>|{1}|", (int64_t)length + 6);
+    config.message_bytes = 100; /* counted over several buffers */
+    expect_lines("a", 0, "<3000000>|{1}|", (int64_t)length + 6);
     free(line);
 }
 
@@ -389,6 +391,64 @@ static void configurations(void **state)
     dn_source_file.close(self);
 }
 
+static size_t open_files(void)
+{
+    DIR *dir = opendir("/proc/self/fd");
+    size_t count = 0;
+
+    assert_non_null(dir);
+    while (readdir(dir) != NULL) {
+        count++;
+    }
+    closedir(dir);
+    return count;
+}
+
+/* Many files do not take many descriptors, and none once they were read. */
+static void many_files(void **state)
+{
+    enum { FILES = 150 };
+    size_t before = open_files(), read = 0, most = 0;
+    struct dn_message message;
+    bool ended[FILES] = {false};
+    char name[32];
+    void *self;
+
+    (void)state;
+    assert_int_equal(mkdir(path_of("in"), 0700), 0);
+    for (int i = 0; i < FILES; i++) {
+        snprintf(name, sizeof(name), "in/%03d", i);
+        put_text(name, "{1}\n{2}\n");
+    }
+    add_path(path_of("in"));
+    self = open_source();
+    for (size_t i = 0; i < FILES; i++) {
+        start(self, i, 0);
+    }
+    for (size_t ends = 0; ends < FILES;) {
+        for (size_t i = 0; i < FILES; i++) {
+            if (dn_source_file.read(self, i, 0, &message, 1) == 1) {
+                assert_false(ended[i]);
+                ended[i] = message.end;
+                ends += message.end ? 1 : 0;
+                read += message.end ? 0 : 1;
+            }
+            dn_source_file.release(self, i, 0);
+        }
+        most = open_files() > most ? open_files() : most;
+        usleep(TURN_US);
+    }
+    assert_int_equal(read, 2 * FILES);
+    assert_true(most <= before + 64);
+    assert_true(open_files() <= before);
+    append_text("in/149", "{3}\n"); /* and it is still noticed when one grows */
+    while (dn_source_file.read(self, 149, 0, &message, 1) == 0) {
+        usleep(TURN_US);
+    }
+    assert_int_equal(message.offset, 8);
+    dn_source_file.close(self);
+}
+
 /* ---- gzip and protobuf ---- */
 
 static void compressed(void **state)
@@ -528,6 +588,8 @@ static void single_messages(void **state)
             expect_fetched(fetcher, names_of[i], 5, "{22}", 10);
             assert_int_equal(dn_source_file.fetch(fetcher, names_of[i], 0, 6, 100, &message, &err),
                              DN_NOT_FOUND);
+            assert_int_equal(dn_source_file.fetch(fetcher, names_of[i], 0, 4, 100, &message, &err),
+                             DN_NOT_FOUND); /* an empty line: not the message after it */
             assert_int_equal(dn_source_file.fetch(fetcher, names_of[i], 0, 15, 100, &message, &err),
                              DN_NOT_FOUND);
             assert_int_equal(dn_source_file.fetch(fetcher, names_of[i], 0, 99, 100, &message, &err),
@@ -651,6 +713,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(files_that_are_replaced, set_up, tear_down),
         cmocka_unit_test_setup_teardown(folders, set_up, tear_down),
         cmocka_unit_test_setup_teardown(names, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(many_files, set_up, tear_down),
         cmocka_unit_test_setup_teardown(trouble, set_up, tear_down),
         cmocka_unit_test_setup_teardown(configurations, set_up, tear_down),
         cmocka_unit_test_setup_teardown(compressed, set_up, tear_down),

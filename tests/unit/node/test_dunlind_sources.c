@@ -238,8 +238,8 @@ static void wrong_sources_end_it(void **state)
     struct bench *b = *state;
 
     write_source(b, ", fields: {user: a..b}");
-    start_ends(b, 2, "source web");
-    ends(b, (const char *[]){"dunlind", "--config", b->config, "--check-config", NULL}, 2, "source web");
+    start_ends(b, 2, "source 'web': ");
+    ends(b, (const char *[]){"dunlind", "--config", b->config, "--check-config", NULL}, 2, "source 'web': ");
     write_config(b, 1, "test",
                  "sources:\n  - {name: web, kind: kafka, topics: [t], brokers: '127.0.0.1:1', properties: "
                  "{sasl.password_file: /nonexistent/pw}}\n");
