@@ -119,6 +119,7 @@ int chaos_check(const struct chaos_history *history, const struct chaos_check_op
     memset(judgements, 0, CHAOS_RULE_COUNT * sizeof *judgements);
     check.final_from = final_from(history, check.count);
     chaos_check_sessions(&check);
+    chaos_check_streams(&check);
     chaos_check_items(&check);
     chaos_check_cluster(&check);
     chaos_check_answers(&check);

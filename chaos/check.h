@@ -10,7 +10,8 @@
  * faults and pauses (by the beginning of the name, check_cluster.c). Its term may go back only in what wipes
  * a disk.
  *   - STATUS of process CHAOS_NEMESIS: what a node's log says of leaders, written when all is over.
- *   - INGEST: one user's events in one source (:name); written before the source has them.
+ *   - INGEST: one user's events in one partition (:name), :info before it has them, :ok when it does; of
+ * CHAOS_NO_USER: messages that are no events. Nothing in a stream is late or too much for the server.
  * An event of a user counts once for ever, also across an erasure: it is never taken again. */
 #ifndef DN_CHAOS_CHECK_H
 #define DN_CHAOS_CHECK_H
@@ -28,7 +29,10 @@
     X(TOKEN, "token", "a read with a token holds what the token covers")                                     \
     X(MONOTONIC, "monotonic", "a client that passes its token on never goes back")                           \
     X(AGE, "age", "a LOCAL answer holds all that was acknowledged before it began, less the age it claims")  \
-    X(OFFSET, "offset", "a source's offset and its events move together")                                    \
+    X(OFFSET, "offset",                                                                                      \
+      "a stream's offset and its events move together, never back, and in the end to the stream's end")      \
+    X(STREAM, "stream",                                                                                      \
+      "in the end each event of a stream is in its session, and each other message is one dead letter")      \
     X(ANSWERS, "answers", "an answer that says OK holds what it must, in a form that it can have")           \
     X(HASH, "hash", "equal state hashes at equal index, on all nodes")                                       \
     X(LEADER, "leader", "one leader a term and group; terms and commit indexes of a node never go back")     \

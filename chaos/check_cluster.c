@@ -319,7 +319,8 @@ static bool same_run(const struct told *a, const struct told *b)
     return a->node == b->node && a->group == b->group && a->stretch == b->stretch;
 }
 
-static void judge_told(struct chaos_check *check, struct told *list, size_t count, const char *what)
+static void judge_told(struct chaos_check *check, enum chaos_rule rule, struct told *list, size_t count,
+                       const char *what)
 {
     size_t first = 0;
     if (count > 0) {
@@ -347,11 +348,13 @@ static void judge_told(struct chaos_check *check, struct told *list, size_t coun
             continue;
         }
         const struct told *before = &list[from - 1];
-        chaos_judged(check, CHAOS_RULE_LEADER, 1);
+        chaos_judged(check, rule, 1);
         if (before->number_max > told->number) {
-            chaos_violated(check, CHAOS_RULE_LEADER, before->max_at, told->ok, NEVER,
-                           "node %" PRIu32 ", group %" PRIu32 ": %s %llu after %llu", told->node, told->group,
-                           what, ull(told->number), ull(before->number_max));
+            chaos_violated(check, rule, before->max_at, told->ok, NEVER,
+                           "node %" PRIu32 ", %s %" PRIu32 ": %s %llu after %llu", told->node,
+                           rule == CHAOS_RULE_LEADER ? "group" : "shard",
+                           rule == CHAOS_RULE_LEADER ? told->group : told->group % CHAOS_GROUPS_MAX, what,
+                           ull(told->number), ull(before->number_max));
         }
     }
 }
@@ -381,19 +384,39 @@ static void tell(struct tellings *tellings, const struct disturbed *disturbed, c
                                                       .number = number};
 }
 
+/* The offsets of one answer: a partition in a shard counts as a group of its own. */
+static void tell_offsets(struct tellings *offsets, struct chaos_table *names,
+                         const struct disturbed *disturbed, const struct chaos_op *ok, uint32_t invoke)
+{
+    for (size_t k = 0; k < ok->rows_count; k++) {
+        const uint64_t *row = ok->rows[k].of;
+        uint64_t name = chaos_partition_hash(ok->name, row[CHAOS_ROW_PARTITION]);
+        uint32_t number = chaos_table_put(names, name, 0, (uint32_t)names->count);
+        tell(offsets, disturbed, ok, invoke,
+             number * CHAOS_GROUPS_MAX + (uint32_t)(row[CHAOS_ROW_SHARD] % CHAOS_GROUPS_MAX),
+             row[CHAOS_ROW_NEXT_OFFSET]);
+    }
+}
+
 static void judge_statuses(struct chaos_check *check)
 {
     struct hashes hashes = {0};
     struct leaders leaders = {0};
     struct disturbed disturbed[DISTURBANCES];
-    struct tellings terms = {0}, commits = {0};
+    struct tellings terms = {0}, commits = {0}, offsets = {0};
+    struct chaos_table names = {0};
     disturbed_make(check, disturbed);
     for (size_t i = 0; i < check->count; i++) {
         const struct chaos_op *ok = chaos_history_at(check->history, i);
-        if (ok->f != CHAOS_STATUS || ok->type != CHAOS_OK || ok->node == 0) {
+        if (ok->type != CHAOS_OK || ok->node == 0 ||
+            (ok->f != CHAOS_STATUS && (ok->f != CHAOS_OFFSETS || ok->process == CHAOS_NEMESIS))) {
             continue;
         }
         uint32_t invoke = (uint32_t)chaos_history_pair(check->history, i);
+        if (ok->f == CHAOS_OFFSETS) {
+            tell_offsets(&offsets, &names, &disturbed[RESTARTS], ok, invoke);
+            continue;
+        }
         for (size_t k = 0; k < ok->groups_count; k++) {
             const struct chaos_group *group = &ok->groups[k];
             if (group->term == 0) {
@@ -408,8 +431,11 @@ static void judge_statuses(struct chaos_check *check)
             tell(&commits, &disturbed[RESTARTS], ok, invoke, group->group, group->commit);
         }
     }
-    judge_told(check, terms.list, terms.count, "term");
-    judge_told(check, commits.list, commits.count, "commit index");
+    judge_told(check, CHAOS_RULE_LEADER, terms.list, terms.count, "term");
+    judge_told(check, CHAOS_RULE_LEADER, commits.list, commits.count, "commit index");
+    judge_told(check, CHAOS_RULE_OFFSET, offsets.list, offsets.count, "next offset");
+    free(offsets.list);
+    chaos_table_free(&names);
     chaos_table_free(&hashes.table);
     chaos_table_free(&leaders.table);
     free(hashes.list);

@@ -36,10 +36,16 @@ size_t chaos_bounds(const struct chaos_check *check, const struct chaos_op *invo
                     struct chaos_bound ret[CHAOS_BOUNDS]);
 
 void chaos_check_sessions(struct chaos_check *check);
+void chaos_check_streams(struct chaos_check *check);
 void chaos_check_items(struct chaos_check *check);
 void chaos_check_cluster(struct chaos_check *check);
 void chaos_check_answers(struct chaos_check *check);
 void chaos_check_final(struct chaos_check *check);
+
+#define CHAOS_STREAM_NAME_MAX 256 /* bytes of a stream's name that are looked at */
+/* A partition is known by its name, "STREAM/PARTITION". */
+uint64_t chaos_source_hash(const char *name);
+uint64_t chaos_partition_hash(const char *stream, uint64_t partition);
 
 /* The number of session shards: the largest group a status names; 0: none does. */
 uint32_t chaos_shards(const struct chaos_history *history);

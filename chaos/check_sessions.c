@@ -362,6 +362,30 @@ static void judge_offsets(struct judge *j, const struct look *look)
     j->judged[CHAOS_RULE_OFFSET] += judged;
 }
 
+/* In the end all that the user's streams have is there. */
+static void judge_streamed(struct judge *j, const struct look *look)
+{
+    bool judged = false;
+    if (look->read->invoke < j->check->final_from) {
+        return;
+    }
+    int64_t dropped_ms = dropped_before_ms(j, look);
+    for (size_t k = first_from(j, look->forgiven); k < j->user->events_count; k++) {
+        const struct fact_event *event = &j->facts->events[j->facts->by_user[j->user->events + k]];
+        if (event->written > look->read->invoke || event->time_ms < dropped_ms) {
+            continue;
+        }
+        judged = true;
+        if (!is_here(j, event)) {
+            chaos_violated(j->check, CHAOS_RULE_STREAM, event->written, look->read->invoke, look->read->ok,
+                           "user %llu: event %llu of offset %" PRId32 " is in the stream and in the end not"
+                           " in the session",
+                           ull(j->user->key), ull(event->id), event->offset);
+        }
+    }
+    j->judged[CHAOS_RULE_STREAM] += judged;
+}
+
 /* ---- reads of one user among each other ------------------------------------------------------------ */
 
 static const struct fact_read *compared; /* what the comparison looks at; qsort has no argument for it */
@@ -507,6 +531,7 @@ static void judge_read(struct judge *j, const struct fact_read *read)
     judge_token(j, &look);
     judge_monotonic(j, &look);
     judge_offsets(j, &look);
+    judge_streamed(j, &look);
 }
 
 void chaos_check_sessions(struct chaos_check *check)

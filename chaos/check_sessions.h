@@ -20,7 +20,8 @@ struct fact_event {
     uint32_t stream,
         sure_rank; /* of an event with an offset: how many sure ones are before it; NEVER: no stream */
     int32_t offset;
-    bool sure; /* the stream's event is surely not late */
+    uint32_t written; /* the stream surely has it; NEVER: nobody knows */
+    bool sure;        /* the stream's event is surely not late */
     bool times_differ, lost;
 };
 

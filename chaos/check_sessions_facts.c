@@ -51,6 +51,7 @@ static uint32_t event_of(struct facts *facts, uint32_t user, uint64_t id)
                                                                    .accepted = CHAOS_NEVER,
                                                                    .refused = CHAOS_NEVER,
                                                                    .stream = CHAOS_NEVER,
+                                                                   .written = CHAOS_NEVER,
                                                                    .offset = -1};
     }
     return event;
@@ -141,10 +142,7 @@ static void publish(struct facts *facts, struct refusals *refusals, const struct
 static void ingest(struct facts *facts, const struct chaos_op *op)
 {
     uint32_t user = user_of(facts, op->key), at = (uint32_t)op->index;
-    uint64_t name = 1469598103934665603u; /* FNV-1a: a source is known by its name */
-    for (const char *c = op->name; c != NULL && *c != '\0'; c++) {
-        name = (name ^ (unsigned char)*c) * 1099511628211u;
-    }
+    uint64_t name = chaos_source_hash(op->name);
     uint32_t source = chaos_table_put(&facts->source_table, name, 0, (uint32_t)facts->sources_count);
     facts->sources_count += source == facts->sources_count;
     uint32_t stream = chaos_table_put(&facts->stream_table, source, user, (uint32_t)facts->streams_count);
@@ -164,6 +162,7 @@ static void ingest(struct facts *facts, const struct chaos_op *op)
         }
         event->asked = chaos_min(event->asked, at);
         event->time_ms = op->events[i].time_ms;
+        event->written = op->type == CHAOS_OK ? chaos_min(event->written, at) : event->written;
         possible(event, at);
     }
 }
@@ -217,7 +216,9 @@ static void gather(struct facts *facts, struct refusals *refusals)
     for (size_t i = 0; i < facts->check->count; i++) {
         const struct chaos_op *op = chaos_history_at(facts->check->history, i);
         if (op->f == CHAOS_INGEST) {
-            ingest(facts, op);
+            if (op->key != CHAOS_NO_USER) {
+                ingest(facts, op);
+            }
         } else if (op->f == CHAOS_READ && op->type == CHAOS_OK) {
             read_ended(facts, op);
         } else if (op->f == CHAOS_PUBLISH && op->type == CHAOS_INVOKE) {

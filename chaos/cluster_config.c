@@ -18,7 +18,7 @@
 
 /* Small, so that disks fill up, segments change and snapshots are sent within seconds. */
 #define RAFT_YAML                                                                                            \
-    "raft:\n  segment_bytes: 2MiB\n  min_free_bytes: 32MiB\n  snapshot_log_bytes: 4MiB\n  balance_ms: "      \
+    "raft:\n  segment_bytes: 2MiB\n  min_free_bytes: 32MiB\n  snapshot_log_bytes: 128KiB\n  balance_ms: "    \
     "2000\n"
 
 void cluster_addresses_spaces(struct chaos_cluster *c, const char *prefix)

@@ -59,8 +59,7 @@ int chaos_cmd_list(int argc, char **argv)
     const struct chaos_workload *workloads = chaos_workload_list(&count);
     title(json, "workloads", true);
     for (unsigned i = 0; i < count; i++)
-        line(json, i + 1 == count, workloads[i].name,
-             workloads[i].missing ? workloads[i].missing : workloads[i].text);
+        line(json, i + 1 == count, workloads[i].name, workloads[i].text);
     title(json, "rules", true);
     for (unsigned i = 0; i < CHAOS_RULE_COUNT; i++)
         line(json, i + 1 == CHAOS_RULE_COUNT, chaos_rule_name(i), chaos_rule_text(i));

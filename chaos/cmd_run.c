@@ -13,6 +13,7 @@
 #include "chaos/run.h"
 #include "chaos/run_machine.h"
 #include "chaos/run_progress.h"
+#include "chaos/workload_stream.h"
 
 #include "base/clock.h"
 
@@ -29,6 +30,7 @@
 
 #define START_TIMEOUT_MS 60000
 #define CONVERGE_TIMEOUT_MS 60000
+#define STREAM_TIMEOUT_MS 60000
 #define WRITES_BACK_NS 12000000000 /* past the bound of the rule "recovery", so that it can tell */
 #define STALL_MAX_NS 120000000000  /* how long the machine's own disk is waited for */
 #define TURN_NS 50000000
@@ -40,6 +42,7 @@ struct run {
     struct chaos_run_options options;
     char folder[CHAOS_RUN_TEXT], nodes_folder[CHAOS_RUN_TEXT + 8], programs[CHAOS_RUN_TEXT];
     char command[2 * CHAOS_RUN_TEXT], environment[128];
+    char stream[CHAOS_RUN_TEXT + 16], yaml[2 * CHAOS_RUN_TEXT]; /* the stream's file; "": none */
     struct chaos_cluster *cluster;
     struct chaos_history *history;
     struct chaos_pool *pool;
@@ -138,6 +141,18 @@ static enum dn_code make_folders(struct run *run, struct dn_error *err)
     return DN_OK;
 }
 
+/* Beside the nodes' folders, where all of them see it. */
+static enum dn_code make_stream(struct run *run, struct dn_error *err)
+{
+    size_t used = (size_t)snprintf(run->yaml, sizeof run->yaml, "%s", WORKLOAD_SESSION_YAML);
+    if (!run->options.workload->stream)
+        return DN_OK;
+    snprintf(run->stream, sizeof run->stream, "%s/stream.jsonl", run->folder);
+    if (!workload_stream_yaml(run->stream, run->yaml + used, sizeof run->yaml - used))
+        return dn_fail(err, DN_INVALID, "the folder '%s': its path is too long", run->folder);
+    return workload_stream_create(run->stream, err);
+}
+
 static enum dn_code start_cluster(struct run *run, struct dn_error *err)
 {
     const struct chaos_run_options *options = &run->options;
@@ -148,7 +163,7 @@ static enum dn_code start_cluster(struct run *run, struct dn_error *err)
         .folder = run->nodes_folder,
         .programs = options->programs ? options->programs : run->programs,
         .net = options->net,
-        .yaml = WORKLOAD_SESSION_YAML,
+        .yaml = run->yaml,
         .plain_disks = options->plain_disks,
     };
     if (options->mutant) {
@@ -158,6 +173,8 @@ static enum dn_code start_cluster(struct run *run, struct dn_error *err)
     enum dn_code code = own_folder(run->programs, sizeof run->programs, err);
     if (code == DN_OK)
         code = make_folders(run, err);
+    if (code == DN_OK)
+        code = make_stream(run, err);
     if (code == DN_OK)
         code = chaos_cluster_create(&cluster, &run->cluster, err);
     return code == DN_OK ? chaos_cluster_start(run->cluster, START_TIMEOUT_MS, err) : code;
@@ -189,16 +206,6 @@ static void probe(struct run *run)
         snprintf(run->skipped[run->skipped_count], LINE_MAX_BYTES, "%s: %.*s", list[i].name,
                  (int)strcspn(why[i], "\n"), why[i]);
         run_progress_say(&run->progress, "skipped: %s", run->skipped[run->skipped_count++]);
-    }
-    chaos_workload_list(&count);
-    for (unsigned i = 0; i < count; i++) {
-        const struct chaos_workload *workload = &chaos_workload_list(&count)[i];
-        if (workload->missing && strcmp(run->options.workload->name, "mixed") == 0 &&
-            run->skipped_count < CHAOS_NEMESES_MAX) {
-            snprintf(run->skipped[run->skipped_count], LINE_MAX_BYTES, "workload %s: %s", workload->name,
-                     workload->missing);
-            run_progress_say(&run->progress, "skipped: %s", run->skipped[run->skipped_count++]);
-        }
     }
 }
 
@@ -286,6 +293,13 @@ static enum dn_code run_final(struct run *run, struct dn_error *err)
         chaos_history_now_ns(run->history) + (run->options.deadline_ms + OPEN_WRITES_MS) * INT64_C(1000000);
     while (chaos_history_now_ns(run->history) < until_ns)
         turn(run, "healed");
+    char text[LINE_MAX_BYTES] = "";
+    if (chaos_pool_stream_error(run->pool))
+        found(run, "the stream ended early: %s", chaos_pool_stream_error(run->pool));
+    if (!chaos_pool_wait_stream(run->pool, STREAM_TIMEOUT_MS, text, sizeof text)) {
+        found(run, "the stream was not read to its end within %d s: %s", STREAM_TIMEOUT_MS / 1000, text);
+        run_progress_say(&run->progress, "%s", run->findings[run->findings_count - 1]);
+    }
     run->converged = chaos_pool_wait_converged(run->pool, CONVERGE_TIMEOUT_MS);
     if (!run->converged)
         run_progress_say(&run->progress, "the nodes did not come to the same state within %d s",
@@ -319,6 +333,11 @@ static void must_be_judged(struct run *run, const struct chaos_judgement judgeme
         if (judgements[always[i]].verdict == CHAOS_UNTESTED)
             found(run, "the rule '%s' could not be judged: nothing in this run could have broken it",
                   chaos_rule_name(always[i]));
+    static const enum chaos_rule streams[] = {CHAOS_RULE_OFFSET, CHAOS_RULE_STREAM};
+    for (size_t i = 0; run->options.workload->stream && i < sizeof streams / sizeof streams[0]; i++)
+        if (judgements[streams[i]].verdict == CHAOS_UNTESTED)
+            found(run, "the rule '%s' could not be judged: nothing was read from the stream",
+                  chaos_rule_name(streams[i]));
     if (strcmp(run->options.nemeses, "none") != 0 &&
         judgements[CHAOS_RULE_RECOVERY].verdict == CHAOS_UNTESTED)
         found(run,
@@ -403,6 +422,8 @@ static int run_all(struct run *run)
         .rate = run->options.rate,
         .deadline_ms = run->options.deadline_ms,
         .seed = run->options.seed,
+        .shards = run->options.shards,
+        .stream = run->stream[0] ? run->stream : NULL,
     };
     enum dn_code code = chaos_pool_create(&pool, &run->pool, &err);
     if (code != DN_OK)
@@ -423,11 +444,6 @@ int chaos_cmd_run(int argc, char **argv)
 {
     static struct run run;
     chaos_run_options_parse(argc, argv, &run.options);
-    if (run.options.workload->missing) {
-        fprintf(stderr, "skipped: workload %s: %s\n", run.options.workload->name,
-                run.options.workload->missing);
-        return CHAOS_EXIT_UNABLE;
-    }
     catch_signals();
     chaos_run_options_print(&run.options, run.command, sizeof run.command);
     run.history = chaos_history_create();

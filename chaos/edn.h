@@ -2,7 +2,7 @@
  *
  * A number above INT64_MAX has EDN's suffix N. Lists that are empty and shard, applied and version that are 0
  * are left out; :age-us is there when the age is known. An event is [id time], [id time :outcome] or, where
- * it has an offset, [id time offset]. */
+ * it has an offset, [id time offset]; a row is a list of its numbers. */
 #ifndef DN_CHAOS_EDN_H
 #define DN_CHAOS_EDN_H
 
@@ -25,6 +25,7 @@
     X(VALUE, "value")                                                                                        \
     X(NEAR, "near")                                                                                          \
     X(GROUPS, "groups")                                                                                      \
+    X(ROWS, "rows")                                                                                          \
     X(NAME, "name")                                                                                          \
     X(WHAT, "what")
 

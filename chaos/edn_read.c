@@ -27,6 +27,7 @@ struct parser {
     struct chaos_event events[CHAOS_LIST_MAX];
     uint64_t token[CHAOS_LIST_MAX], near[CHAOS_LIST_MAX];
     struct chaos_group groups[CHAOS_GROUPS_MAX];
+    struct chaos_row rows[CHAOS_LIST_MAX];
     char texts[TEXTS_BYTES];
     size_t texts_used;
 };
@@ -377,6 +378,32 @@ static bool take_groups(struct parser *p)
     return true;
 }
 
+static bool take_rows(struct parser *p)
+{
+    if (!take(p, '[')) {
+        return false;
+    }
+    while (peek(p) != ']') {
+        if (p->op.rows_count == CHAOS_LIST_MAX) {
+            return refuse(p, "more than %d rows", CHAOS_LIST_MAX);
+        }
+        struct chaos_row *row = &p->rows[p->op.rows_count++];
+        if (!take(p, '[')) {
+            return false;
+        }
+        for (size_t i = 0; i < CHAOS_ROW_NUMBERS; i++) {
+            if (!take_u64(p, UINT64_MAX, &row->of[i])) {
+                return false;
+            }
+        }
+        if (!take(p, ']')) {
+            return false;
+        }
+    }
+    p->at++;
+    return true;
+}
+
 static const char *level_name(int i)
 {
     return chaos_level_name((enum chaos_level)i);
@@ -426,6 +453,8 @@ static bool take_field(struct parser *p, int field)
         return take_ids(p, p->near, &p->op.near_count);
     case EDN_GROUPS:
         return take_groups(p);
+    case EDN_ROWS:
+        return take_rows(p);
     case EDN_NAME:
         return take_string(p, &p->op.name);
     default:
@@ -594,7 +623,8 @@ static bool parse_line(struct parser *p, const char *line, size_t length)
     p->end = line + length;
     p->fields = p->keys = 0;
     p->texts_used = 0;
-    p->op = (struct chaos_op){.events = p->events, .token = p->token, .near = p->near, .groups = p->groups};
+    p->op = (struct chaos_op){
+        .events = p->events, .token = p->token, .near = p->near, .groups = p->groups, .rows = p->rows};
     if (!take(p, '{')) {
         return false;
     }

@@ -39,6 +39,10 @@ unsigned chaos_edn_allowed(enum chaos_f f, enum chaos_type type)
     case CHAOS_MEMBER:
     case CHAOS_FAULT:
         return BIT(NAME) | BIT(WHAT);
+    case CHAOS_OFFSETS:
+        return BIT(NAME) | (type == CHAOS_OK ? BIT(ROWS) : 0);
+    case CHAOS_DEAD_LETTERS:
+        return type == CHAOS_OK ? BIT(ROWS) : 0;
     default:
         return 0;
     }
@@ -64,6 +68,7 @@ unsigned chaos_edn_required(enum chaos_f f, enum chaos_type type)
     case CHAOS_SIMILAR:
         return BIT(ITEM) | BIT(LEVEL);
     case CHAOS_MEMBER:
+    case CHAOS_OFFSETS:
         return BIT(NAME);
     case CHAOS_FAULT:
         return BIT(NAME) | BIT(WHAT);
@@ -198,6 +203,16 @@ static void put_groups(struct dn_buffer *out, const struct chaos_op *op)
     dn_buffer_u8(out, ']');
 }
 
+static void put_rows(struct dn_buffer *out, const struct chaos_op *op)
+{
+    dn_buffer_u8(out, '[');
+    for (size_t i = 0; i < op->rows_count; i++) {
+        put_text(out, i > 0 ? " " : "");
+        put_ids(out, op->rows[i].of, CHAOS_ROW_NUMBERS);
+    }
+    dn_buffer_u8(out, ']');
+}
+
 /* Whether the field says anything. */
 static bool is_set(const struct chaos_op *op, enum chaos_edn_field field)
 {
@@ -220,6 +235,8 @@ static bool is_set(const struct chaos_op *op, enum chaos_edn_field field)
         return op->near_count > 0;
     case EDN_GROUPS:
         return op->groups_count > 0;
+    case EDN_ROWS:
+        return op->rows_count > 0;
     case EDN_NAME:
         return op->name != NULL;
     case EDN_WHAT:
@@ -269,6 +286,9 @@ static void put_field(struct dn_buffer *out, const struct chaos_op *op, enum cha
         break;
     case EDN_GROUPS:
         put_groups(out, op);
+        break;
+    case EDN_ROWS:
+        put_rows(out, op);
         break;
     case EDN_NAME:
         put_string(out, op->name != NULL ? op->name : "");

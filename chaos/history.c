@@ -56,8 +56,9 @@ struct chaos_history {
 
 const char *chaos_f_name(enum chaos_f f)
 {
-    static const char *const names[CHAOS_F_COUNT] = {"publish", "read",   "erase",  "upsert", "delete", "get",
-                                                     "similar", "ingest", "member", "status", "fault"};
+    static const char *const names[CHAOS_F_COUNT] = {"publish", "read",    "erase",       "upsert", "delete",
+                                                     "get",     "similar", "ingest",      "member", "status",
+                                                     "fault",   "offsets", "dead-letters"};
     return (unsigned)f < CHAOS_F_COUNT ? names[f] : "?";
 }
 
@@ -280,7 +281,8 @@ static enum dn_code op_check(const struct chaos_history *history, const struct c
         return dn_fail(err, DN_INVALID, "no such type, f, level or process");
     }
     if (op->events_count > CHAOS_LIST_MAX || op->token_count > CHAOS_LIST_MAX ||
-        op->near_count > CHAOS_LIST_MAX || op->groups_count > CHAOS_GROUPS_MAX) {
+        op->near_count > CHAOS_LIST_MAX || op->rows_count > CHAOS_LIST_MAX ||
+        op->groups_count > CHAOS_GROUPS_MAX) {
         return dn_fail(err, DN_INVALID, "a list of more than %d elements, or more than %d groups",
                        CHAOS_LIST_MAX, CHAOS_GROUPS_MAX);
     }
@@ -330,6 +332,7 @@ static void op_copy(struct chaos_history *history, const struct chaos_op *op)
     to->token = list_copy(history, op->token, op->token_count, sizeof *op->token);
     to->near = list_copy(history, op->near, op->near_count, sizeof *op->near);
     to->groups = list_copy(history, op->groups, op->groups_count, sizeof *op->groups);
+    to->rows = list_copy(history, op->rows, op->rows_count, sizeof *op->rows);
     to->error = text_copy(history, op->error);
     to->name = text_copy(history, op->name);
     to->what = text_copy(history, op->what);

@@ -25,7 +25,8 @@
 
 #define CHAOS_NEMESIS (-1)
 #define CHAOS_NOT_BEGUN                                                                                      \
-    "not begun: " /* how the error of a FAULT's :info "begin" starts when it was not made */
+    "not begun: "       /* how the error of a FAULT's :info "begin" starts when it was not made */
+#define CHAOS_NO_USER 0 /* INGEST: its messages are no events of anybody */
 #define CHAOS_NODES_MAX 7
 #define CHAOS_GROUPS_MAX 64
 #define CHAOS_LIST_MAX 1024      /* elements of one list in one operation */
@@ -47,11 +48,15 @@ enum chaos_f {
     CHAOS_DELETE,  /* one catalogue item is deleted */
     CHAOS_GET,     /* one catalogue item read */
     CHAOS_SIMILAR, /* which catalogue items are near a vector that only this item has */
-    CHAOS_INGEST,  /* what the stream source has: events with offsets (no client asks; process CHAOS_NEMESIS)
-                    */
+    /* What a stream has: one user's events with their offsets (user 0: messages that are no events). :info
+     * before it has them, :ok once it surely has. No client asks: process CHAOS_NEMESIS, without pairs. */
+    CHAOS_INGEST,
     CHAOS_MEMBER,  /* a change of members */
     CHAOS_STATUS,  /* a node's terms, leaders, indexes and state hashes */
     CHAOS_FAULT,   /* process CHAOS_NEMESIS: :invoke when it begins or ends, :info when that is done */
+    CHAOS_OFFSETS, /* how far a node's shards have read a stream (Sources.List); of process CHAOS_NEMESIS:
+                      where the stream ends */
+    CHAOS_DEAD_LETTERS, /* what a node's shards counted as dead (DeadLetters.List) */
     CHAOS_F_COUNT,
 };
 
@@ -70,6 +75,16 @@ struct chaos_group {
     uint64_t leader; /* node number; 0: unknown */
     uint64_t term, commit, applied;
     uint64_t hash_index, hash; /* the state's hash after this index; 0, 0: none told */
+};
+
+/* Numbers of a row. OFFSETS: a partition as a shard holds it (of the nemesis: shard 0, the offset after the
+ * last message). DEAD_LETTERS: a shard; undecodable messages and all other dead ones it ever counted, and
+ * those that are not written elsewhere yet. */
+enum { CHAOS_ROW_PARTITION, CHAOS_ROW_SHARD, CHAOS_ROW_NEXT_OFFSET, CHAOS_ROW_EVENTS, CHAOS_ROW_NUMBERS };
+enum { CHAOS_ROW_DEAD_SHARD, CHAOS_ROW_UNDECODABLE, CHAOS_ROW_REFUSED, CHAOS_ROW_WAITING };
+
+struct chaos_row {
+    uint64_t of[CHAOS_ROW_NUMBERS];
 };
 
 struct chaos_op {
@@ -110,8 +125,11 @@ struct chaos_op {
     struct chaos_group *groups; /* STATUS :ok */
     size_t groups_count;
 
-    /* FAULT: "kill", "pause", "partition-one", ...; MEMBER: "add 4". what: "begin", "end" (FAULT), and more
-     * for people. */
+    struct chaos_row *rows; /* OFFSETS and DEAD_LETTERS :ok */
+    size_t rows_count;
+
+    /* INGEST: "STREAM/PARTITION"; OFFSETS: "STREAM". FAULT: "kill", "pause", "partition-one", ...; MEMBER:
+     * "add 4". what: "begin", "end" (FAULT), and more for people. */
     const char *name;
     const char *what;
 };

@@ -1,8 +1,11 @@
 #include "chaos/pool.h"
 
 #include "base/clock.h"
+#include "chaos/workload_stream.h"
 
+#include <inttypes.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -12,6 +15,10 @@
 #define BEHIND_MAX_NS 1000000000u /* what a client does not catch up with after a stall */
 #define SLEEP_STEP_NS 50000000u   /* how soon a sleeping thread sees that it is to end */
 #define NANOS 1000000000u
+#define STREAM_SHARE 10      /* of the clients' operations: so many for one step of the stream's producer */
+#define STREAM_UNLIMITED 100 /* its steps a second where clients ask as fast as they can */
+#define STREAM_LOOK_NS 100000000u
+#define STREAM_ATTEMPTS 20 /* of a node's last offsets */
 
 struct member { /* one thread */
     struct chaos_pool *pool;
@@ -28,6 +35,10 @@ struct chaos_pool {
     struct workload_counts counts;
     struct member *clients;
     struct member watch;
+    struct member producer; /* of the stream; once it has ended, who asks for offsets */
+    struct workload_stream stream;
+    enum dn_code stream_code;
+    struct dn_error stream_err;
     atomic_bool stop_clients, stop_watch;
     atomic_bool converged; /* in the watch's last whole round */
     atomic_ulong final_next, final_missing;
@@ -116,6 +127,11 @@ static void watch_node(struct chaos_pool *pool, unsigned node, struct round *rou
     }
     if (first_member)
         round->same = round->same && settled_as(round, groups, count);
+    if (pool->options.stream) {
+        struct chaos_row rows[CHAOS_LIST_MAX];
+        (void)workload_offsets(&pool->watch.client, node, WORKLOAD_STREAM, rows, &count);
+        (void)workload_dead_letters(&pool->watch.client, node, rows, &count);
+    }
 }
 
 static void *watch_run(void *data)
@@ -132,6 +148,95 @@ static void *watch_run(void *data)
     return NULL;
 }
 
+/* ---- the stream ------------------------------------------------------------------------------------- */
+
+static void *producer_run(void *data)
+{
+    struct chaos_pool *pool = ((struct member *)data)->pool;
+    unsigned rate = pool->options.rate > 0 ? pool->options.rate / STREAM_SHARE : STREAM_UNLIMITED;
+    uint64_t every_ns = NANOS / (rate > 0 ? rate : 1), next_ns = dn_monotonic_ns();
+    while (!atomic_load(&pool->stop_clients) && pool->stream_code == DN_OK) {
+        pool->stream_code = workload_stream_step(&pool->stream, &pool->stream_err);
+        next_ns += every_ns;
+        if (next_ns + BEHIND_MAX_NS < dn_monotonic_ns())
+            next_ns = dn_monotonic_ns();
+        sleep_until(next_ns, &pool->stop_clients);
+    }
+    return NULL;
+}
+
+const char *chaos_pool_stream_error(const struct chaos_pool *pool)
+{
+    return pool->stream_code == DN_OK ? NULL : pool->stream_err.message;
+}
+
+/* Whether the node's shards have all of the stream, and wait for no dead letter. */
+static bool has_stream(struct chaos_pool *pool, unsigned node, char *ret_text, size_t size)
+{
+    struct chaos_row rows[CHAOS_LIST_MAX];
+    struct workload_client *client = &pool->producer.client;
+    size_t count = 0;
+    if (workload_offsets(client, node, WORKLOAD_STREAM, rows, &count) != CHAOS_OK) {
+        snprintf(ret_text, size, "node %u does not tell its offsets", node);
+        return false;
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (rows[i].of[CHAOS_ROW_NEXT_OFFSET] != (uint64_t)pool->stream.end) {
+            snprintf(ret_text, size,
+                     "shard %" PRIu64 " of node %u stands at %" PRIu64 " of %" PRId64 " bytes",
+                     rows[i].of[CHAOS_ROW_SHARD], node, rows[i].of[CHAOS_ROW_NEXT_OFFSET], pool->stream.end);
+            return false;
+        }
+    }
+    if (count != pool->options.shards && pool->stream.end > 0) {
+        snprintf(ret_text, size, "%zu shards of node %u know an offset", count, node);
+        return false;
+    }
+    if (workload_dead_letters(client, node, rows, &count) != CHAOS_OK) {
+        snprintf(ret_text, size, "node %u does not tell its dead letters", node);
+        return false;
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (rows[i].of[CHAOS_ROW_WAITING] > 0) {
+            snprintf(ret_text, size, "%" PRIu64 " dead letters of shard %" PRIu64 " are not written",
+                     rows[i].of[CHAOS_ROW_WAITING], rows[i].of[CHAOS_ROW_DEAD_SHARD]);
+            return false;
+        }
+    }
+    return true;
+}
+
+bool chaos_pool_wait_stream(struct chaos_pool *pool, unsigned timeout_ms, char *ret_text, size_t size)
+{
+    static const atomic_bool never;
+    uint64_t until_ns = dn_monotonic_ns() + timeout_ms * 1000000ull;
+    unsigned node = 1;
+    if (!pool->options.stream)
+        return true;
+    workload_stream_tell_end(&pool->stream);
+    while (node <= pool->options.first_nodes && dn_monotonic_ns() < until_ns) {
+        if (has_stream(pool, node, ret_text, size))
+            node++;
+        else
+            sleep_until(dn_monotonic_ns() + STREAM_LOOK_NS, &never);
+    }
+    return node > pool->options.first_nodes;
+}
+
+/* False: a node did not answer. */
+static bool stream_final(struct chaos_pool *pool, unsigned node)
+{
+    struct chaos_row rows[CHAOS_LIST_MAX];
+    struct workload_client *client = &pool->producer.client;
+    bool offsets = false, dead = false;
+    size_t count;
+    for (unsigned i = 0; i < STREAM_ATTEMPTS && !(offsets && dead); i++) {
+        offsets = offsets || workload_offsets(client, node, WORKLOAD_STREAM, rows, &count) == CHAOS_OK;
+        dead = dead || workload_dead_letters(client, node, rows, &count) == CHAOS_OK;
+    }
+    return offsets && dead;
+}
+
 /* ---- life ------------------------------------------------------------------------------------------- */
 
 static void member_init(struct chaos_pool *pool, struct member *member, unsigned number)
@@ -144,7 +249,7 @@ static void member_init(struct chaos_pool *pool, struct member *member, unsigned
         .links = {.nodes = &pool->nodes},
         .random = workload_random_make(pool->options.seed, number + 1),
         .process = (int32_t)number,
-        .processes = (int32_t)pool->options.clients + 1, /* and the watch */
+        .processes = (int32_t)pool->options.clients + 2, /* and the watch, and the producer */
         .deadline_ms = pool->options.deadline_ms,
     };
 }
@@ -171,6 +276,16 @@ enum dn_code chaos_pool_create(const struct chaos_pool_options *options, struct 
         member_init(pool, &clients[i], i);
     member_init(pool, &pool->watch, options->clients);
     pool->watch.client.deadline_ms = WATCH_DEADLINE_MS;
+    member_init(pool, &pool->producer, options->clients + 1);
+    pool->stream.fd = -1;
+    enum dn_code code = options->stream
+                            ? workload_stream_open(&pool->stream, options->stream, options->history,
+                                                   pool->shared.users, options->seed, err)
+                            : DN_OK;
+    if (code != DN_OK) {
+        chaos_pool_destroy(pool);
+        return code;
+    }
     *ret = pool;
     return DN_OK;
 }
@@ -203,7 +318,9 @@ static enum dn_code clients_start(struct chaos_pool *pool, void *(*run)(void *),
 enum dn_code chaos_pool_start(struct chaos_pool *pool, struct dn_error *err)
 {
     enum dn_code code = member_start(&pool->watch, watch_run, err);
-    return code == DN_OK ? clients_start(pool, client_run, err) : code;
+    if (code == DN_OK)
+        code = clients_start(pool, client_run, err);
+    return code == DN_OK && pool->options.stream ? member_start(&pool->producer, producer_run, err) : code;
 }
 
 static void clients_join(struct chaos_pool *pool)
@@ -216,6 +333,7 @@ void chaos_pool_stop(struct chaos_pool *pool)
 {
     atomic_store(&pool->stop_clients, true);
     clients_join(pool);
+    member_join(&pool->producer);
 }
 
 void chaos_pool_destroy(struct chaos_pool *pool)
@@ -230,6 +348,8 @@ void chaos_pool_destroy(struct chaos_pool *pool)
         chaos_workload_own_free(&pool->clients[i].own);
     }
     workload_links_close(&pool->watch.client.links);
+    workload_links_close(&pool->producer.client.links);
+    workload_stream_close(&pool->stream);
     workload_users_destroy(pool->shared.users);
     free(pool->clients);
     free(pool);
@@ -282,6 +402,9 @@ enum dn_code chaos_pool_final_reads(struct chaos_pool *pool, unsigned long *ret_
     atomic_store(&pool->final_missing, 0);
     enum dn_code code = clients_start(pool, final_run, err);
     clients_join(pool);
+    for (unsigned node = 1; pool->options.stream && node <= pool->options.first_nodes; node++)
+        if (!stream_final(pool, node))
+            atomic_fetch_add(&pool->final_missing, 1);
     *ret_missing = atomic_load(&pool->final_missing);
     return code;
 }

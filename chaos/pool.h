@@ -19,6 +19,8 @@ struct chaos_pool_options {
     unsigned rate; /* operations a second, of all clients together; 0: as fast as they can */
     unsigned deadline_ms;
     uint64_t seed;
+    unsigned shards;
+    const char *stream; /* the file that nodes read as a stream, made and empty; NULL: none */
 };
 
 struct chaos_pool;
@@ -32,10 +34,17 @@ enum dn_code chaos_pool_start(struct chaos_pool *pool, struct dn_error *err);
 /* Clients end with the operation they are at; the watch goes on. */
 void chaos_pool_stop(struct chaos_pool *pool);
 
+/* Why the stream ended early; NULL: it did not, or there is none. After chaos_pool_stop. */
+const char *chaos_pool_stream_error(const struct chaos_pool *pool);
+/* After chaos_pool_stop, once: tells the history where the stream ends, and waits until all shards of all
+ * first nodes have read it to there and written its dead letters. False: not within timeout_ms; ret_text
+ * tells what is missing. */
+bool chaos_pool_wait_stream(struct chaos_pool *pool, unsigned timeout_ms, char *ret_text, size_t size);
 /* After chaos_pool_stop. Waits until all first nodes have applied the same, and nothing is left to commit.
  * False: not within timeout_ms. */
 bool chaos_pool_wait_converged(struct chaos_pool *pool, unsigned timeout_ms);
-/* After chaos_pool_stop: each user and item that was worked on is read at each first node. *ret_missing: how
+/* After chaos_pool_stop: each user and item that was worked on is read at each first node, and so are the
+ * stream's offsets and dead letters. *ret_missing: how
  * many of these reads got no answer, though they were tried again. */
 enum dn_code chaos_pool_final_reads(struct chaos_pool *pool, unsigned long *ret_missing,
                                     struct dn_error *err);

@@ -16,14 +16,13 @@
 #define FINAL_ATTEMPTS 8 /* of a final read */
 
 static const struct chaos_workload workloads[] = {
-    {"mixed", "sessions and the catalogue", 75, "all", NULL},
+    {"mixed", "sessions and the catalogue, and events in a stream", 75, "all", true},
     {"sessions", "publish, read at all levels and nodes with and without tokens, repeat, erase", 100, "all",
-     NULL},
-    {"catalogue", "upserts and deletes against Get and Similar", 0, "all", NULL},
+     false},
+    {"catalogue", "upserts and deletes against Get and Similar", 0, "all", false},
     {"membership", "mixed, while nodes join, leave and are replaced", 75, "grow,shrink,wipe-and-replace",
-     NULL},
-    {"ingest", "events through a stream source", 100, "all",
-     "the stream source does not exist yet (issue 5)"},
+     true},
+    {"ingest", "sessions, and events in a stream that all nodes read: a file", 100, "all", true},
 };
 
 const struct chaos_workload *chaos_workload_list(unsigned *ret_count)

@@ -12,7 +12,7 @@ struct chaos_workload {
     const char *text;    /* for people, one line */
     unsigned sessions;   /* of 100 operations; the others are the catalogue's */
     const char *nemeses; /* the default of --nemesis with this workload */
-    const char *missing; /* why it cannot run yet; NULL: it can */
+    bool stream;         /* nodes read a stream meanwhile (workload_stream.h) */
 };
 
 /* All there are, in the order of --help; the first is the default. */

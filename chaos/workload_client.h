@@ -64,6 +64,13 @@ enum chaos_type workload_status(struct workload_client *client, unsigned node,
                                 const uint64_t hash_at[CHAOS_GROUPS_MAX], struct chaos_group *ret_groups,
                                 size_t *ret_count);
 
+/* Sources.List and DeadLetters.List: rows as in history.h, those of the stream called `stream` in the
+ * configuration; CHAOS_LIST_MAX of them. */
+enum chaos_type workload_offsets(struct workload_client *client, unsigned node, const char *stream,
+                                 struct chaos_row *ret_rows, size_t *ret_count);
+enum chaos_type workload_dead_letters(struct workload_client *client, unsigned node,
+                                      struct chaos_row *ret_rows, size_t *ret_count);
+
 /* For these and those of other files: :invoke, and what came of it. *op keeps what both have in common. */
 void workload_begin(struct workload_client *client, struct chaos_op *op);
 void workload_end(struct workload_client *client, struct chaos_op *op, enum chaos_type type,

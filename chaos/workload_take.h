@@ -30,5 +30,10 @@ enum chaos_type workload_take_near(struct workload_answer *answer, struct chaos_
                                    uint64_t near[WORKLOAD_NEAR]);
 enum chaos_type workload_take_groups(struct workload_answer *answer, struct chaos_group *groups,
                                      size_t *ret_count);
+/* ret_rows: CHAOS_LIST_MAX of them. */
+enum chaos_type workload_take_offsets(struct workload_answer *answer, const char *stream,
+                                      struct chaos_row *ret_rows, size_t *ret_count);
+enum chaos_type workload_take_dead_letters(struct workload_answer *answer, struct chaos_row *ret_rows,
+                                           size_t *ret_count);
 
 #endif

@@ -33,6 +33,7 @@ struct part {
     int64_t offset;                /* where the reader begins, or shall begin */
     bool whole;                    /* what stands at the end is whole, */
     bool quiet;                    /* because nothing was added to it for long */
+    bool rests;                    /* not followed: it is whole once nothing was added for long */
     bool finished;                 /* at the end for good: nothing need be open */
     bool end_told;                 /* the `end` was given, and nothing after it */
 
@@ -158,7 +159,8 @@ static bool begin_reading(struct source *source, struct part *part, const struct
     }
     source->open_count++;
     dn_file_reader_seek(part->reader, part->offset);
-    part->whole = where->whole || where->gzip;
+    part->whole = where->gzip;
+    part->rests = where->whole && source->in == NULL;
     part->lost_us = 0;
     part->grown_us = dn_monotonic_us();
     return true;
@@ -338,6 +340,22 @@ static bool unpark(struct source *source, size_t stream, struct part *part)
     return !part->parked;
 }
 
+/* Others may see a write(2) while it is under way, a page of it: what stands at the end of a file that is not
+ * followed may be the beginning of a line. It is a line once nothing was added for a while. */
+static void note_rest(struct part *part)
+{
+    int64_t end = dn_file_reader_end(part->reader);
+    uint64_t now_us = dn_monotonic_us();
+
+    if (end > part->seen_end) {
+        part->seen_end = end;
+        part->grown_us = now_us;
+    }
+    if (part->rests && !part->whole && now_us - part->grown_us >= quiet_us()) {
+        part->whole = part->quiet = true;
+    }
+}
+
 static size_t met_end(struct source *source, size_t stream, struct part *part, struct dn_message *ret)
 {
     struct dn_file_where where;
@@ -349,7 +367,8 @@ static size_t met_end(struct source *source, size_t stream, struct part *part, s
     dn_file_table_where(source->table, stream, &where);
     if (where.identified) {
         check_finished(source, stream, part, &where);
-    } else if (source->in == NULL) {
+    } else if (source->in == NULL &&
+               (part->whole || dn_file_reader_position(part->reader) >= part->seen_end)) {
         park(source, part);
     }
     return count;
@@ -408,7 +427,6 @@ static size_t file_read(void *self, size_t stream, uint32_t partition, struct dn
     struct part *part = started(source, stream, partition);
     struct dn_error err = {0};
     size_t count = 0;
-    int64_t end;
 
     if (part == NULL || max == 0 || part->state == DN_PARTITION_GAP || part->state == DN_PARTITION_FAILED) {
         return 0;
@@ -429,8 +447,7 @@ static size_t file_read(void *self, size_t stream, uint32_t partition, struct dn
     if (fstat(dn_file_reader_fd(part->reader), &part->status) != 0) {
         memset(&part->status, 0, sizeof(part->status)); /* like no other: it will be looked at again */
     }
-    end = dn_file_reader_end(part->reader);
-    part->seen_end = end > part->seen_end ? end : part->seen_end;
+    note_rest(part);
     switch (dn_file_reader_read(part->reader, part->whole, ret, max, &count, &err)) {
     case DN_FILE_SOME:
         note_messages(part);

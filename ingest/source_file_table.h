@@ -43,7 +43,7 @@ int64_t dn_file_table_trouble(struct dn_file_table *table, char ret_text[DN_SOUR
 
 struct dn_file_where {
     char path[DN_FILE_PATH_MAX]; /* empty: not found now */
-    bool whole;                  /* not followed: a last line without newline is one */
+    bool whole;                  /* not followed: a last line without newline is one, once it rests */
     bool identified;             /* followed: it must be this one */
     struct dn_file_identity identity;
     bool gzip;           /* followed: compressed since */

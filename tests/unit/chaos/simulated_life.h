@@ -216,7 +216,7 @@ static inline void sim_status(struct sim *sim)
                                          .hash_index = at,
                                          .hash = (at + 1) * (g + 7) * 0x9e3779b97f4a7c15u};
         groups[g].hash ^= sim->defect == SIM_OTHER_HASH && node == 3 && at > 10;
-        groups[g].term -= sim->defect == SIM_TERM_BACK && node == 1 && sim->term[g] > 2 && sim_one_of(sim, 4);
+        groups[g].term -= sim->defect == SIM_TERM_BACK && node == 1 && sim->term[g] > 1 && sim_one_of(sim, 2);
         groups[g].leader = groups[g].term == sim->term[g] ? groups[g].leader : 0;
         groups[g].is_leader &= groups[g].term == sim->term[g];
     }
@@ -260,24 +260,97 @@ static inline void sim_fault(struct sim *sim)
     }
 }
 
-/* What a stream source has for one user, and its way into the log, in order of offsets. */
+/* The shards read one message: all go on behind it, the user's own takes the event, the first what is none.
+ */
+static inline void sim_read_stream(struct sim *sim, const struct chaos_op *op)
+{
+    bool skips =
+        (sim->defect == SIM_GAP && sim_one_of(sim, 4)) || (sim->defect == SIM_LOSE_TAIL && sim->healed);
+    for (uint32_t group = 1; group <= SIM_SHARDS; group++) {
+        int outcome = op->key == CHAOS_NO_USER ? -1 : sim_outcome(sim, group, op->key, &op->events[0]);
+        struct sim_entry *entry = sim_commit(sim, group, CHAOS_INGEST, op->key);
+        entry->next_offset = (uint64_t)sim->stream_end;
+        if (op->key == CHAOS_NO_USER) {
+            entry->dead = group == 1 ? 1u + (sim->defect == SIM_DEAD_TWICE) : 0;
+        } else if (!skips && group == sim_group_of(op) && outcome == 0) {
+            entry->events[entry->count++] = op->events[0];
+        }
+    }
+}
+
+/* One message more in the stream. */
 static inline void sim_ingest(struct sim *sim)
 {
-    uint64_t user = 1 + test_random_below(&sim->random, SIM_USERS);
-    struct chaos_event event = {
-        .id = ++sim->last_event, .time_ms = SIM_TIME_MS + sim->now_ns / SIM_MS, .outcome = -1};
-    struct chaos_op op = {
-        .f = CHAOS_INGEST, .type = CHAOS_INFO, .process = CHAOS_NEMESIS, .key = user, .name = "clicks"};
-    event.offset = sim->offset[user]++;
-    op.events = &event;
-    op.events_count = 1;
+    bool dud = sim_one_of(sim, 5);
+    struct chaos_event event = {.id = dud ? ++sim->last_dud : ++sim->last_event,
+                                .time_ms = SIM_TIME_MS + sim->now_ns / SIM_MS,
+                                .outcome = -1,
+                                .offset = sim->stream_end++};
+    struct chaos_op op = {.f = CHAOS_INGEST,
+                          .type = CHAOS_INFO,
+                          .process = CHAOS_NEMESIS,
+                          .key = dud ? CHAOS_NO_USER : 1 + test_random_below(&sim->random, SIM_USERS),
+                          .name = "clicks/0",
+                          .events = &event,
+                          .events_count = 1};
     sim_append(sim, op);
-    uint32_t group = sim_group_of(&op);
-    bool skips = sim->defect == SIM_GAP && sim_one_of(sim, 4);
-    if (!skips && sim_outcome(sim, group, user, &event) == 0) {
-        struct sim_entry *entry = sim_commit(sim, group, CHAOS_INGEST, user);
-        entry->events[entry->count++] = event;
+    sim_read_stream(sim, &op);
+    op.type = CHAOS_OK;
+    sim_append(sim, op);
+}
+
+/* What a node's shard says of the stream, as far as it has applied its log. */
+static inline void sim_stream_rows(struct sim *sim, uint32_t node, uint32_t group, struct chaos_row *offsets,
+                                   struct chaos_row *dead)
+{
+    uint64_t *of = offsets->of;
+    *offsets = (struct chaos_row){.of = {[CHAOS_ROW_SHARD] = group}};
+    *dead = (struct chaos_row){.of = {[CHAOS_ROW_DEAD_SHARD] = group}};
+    for (size_t i = 0; i < sim->applied[node][group]; i++) {
+        const struct sim_entry *entry = &sim->log[group][i];
+        if (entry->f == CHAOS_INGEST) {
+            of[CHAOS_ROW_NEXT_OFFSET] = entry->next_offset;
+            of[CHAOS_ROW_EVENTS] += entry->count;
+            dead->of[CHAOS_ROW_UNDECODABLE] += entry->dead;
+        }
     }
+    bool back = sim->defect == SIM_OFFSET_BACK && sim_one_of(sim, 3) && !sim->settled;
+    bool less = back || (sim->defect == SIM_STOP_SHORT && sim->settled && group == 2);
+    of[CHAOS_ROW_NEXT_OFFSET] -= less && of[CHAOS_ROW_NEXT_OFFSET] > 0;
+}
+
+static inline void sim_streams(struct sim *sim, uint32_t node)
+{
+    struct chaos_row offsets[SIM_SHARDS], dead[SIM_SHARDS];
+    struct chaos_op op = {.f = CHAOS_OFFSETS, .node = node, .process = 1000002, .name = "clicks"};
+    if (sim->fault != NULL && sim->fault_node == node) {
+        return;
+    }
+    for (uint32_t group = 1; group <= SIM_SHARDS; group++) {
+        sim_stream_rows(sim, node, group, &offsets[group - 1], &dead[group - 1]);
+    }
+    sim_append(sim, op);
+    op.type = CHAOS_OK;
+    op.rows = offsets;
+    op.rows_count = SIM_SHARDS;
+    sim_append(sim, op);
+    op = (struct chaos_op){.f = CHAOS_DEAD_LETTERS, .node = node, .process = 1000002};
+    sim_append(sim, op);
+    op.type = CHAOS_OK;
+    op.rows = dead;
+    op.rows_count = SIM_SHARDS;
+    sim_append(sim, op);
+}
+
+static inline void sim_stream_end(struct sim *sim)
+{
+    struct chaos_row row = {.of = {[CHAOS_ROW_NEXT_OFFSET] = (uint64_t)sim->stream_end}};
+    struct chaos_op op = {.f = CHAOS_OFFSETS, .process = CHAOS_NEMESIS, .name = "clicks"};
+    sim_append(sim, op);
+    op.type = CHAOS_OK;
+    op.rows = &row;
+    op.rows_count = 1;
+    sim_append(sim, op);
 }
 
 /* ---- runs -------------------------------------------------------------------------------------------------
@@ -312,6 +385,7 @@ static inline void sim_step(struct sim *sim, bool faults)
         sim_replicate(sim);
     } else if (dice < 96) {
         sim_status(sim);
+        sim_streams(sim, 1 + (uint32_t)test_random_below(&sim->random, SIM_NODES));
     } else if (dice < 98) {
         sim_ingest(sim);
     } else if (faults && sim_one_of(sim, 2)) {
@@ -327,6 +401,7 @@ static inline void sim_settle(struct sim *sim)
             sim_apply_to(sim, node, g, behind ? 0 : sim->length[g]);
         }
     }
+    sim->settled = true;
 }
 
 /* Everybody's last questions. What was on its way has arrived by then or never will, as the runner sees to.
@@ -341,7 +416,11 @@ static inline void sim_final(struct sim *sim)
         }
     }
     sim_settle(sim);
+    sim_stream_end(sim);
     sim_append(sim, op);
+    for (uint32_t node = 1; node <= SIM_NODES; node++) {
+        sim_streams(sim, node);
+    }
     for (uint64_t key = 1; key <= SIM_USERS + SIM_ITEMS; key++) {
         for (uint32_t node = 1; node <= SIM_NODES; node++) {
             struct sim_pending p = {.used = true, .node = node, .client = 0};

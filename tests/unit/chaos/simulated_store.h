@@ -54,6 +54,10 @@
     X(YOUNG, AGE)                                                                                            \
     X(YOUNG_GET, AGE)                                                                                        \
     X(GAP, OFFSET)                                                                                           \
+    X(OFFSET_BACK, OFFSET)                                                                                   \
+    X(STOP_SHORT, OFFSET)                                                                                    \
+    X(LOSE_TAIL, STREAM)                                                                                     \
+    X(DEAD_TWICE, STREAM)                                                                                    \
     X(OTHER_HASH, HASH)                                                                                      \
     X(TWO_LEADERS, LEADER)                                                                                   \
     X(TERM_BACK, LEADER)                                                                                     \
@@ -72,6 +76,7 @@ struct sim_entry {
     uint64_t key, value;
     struct chaos_event events[SIM_BATCH];
     size_t count;
+    uint64_t next_offset, dead; /* of the stream, from this entry on; messages it counts as dead */
     int64_t committed_ns;
 };
 
@@ -115,10 +120,12 @@ struct sim {
     size_t retries_count;
     uint64_t last_event, last_value, seen_by_go_back[SIM_CLIENTS];
     int64_t last_time_ms;
-    int32_t offset[SIM_USERS + 1];
+    int32_t stream_end;
+    uint64_t last_dud;
     const char *fault;
     uint32_t fault_node;
     bool healed; /* the last fault has ended */
+    bool settled;
 };
 
 static inline bool sim_one_of(struct sim *sim, size_t bound)
@@ -245,7 +252,8 @@ static inline struct sim_entry *sim_commit(struct sim *sim, uint32_t group, enum
     DN_ASSERT(sim->length[group] < SIM_ENTRIES);
     struct sim_entry *entry = &sim->log[group][sim->length[group]++];
     *entry = (struct sim_entry){.f = f, .key = key, .committed_ns = sim->now_ns};
-    if ((sim->defect == SIM_FORK && group > 0) || (sim->defect == SIM_FORK_ITEM && group == 0)) {
+    if ((sim->defect == SIM_FORK && group > 0 && f == CHAOS_PUBLISH) ||
+        (sim->defect == SIM_FORK_ITEM && group == 0)) {
         if (sim->forked[group] == SIZE_MAX && sim->length[group] > 20) {
             sim->forked[group] = sim->length[group] - 1;
         }

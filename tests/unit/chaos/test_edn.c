@@ -37,6 +37,7 @@ struct scratch {
     struct chaos_event events[LIST_LENGTH];
     uint64_t token[LIST_LENGTH], near[LIST_LENGTH];
     struct chaos_group groups[LIST_LENGTH];
+    struct chaos_row rows[LIST_LENGTH];
 };
 
 static uint64_t some_u64(struct test_random *random)
@@ -96,6 +97,16 @@ static void some_groups(struct test_random *random, struct chaos_op *op)
     }
 }
 
+static void some_rows(struct test_random *random, struct chaos_op *op)
+{
+    op->rows_count = test_random_below(random, LIST_LENGTH + 1);
+    for (size_t i = 0; i < op->rows_count; i++) {
+        for (size_t k = 0; k < CHAOS_ROW_NUMBERS; k++) {
+            op->rows[i].of[k] = some_u64(random);
+        }
+    }
+}
+
 static void fill(struct test_random *random, struct chaos_op *op, struct scratch *scratch)
 {
     static const char *const texts[] = {"", "plain", "\"quoted\\\"", "line\nfeed\ttab\x01",
@@ -105,6 +116,7 @@ static void fill(struct test_random *random, struct chaos_op *op, struct scratch
     op->token = scratch->token;
     op->near = scratch->near;
     op->groups = scratch->groups;
+    op->rows = scratch->rows;
     op->node = (uint32_t)test_random_below(random, CHAOS_NODES_MAX + 1);
     op->error = test_random_below(random, 2) == 0 ? text : NULL;
     bool ok = op->type == CHAOS_OK;
@@ -140,6 +152,17 @@ static void fill(struct test_random *random, struct chaos_op *op, struct scratch
             some_groups(random, op);
         }
         break;
+    case CHAOS_OFFSETS:
+        op->name = text;
+        if (ok) {
+            some_rows(random, op);
+        }
+        break;
+    case CHAOS_DEAD_LETTERS:
+        if (ok) {
+            some_rows(random, op);
+        }
+        break;
     case CHAOS_MEMBER:
     case CHAOS_FAULT:
         op->name = text;
@@ -157,6 +180,10 @@ static void assert_op_equal(const struct chaos_op *a, const struct chaos_op *b)
     assert_int_equal(a->token_count, b->token_count);
     assert_int_equal(a->near_count, b->near_count);
     assert_int_equal(a->groups_count, b->groups_count);
+    assert_int_equal(a->rows_count, b->rows_count);
+    for (size_t i = 0; i < a->rows_count; i++) {
+        assert_memory_equal(&a->rows[i], &b->rows[i], sizeof a->rows[i]);
+    }
     for (size_t i = 0; i < a->events_count; i++) {
         assert_memory_equal(&a->events[i], &b->events[i], sizeof a->events[i]);
     }

@@ -5,6 +5,7 @@
 #include "tests/unit/base/cmocka_all.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 static uint8_t token[4] = {1, 2, 3, 4};
 static const ProtobufCBinaryData some_token = {sizeof token, token}, no_token;
@@ -159,13 +160,91 @@ static void items(void **state)
     }
 }
 
+static void offsets(uint32_t shard, bool known, int64_t next, enum chaos_type wanted, size_t rows_wanted)
+{
+    static struct chaos_row rows[CHAOS_LIST_MAX];
+    char ours[] = "chaos/clicks", other[] = "chaos2/clicks";
+    size_t count = 77;
+    Dunlin__V1__ListSourcesResponse response = DUNLIN__V1__LIST_SOURCES_RESPONSE__INIT;
+    Dunlin__V1__SourcePartition one = DUNLIN__V1__SOURCE_PARTITION__INIT, two = one, *both[] = {&one, &two};
+    one.stream = ours;
+    one.partition = 3;
+    one.shard = shard;
+    one.known = known;
+    one.next_offset = next;
+    one.events = 5;
+    two.stream = other; /* another source's is left out */
+    two.shard = 1;
+    two.known = true;
+    response.n_partitions = 2;
+    response.partitions = both;
+    struct workload_answer answer = packed(&response.base);
+    enum chaos_type type = workload_take_offsets(&answer, "chaos", rows, &count);
+    expect(&answer, type, wanted, wanted != CHAOS_OK);
+    if (wanted == CHAOS_OK) {
+        assert_int_equal(count, rows_wanted);
+    }
+    if (wanted == CHAOS_OK && count == 1) {
+        assert_int_equal(rows[0].of[CHAOS_ROW_PARTITION], 3);
+        assert_int_equal(rows[0].of[CHAOS_ROW_SHARD], shard);
+        assert_int_equal(rows[0].of[CHAOS_ROW_NEXT_OFFSET], next);
+        assert_int_equal(rows[0].of[CHAOS_ROW_EVENTS], 5);
+    }
+}
+
+static void streams(void **state)
+{
+    (void)state;
+    offsets(2, true, 40, CHAOS_OK, 1);
+    offsets(2, false, -1, CHAOS_OK, 0);
+    offsets(2, true, -1, CHAOS_FAIL, 0);
+    offsets(0, true, 40, CHAOS_FAIL, 0);
+    offsets(CHAOS_GROUPS_MAX, true, 40, CHAOS_FAIL, 0);
+}
+
+static void dead_letters(void **state)
+{
+    static struct chaos_row rows[CHAOS_LIST_MAX];
+    char undecodable[] = "undecodable", late[] = "late", limit[] = "limit";
+    size_t count = 0;
+    Dunlin__V1__ListDeadLettersResponse response = DUNLIN__V1__LIST_DEAD_LETTERS_RESPONSE__INIT;
+    Dunlin__V1__DeadLetterShard shard = DUNLIN__V1__DEAD_LETTER_SHARD__INIT, *shards[] = {&shard};
+    Dunlin__V1__DeadLetterCount one = DUNLIN__V1__DEAD_LETTER_COUNT__INIT, two = one, three = one,
+                                *counts[] = {&one, &two, &three};
+    (void)state;
+    one.reason = undecodable;
+    one.count = 7;
+    two.reason = late;
+    two.count = 2;
+    three.reason = limit;
+    three.count = 3;
+    shard.shard = 4;
+    shard.waiting = 6;
+    shard.n_counts = 3;
+    shard.counts = counts;
+    response.n_shards = 1;
+    response.shards = shards;
+    struct workload_answer answer = packed(&response.base);
+    enum chaos_type type = workload_take_dead_letters(&answer, rows, &count);
+    expect(&answer, type, CHAOS_OK, false);
+    assert_int_equal(count, 1);
+    assert_int_equal(rows[0].of[CHAOS_ROW_DEAD_SHARD], 4);
+    assert_int_equal(rows[0].of[CHAOS_ROW_UNDECODABLE], 7);
+    assert_int_equal(rows[0].of[CHAOS_ROW_REFUSED], 5);
+    assert_int_equal(rows[0].of[CHAOS_ROW_WAITING], 6);
+    uint8_t nonsense[] = {0xff, 0xff, 0xff};
+    answer = (struct workload_answer){.length = sizeof nonsense, .bytes = malloc(sizeof nonsense)};
+    assert_non_null(answer.bytes);
+    memcpy(answer.bytes, nonsense, sizeof nonsense);
+    type = workload_take_dead_letters(&answer, rows, &count);
+    expect(&answer, type, CHAOS_FAIL, true);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(publishes),
-        cmocka_unit_test(sessions),
-        cmocka_unit_test(writes),
-        cmocka_unit_test(items),
+        cmocka_unit_test(publishes), cmocka_unit_test(sessions), cmocka_unit_test(writes),
+        cmocka_unit_test(items),     cmocka_unit_test(streams),  cmocka_unit_test(dead_letters),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

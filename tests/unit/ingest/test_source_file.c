@@ -1,5 +1,6 @@
 /* Files that are not followed: lines and their offsets, gzip, protobuf, folders, names, faults, growth. */
 #include "base/hash.h"
+#include "ingest/source_file_table.h"
 #include "tests/unit/ingest/source_file_help.h"
 
 /* Reads clicks.jsonl from `offset`; checks the lines, and where the end is. */
@@ -117,6 +118,34 @@ static void an_unfinished_last_line(void **state)
     assert_non_null(strstr(status_of(self, 0).error, "set follow"));
     dn_source_file.close(self);
     expect_state("a", 7, DN_PARTITION_FAILED, "set follow"); /* and after a restart too */
+}
+
+/* A write that is under way shows its first page before the rest. */
+static void a_line_under_way(void **state)
+{
+    struct dn_message messages[2];
+    char text[256];
+    void *self;
+
+    (void)state;
+    dn_file_quiet_ms = 300;
+    put_text("a", "{1}\n{2");
+    add_path(path_of("a"));
+    self = open_source();
+    start(self, 0, 0);
+    assert_int_equal(read_all(self, 0, text, sizeof(text)), 4);
+    assert_string_equal(text, "{1}|");
+    assert_int_equal(dn_source_file.read(self, 0, 0, messages, 2), 0);
+    append_text("a", "2}\n");
+    assert_int_equal(read_all(self, 0, text, sizeof(text)), 9);
+    assert_string_equal(text, "{22}|");
+    append_text("a", "{3}"); /* and nobody goes on */
+    do {
+        (void)read_all(self, 0, text, sizeof(text));
+    } while (text[0] == '\0');
+    assert_string_equal(text, "{3}|");
+    dn_source_file.close(self);
+    dn_file_quiet_ms = 0;
 }
 
 static void lines_too_long(void **state)
@@ -707,6 +736,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(lines_and_offsets, set_up, tear_down),
         cmocka_unit_test_setup_teardown(not_the_beginning_of_a_line, set_up, tear_down),
         cmocka_unit_test_setup_teardown(an_unfinished_last_line, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_line_under_way, set_up, tear_down),
         cmocka_unit_test_setup_teardown(lines_too_long, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_line_that_needs_a_larger_buffer, set_up, tear_down),
         cmocka_unit_test_setup_teardown(files_that_grow, set_up, tear_down),
@@ -722,5 +752,6 @@ int main(void)
         cmocka_unit_test_setup_teardown(standard_input, set_up, tear_down),
         cmocka_unit_test_setup_teardown(standard_input_is_bounded, set_up, tear_down),
     };
+    dn_file_quiet_ms = 0; /* a last line without newline is one at once */
     return cmocka_run_group_tests_name("ingest.source_file", tests, NULL, NULL);
 }
