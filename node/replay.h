@@ -45,11 +45,18 @@ enum dn_code dn_replay_read(struct dn_replay_state *state, uint32_t group, struc
 #define DN_USER_TEXT 33 /* a user's keyed hash as 32 hex digits, and the NUL */
 void dn_replay_user_text(struct dn_hash128 user, char ret_text[DN_USER_TEXT]);
 
+/* Users' ids by their hashes, for whoever wants to see them (replay_ids.c). */
+struct dn_replay_ids;
+struct dn_replay_ids *dn_replay_ids_create(void);      /* NULL: out of memory */
+void dn_replay_ids_destroy(struct dn_replay_ids *ids); /* NULL allowed */
+/* False: out of memory. One that is known stays. */
+bool dn_replay_ids_add(struct dn_replay_ids *ids, struct dn_hash128 user, const char *id, size_t length);
+/* NULL: unknown. Valid until it is destroyed. */
+const char *dn_replay_ids_find(const struct dn_replay_ids *ids, struct dn_hash128 user);
+
 struct dn_replay_dump_options {
     int64_t idle_ms; /* users whose last event is this much older than the newest one of all are left out */
-    /* The user's id; NULL: unknown. May itself be NULL: users are told by their hashes. */
-    const char *(*id_of)(void *data, struct dn_hash128 user);
-    void *data;
+    const struct dn_replay_ids *ids; /* users are told by id where it is there; NULL: by their hashes */
 };
 /* One JSON line for each user with a session, sorted by the user's hash: the current session's start, last
  * event, number of events, counts by type, and events by time, item, type and weight. DN_NO_MEMORY, DN_IO. */

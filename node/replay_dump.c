@@ -93,7 +93,7 @@ static json_t *events_json(const struct dn_session_view *session)
 static bool write_user(const struct dn_replay_dump_options *options, const struct dumped_user *user,
                        const struct dn_session_view *session, FILE *out)
 {
-    const char *id = options->id_of != NULL ? options->id_of(options->data, user->hash) : NULL;
+    const char *id = options->ids != NULL ? dn_replay_ids_find(options->ids, user->hash) : NULL;
     json_t *counts = json_object();
     char hash[DN_USER_TEXT];
 

@@ -1,6 +1,7 @@
 """State rebuilt offline is the state of the cluster: from each node's log the hash that Cluster.Status told, and from
 the file that the cluster read the same sessions in canonical form."""
 
+import csv
 import json
 import os
 import random
@@ -49,7 +50,7 @@ def groups_of(node):
 
 def publish(cluster, count, prefix):
     """Clicks by the API, so that the log holds more than one kind of record."""
-    events = [pb.Event(user_id=f"clicker-{i % 20}", item_id=f"item-{i}", event_id=f"{prefix}{i}") for i in range(count)]
+    events = [pb.Event(user_id=f"clicker-{i % 20}", item_id=f"api-{i}", event_id=f"{prefix}{i}") for i in range(count)]
 
     def accepted():  # or counted before: a leader may move meanwhile
         answer = cluster.nodes[0].stub("Events").Publish(pb.PublishRequest(events=events), timeout=10)
@@ -87,6 +88,43 @@ def logs_give_the_hashes(cluster, told):
         check(any(g["hashes_equal"] > 0 for g in last.values()), f"no reported hash was compared: {last}")
 
 
+def lines_of(path):
+    with open(path) as file:
+        return [json.loads(line) for line in file]
+
+
+def dumps_are_equal(cluster):
+    """The sessions of stream users, by the committed log of each node and by the source's history."""
+    from_source = os.path.join(cluster.folder, "source.jsonl")
+    summary = json.loads(dunlin("replay", "source", "--config", cluster.nodes[0].config, "--source", "history", "--json",
+                                f"--dump={from_source}").stdout)
+    by_source = lines_of(from_source)
+    check(len(by_source) == summary["users_dumped"] == 300, f"users of the source: {summary}")
+    check(summary["late"] > 0 and summary["dead"].get("undecodable", 0) > 0, f"nothing late or undecodable: {summary}")
+    for node in cluster.nodes:
+        from_log = os.path.join(cluster.folder, f"log-{node.number}.jsonl")
+        dunlin("replay", "log", "--data-dir", node.folder, f"--dump={from_log}")
+        by_log = [line for line in lines_of(from_log) if not line["events"][0]["item"].startswith("api-")]
+        check(by_log == by_source, f"node {node.number}: the sessions differ")
+    check(any(len(line["events"]) > 1 for line in by_source), "sessions of more than one event")
+    return summary
+
+
+def features_are_rows(cluster, summary):
+    out = os.path.join(cluster.folder, "features.csv")
+    told = json.loads(dunlin("replay", "source", "--config", cluster.nodes[0].config, "--features", out, "--json").stdout)
+    check(told["accepted"] == told["feature_rows"] == summary["accepted"], f"rows: {told}")
+    with open(out, newline="") as file:
+        rows = list(csv.DictReader(file))
+    check(len(rows) == told["feature_rows"], f"{len(rows)} rows")
+    buys = os.path.join(cluster.folder, "buys.jsonl")
+    dunlin("replay", "source", "--config", cluster.nodes[0].config, "--features", buys, "--at", "buy", "--last", "3",
+           "--show-ids")
+    some = lines_of(buys)
+    check(len(some) == sum(row["type"] == "buy" for row in rows), "rows at buys")
+    check(all(row["user_id"].startswith("user-") and len(row["last_items"]) <= 3 for row in some), "ids, three items")
+
+
 def main():
     random.seed(seed())
     cluster = Cluster(3, shards=4)
@@ -105,6 +143,7 @@ def main():
     for node in cluster.nodes:
         check(node.stop() == 0, "clean stop")
     logs_give_the_hashes(cluster, told)
+    features_are_rows(cluster, dumps_are_equal(cluster))
     print(f"{checks} checks, 0 failed")
 
 
