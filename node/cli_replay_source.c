@@ -203,9 +203,9 @@ static void tell_json(const struct job *job, double seconds, FILE *report)
     const struct dn_replay_source_result *result = &job->result;
     json_t *dead = json_object();
 
-    for (uint8_t reason = 1; reason <= DN_DEAD_REASON_MAX; reason++)
+    for (unsigned reason = 1; reason <= DN_DEAD_REASON_MAX; reason++)
         if (result->read.dead[reason] > 0)
-            json_object_set_new(dead, dn_dead_reason_text(reason),
+            json_object_set_new(dead, dn_dead_reason_text((uint8_t)reason),
                                 json_integer((json_int_t)result->read.dead[reason]));
     json_t *object = json_pack(
         "{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:I, s:I, s:f}", "partitions",

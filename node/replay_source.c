@@ -284,7 +284,7 @@ static enum dn_code open_lanes(struct run *run, struct dn_error *err)
 {
     size_t feeds = dn_merge_feeds(run->merge), count = feeds * run->state->shard_count;
 
-    run->lanes = malloc((count + 1) * sizeof(*run->lanes));
+    run->lanes = calloc(count + 1, sizeof(*run->lanes));
     run->closed = calloc(feeds + 1, sizeof(*run->closed));
     if (run->lanes == NULL || run->closed == NULL)
         return dn_fail(err, DN_NO_MEMORY, "%zu partitions", feeds);
