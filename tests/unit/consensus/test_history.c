@@ -18,6 +18,19 @@ static void fill(struct cluster *c, uint32_t group, unsigned records)
     }
 }
 
+/* Many at once: several records in an entry. */
+static void burst(struct cluster *c, uint32_t group)
+{
+    static struct call calls[64];
+    unsigned leader = leader_of(c, group);
+    for (unsigned i = 0; i < 64; i++) {
+        assert_true(call_propose(&calls[i], c->node[leader], group, "of many", 7, 15000));
+    }
+    for (unsigned i = 0; i < 64; i++) {
+        must(call_end(&calls[i]), &calls[i]);
+    }
+}
+
 /* Until every node has applied, and reported in a tick, what was there when this was called. */
 static void let_report(struct cluster *c, uint32_t group)
 {
@@ -132,6 +145,7 @@ static void every_node_gives_its_state_again(void **unused)
     cluster_start_all(&c);
     for (uint32_t group = 0; group < 2; group++) {
         fill(&c, group, RECORDS);
+        burst(&c, group);
         let_report(&c, group);
     }
     for (unsigned node = 0; node < 3; node++) {
