@@ -93,14 +93,16 @@ static bool settle(struct ingest_feed *feed)
     bool look = feed->seek;
     int64_t offset = DN_STREAM_OFFSET_UNSET;
 
-    if (feed->started && !look)
-        return true;
+    /* While no lane runs nothing is read, for it would pass by all of them. The place is kept: where they go
+     * on may be here. */
     if (!wanted(feed, &offset)) {
         feed->seek = false;
-        if (feed->started)
+        if (feed->started && look)
             feed_stop(feed);
         return false;
     }
+    if (feed->started && !look)
+        return true;
     if (feed->started && offset == feed->position) {
         feed->seek = false;
         return true;
