@@ -334,6 +334,13 @@ static void judge(struct ingest_lane *lane, const struct ingest_batch *batch)
     refuse(lane, true, "the state machine refused a batch as invalid: this is a fault of dunlin");
 }
 
+/* A mark: it is in the state now, or was before. */
+static bool stands(const struct ingest_batch *batch)
+{
+    return batch->code == DN_OK && batch->answered &&
+           (batch->status == DN_RESULT_OK || batch->status == DN_RESULT_GAP);
+}
+
 void lane_batch_done(struct ingest_batch *batch)
 {
     struct ingest_lane *lane = batch->lane;
@@ -344,10 +351,8 @@ void lane_batch_done(struct ingest_batch *batch)
     batch->ingest->batches_out--;
     if (batch->code != DN_OK || !batch->answered || batch->status != DN_RESULT_OK)
         dn_counter_add(lane->feed->stream->source->refusals, 1);
-    if (!batch->mark)
+    if (!batch->mark || !stands(batch))
         judge(lane, batch);
-    else if (batch->code != DN_OK)
-        refuse(lane, true, batch->error);
     give_back(batch);
 }
 
