@@ -272,13 +272,18 @@ static bool send(struct ingest_lane *lane)
     if (!propose(lane, batch))
         return false;
     lane->begins_at = reached(lane);
+    lane->sent = true;
     forget_gathered(lane);
     return true;
 }
 
 bool lane_room(struct ingest_lane *lane)
 {
-    return !is_full(lane) || send(lane);
+    const struct ingest_group *group = &lane->feed->stream->source->ingest->groups[lane->group];
+    bool room = !is_full(lane) || (group->waiting == 0 && send(lane));
+
+    lane->held_up = !room;
+    return room;
 }
 
 /* ---- coming back
@@ -441,8 +446,13 @@ bool lane_turn(struct ingest_lane *lane)
     if (lane->state != LANE_RUNNING)
         return true;
     look(lane);
-    if (lane->state == LANE_RUNNING && is_due(lane) && send(lane))
+    if (lane->state != LANE_RUNNING || !is_due(lane))
+        return true;
+    struct ingest_group *group = &ingest->groups[lane->group];
+    if (send(lane))
         lane->progress_us = ingest->now_us;
+    else if (group->out >= group->out_max)
+        group->waiting++;
     return true;
 }
 
