@@ -184,7 +184,9 @@ static bool deliver(struct ingest_feed *feed, const struct dn_message *message)
         return false;
     feed->at_end = false;
     feed->position = message->next_offset;
-    feed->message_ms = message->time_ms;
+    /* A producer's clock may be ahead: what it brings is not fresher than now. */
+    int64_t now_ms = dn_wall_ms();
+    feed->message_ms = message->time_ms < now_ms ? message->time_ms : now_ms;
     return true;
 }
 
