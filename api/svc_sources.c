@@ -272,6 +272,18 @@ static bool set_check(struct dn_call *call, const Dunlin__V1__SetSourceRequest *
                      request->next_offset);
         return false;
     }
+    if (request->partition == UINT32_MAX) {
+        dn_call_fail(call, DN_INVALID,
+                     "partition: %u is the mark that every shard reads all of '%s', and cannot be set: give "
+                     "the source another name to begin anew",
+                     request->partition, request->stream);
+        return false;
+    }
+    if (request->forward_only && (request->forget_watermark || request->next_offset < 0)) {
+        dn_call_fail(call, DN_INVALID,
+                     "forward_only: goes with a next_offset from 0, and without forget_watermark");
+        return false;
+    }
     if (request->n_shards > dn_call_app(call)->options.shard_count) {
         dn_call_fail(call, DN_INVALID, "shards: %zu of them; there are %u", request->n_shards,
                      dn_call_app(call)->options.shard_count);
@@ -318,25 +330,34 @@ static bool set_groups(struct dn_call *call, const Dunlin__V1__SetSourceRequest 
     return true;
 }
 
-static void move_fill(const struct dn_op *op, const struct set *set, Dunlin__V1__SourceMove *move)
+static bool move_fill(struct dn_call *call, const struct dn_op *op, const struct set *set,
+                      Dunlin__V1__SourceMove *move)
 {
     struct dn_result result;
+    char beyond[120];
     move->new_offset = set->next_offset;
     move->old_offset = DN_OFFSET_UNSET;
     if (op->code != DN_OK) {
         move->message = (char *)(uintptr_t)op->message;
-        return;
+        return true;
     }
     if (dn_result_parse(op->result, op->result_length, DN_RECORD_SOURCE, &result, NULL) != DN_OK) {
         move->message = text("the shard's answer is not understood: look at Sources.List");
-        return;
+        return true;
     }
     move->done = result.status == DN_RESULT_OK;
-    if (move->done)
+    if (move->done) {
         move->old_offset = result.next_offset;
-    else
+    } else if (result.status == DN_RESULT_GAP) {
+        int length = snprintf(beyond, sizeof beyond, "it is at offset %" PRId64 " by now, and stays there",
+                              result.next_offset);
+        move->old_offset = result.next_offset;
+        move->message = dn_arena_strndup(call->arena, beyond, (size_t)length);
+    } else {
         move->message = text(result.status == DN_RESULT_FULL ? "the shard knows as many streams as it may"
                                                              : "the shard refuses it: is every node as new?");
+    }
+    return move->message != NULL;
 }
 
 static void set_resume(struct dn_call *call)
@@ -350,7 +371,10 @@ static void set_resume(struct dn_call *call)
         DN_ASSERT(count < set->count);
         dunlin__v1__source_move__init(&moves[count]);
         moves[count].shard = set->groups[count];
-        move_fill(op, set, &moves[count]);
+        if (!move_fill(call, op, set, &moves[count])) {
+            dn_fail_memory(call);
+            return;
+        }
         pointers[count] = &moves[count];
         if (op->code == DN_OK) {
             answered++;
@@ -388,8 +412,11 @@ void dn_svc_source_set(struct dn_call *call, const uint8_t *message, size_t leng
     if (!set_groups(call, request, set))
         return;
     dn_buffer_clear(scratch);
-    dn_record_source(scratch, request->stream, request->partition, request->next_offset,
-                     request->forget_watermark);
+    if (request->forward_only)
+        dn_record_source_forward(scratch, request->stream, request->partition, request->next_offset);
+    else
+        dn_record_source(scratch, request->stream, request->partition, request->next_offset,
+                         request->forget_watermark);
     uint8_t *record = scratch->failed ? NULL : dn_arena_memdup(call->arena, scratch->bytes, scratch->length);
     if (!record) {
         dn_fail_memory(call);

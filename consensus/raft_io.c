@@ -26,7 +26,6 @@
 #include <string.h>
 
 #define COMPONENT "consensus"
-#define MARKER_VERSION 1
 #define APPEND_SEND_MAX (4u << 20)    /* bytes of entries in one message */
 #define APPEND_BACKLOG_MAX (1u << 20) /* bytes queued for a peer, beyond which no entries are added */
 #define PARTS_STACK 64

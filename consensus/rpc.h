@@ -25,6 +25,7 @@
 #define RPC_DATA_MAX (1u << 20)        /* snapshot data: a manifest */
 #define RPC_ADDRESS_MAX 300
 #define RPC_SERVERS_MAX 64
+#define MARKER_VERSION 1 /* of what the journal keeps of a snapshot (raft_io.c writes it) */
 
 /* Appends MESSAGE_RAFT and everything but the entries' payloads and the snapshot's data, which follow in
  * order. Of an AppendEntries only the first `entries` entries are described. */

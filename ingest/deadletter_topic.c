@@ -73,13 +73,17 @@ static void on_error(rd_kafka_t *producer, int code, const char *reason, void *o
     struct dn_dead_topic *topic = opaque;
     (void)producer;
     snprintf(topic->error, sizeof topic->error, "%s (%s)", reason, rd_kafka_err2name(code));
+    redact(topic->config, topic->error);
 }
 
 /* Its threads call it. What matters comes by on_error too. */
 static void on_log(const rd_kafka_t *producer, int level, const char *facility, const char *text)
 {
-    (void)producer;
-    dn_debug("deadletter", "librdkafka: %d %s: %s", level, facility, text);
+    const struct dn_dead_topic *topic = rd_kafka_opaque(producer);
+    char line[2 * KAFKA_TEXT_MAX];
+    snprintf(line, sizeof line, "librdkafka: %d %s: %s", level, facility, text);
+    redact(topic->config, line);
+    dn_debug("deadletter", "%s", line);
 }
 
 /* The text of librdkafka's would repeat the value, which may be a secret. */

@@ -93,14 +93,16 @@ static bool settle(struct ingest_feed *feed)
     bool look = feed->seek;
     int64_t offset = DN_STREAM_OFFSET_UNSET;
 
-    if (feed->started && !look)
-        return true;
+    /* While no lane runs nothing is read, for it would pass by all of them. The place is kept: where they go
+     * on may be here. */
     if (!wanted(feed, &offset)) {
         feed->seek = false;
-        if (feed->started)
+        if (feed->started && look)
             feed_stop(feed);
         return false;
     }
+    if (feed->started && !look)
+        return true;
     if (feed->started && offset == feed->position) {
         feed->seek = false;
         return true;
@@ -182,7 +184,9 @@ static bool deliver(struct ingest_feed *feed, const struct dn_message *message)
         return false;
     feed->at_end = false;
     feed->position = message->next_offset;
-    feed->message_ms = message->time_ms;
+    /* A producer's clock may be ahead: what it brings is not fresher than now. */
+    int64_t now_ms = dn_wall_ms();
+    feed->message_ms = message->time_ms < now_ms ? message->time_ms : now_ms;
     return true;
 }
 

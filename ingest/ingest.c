@@ -95,31 +95,37 @@ static void drop_lane(struct ingest_lane *lane)
     lane_free(lane);
 }
 
-/* Each turn begins with another lane: those of a group share what it may have out. Returns when a lane is
- * due. */
+/* The lanes of a group share what it may have out: who has sent goes to the end, and nobody overtakes those
+ * who wait (lane_room). Returns when a lane is due, or 0: a feed that stood still for a lane goes on. */
 static uint64_t turn_lanes(struct dn_ingest *ingest)
 {
     uint64_t due_us = UINT64_MAX;
-    struct ingest_lane **place = &ingest->lanes;
+    struct ingest_lane **place = &ingest->lanes, *sent = NULL, **sent_end = &sent;
 
+    for (uint32_t group = 1; group <= ingest->options.shard_count; group++)
+        ingest->groups[group].waiting = 0;
     while (*place != NULL) {
         struct ingest_lane *lane = *place;
-        if (!lane_turn(lane)) {
-            *place = lane->next;
-            drop_lane(lane);
-            continue;
-        }
-        uint64_t at_us = lane_due_us(lane);
+        lane->sent = false;
+        bool stays = lane_turn(lane);
+        uint64_t at_us = !stays ? UINT64_MAX : lane->sent && lane->held_up ? 0 : lane_due_us(lane);
         if (at_us < due_us)
             due_us = at_us;
-        place = &lane->next;
+        if (stays && !lane->sent) {
+            place = &lane->next;
+            continue;
+        }
+        *place = lane->next;
+        if (stays) {
+            lane->held_up = false;
+            lane->next = NULL;
+            *sent_end = lane;
+            sent_end = &lane->next;
+        } else {
+            drop_lane(lane);
+        }
     }
-    if (ingest->lanes != NULL && ingest->lanes->next != NULL) { /* the first goes to the end */
-        struct ingest_lane *first = ingest->lanes;
-        ingest->lanes = first->next;
-        first->next = NULL;
-        *place = first;
-    }
+    *place = sent;
     return due_us;
 }
 

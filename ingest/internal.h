@@ -85,6 +85,8 @@ struct ingest_lane {
     int64_t
         fresh_ms; /* wall time: what the stream held then is in the state; at first when the lane was made */
     unsigned out; /* batches on their way */
+    bool held_up; /* its feed stands still until it has room again */
+    bool sent;    /* in this turn of the lanes */
     uint64_t progress_us; /* since when begins_at lags behind the feed without events */
     /* What is gathered. */
     struct dn_event_in *events;
@@ -147,7 +149,7 @@ struct ingest_source {
 struct ingest_group {
     bool leads;
     unsigned out, out_max; /* batches on their way */
-    uint32_t turn;         /* whose turn it is among its lanes */
+    unsigned waiting;      /* lanes that were due in the last turn and could not send for it */
     /* What is said of its streams. */
     struct dn_proposal stall;
     struct dn_buffer stall_record;
@@ -198,7 +200,8 @@ void feed_stop(struct ingest_feed *feed);
 /* ---- lane.c */
 struct ingest_lane *lane_create(struct ingest_feed *feed, uint32_t group);
 void lane_free(struct ingest_lane *lane);
-/* Room for one more event? If not, what is gathered was sent or waits for its turn. */
+/* Room for one more event? If not, what is gathered was sent or waits for its turn, behind the lanes of its
+ * group that waited before. */
 bool lane_room(struct ingest_lane *lane);
 /* False: no memory; nothing was added. */
 bool lane_add_event(struct ingest_lane *lane, int64_t offset, struct dn_hash128 user,

@@ -272,13 +272,18 @@ static bool send(struct ingest_lane *lane)
     if (!propose(lane, batch))
         return false;
     lane->begins_at = reached(lane);
+    lane->sent = true;
     forget_gathered(lane);
     return true;
 }
 
 bool lane_room(struct ingest_lane *lane)
 {
-    return !is_full(lane) || send(lane);
+    const struct ingest_group *group = &lane->feed->stream->source->ingest->groups[lane->group];
+    bool room = !is_full(lane) || (group->waiting == 0 && send(lane));
+
+    lane->held_up = !room;
+    return room;
 }
 
 /* ---- coming back
@@ -334,6 +339,13 @@ static void judge(struct ingest_lane *lane, const struct ingest_batch *batch)
     refuse(lane, true, "the state machine refused a batch as invalid: this is a fault of dunlin");
 }
 
+/* A mark: it is in the state now, or was before. */
+static bool stands(const struct ingest_batch *batch)
+{
+    return batch->code == DN_OK && batch->answered &&
+           (batch->status == DN_RESULT_OK || batch->status == DN_RESULT_GAP);
+}
+
 void lane_batch_done(struct ingest_batch *batch)
 {
     struct ingest_lane *lane = batch->lane;
@@ -344,10 +356,8 @@ void lane_batch_done(struct ingest_batch *batch)
     batch->ingest->batches_out--;
     if (batch->code != DN_OK || !batch->answered || batch->status != DN_RESULT_OK)
         dn_counter_add(lane->feed->stream->source->refusals, 1);
-    if (!batch->mark)
+    if (!batch->mark || !stands(batch))
         judge(lane, batch);
-    else if (batch->code != DN_OK)
-        refuse(lane, true, batch->error);
     give_back(batch);
 }
 
@@ -436,8 +446,13 @@ bool lane_turn(struct ingest_lane *lane)
     if (lane->state != LANE_RUNNING)
         return true;
     look(lane);
-    if (lane->state == LANE_RUNNING && is_due(lane) && send(lane))
+    if (lane->state != LANE_RUNNING || !is_due(lane))
+        return true;
+    struct ingest_group *group = &ingest->groups[lane->group];
+    if (send(lane))
         lane->progress_us = ingest->now_us;
+    else if (group->out >= group->out_max)
+        group->waiting++;
     return true;
 }
 

@@ -126,6 +126,8 @@ struct dn_stream_info {
 
 struct dn_source_driver {
     const char *kind; /* "kafka" */
+    /* What open would find wrong with the configuration by itself. Asks no broker. Any thread. */
+    enum dn_code (*check)(const struct dn_source_config *config, struct dn_error *err);
     /* Does not wait for a broker or a file to be there. `config` and `host` outlive it. Errors: what is wrong
      * with the configuration. */
     enum dn_code (*open)(const struct dn_source_config *config, const struct dn_source_host *host,

@@ -618,6 +618,7 @@ static enum dn_code file_open(const struct dn_source_config *config, const struc
 
 const struct dn_source_driver dn_source_file = {
     .kind = "file",
+    .check = dn_file_table_check,
     .open = file_open,
     .close = file_close,
     .streams = file_streams,

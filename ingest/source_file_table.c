@@ -69,7 +69,7 @@ static enum dn_code check_path(const struct dn_source_config *config, size_t ind
     return DN_OK;
 }
 
-static enum dn_code check_config(const struct dn_source_config *config, struct dn_error *err)
+enum dn_code dn_file_table_check(const struct dn_source_config *config, struct dn_error *err)
 {
     enum dn_code code = DN_OK;
 
@@ -88,7 +88,7 @@ static enum dn_code check_config(const struct dn_source_config *config, struct d
 enum dn_code dn_file_table_create(const struct dn_source_config *config, const struct dn_source_host *host,
                                   bool keeps, struct dn_file_table **ret, struct dn_error *err)
 {
-    enum dn_code code = check_config(config, err);
+    enum dn_code code = dn_file_table_check(config, err);
     struct dn_file_table *table;
 
     if (code != DN_OK) {

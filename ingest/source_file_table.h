@@ -19,6 +19,7 @@ extern unsigned dn_file_quiet_ms;
 
 struct dn_file_table;
 
+enum dn_code dn_file_table_check(const struct dn_source_config *config, struct dn_error *err);
 /* Checks the configuration (DN_INVALID). keeps: this table remembers followed files in host->data_dir; one
  * table of a source does, others (of fetchers) only look there. */
 enum dn_code dn_file_table_create(const struct dn_source_config *config, const struct dn_source_host *host,

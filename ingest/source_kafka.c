@@ -83,6 +83,19 @@ static struct kafka *make(const struct dn_source_config *config, const struct dn
     return kafka;
 }
 
+static enum dn_code kafka_check_all(const struct dn_source_config *config, struct dn_error *err)
+{
+    rd_kafka_conf_t *conf;
+    enum dn_code code = kafka_check(config, err);
+    if (code == DN_OK) {
+        code = kafka_conf(config, false, NULL, &conf, err);
+    }
+    if (code == DN_OK) {
+        rd_kafka_conf_destroy(conf);
+    }
+    return code;
+}
+
 static enum dn_code kafka_open(const struct dn_source_config *config, const struct dn_source_host *host,
                                void **ret_self, struct dn_error *err)
 {
@@ -148,6 +161,7 @@ static int64_t kafka_trouble(void *self, char ret_text[DN_SOURCE_TEXT_MAX])
 
 const struct dn_source_driver dn_source_kafka = {
     .kind = "kafka",
+    .check = kafka_check_all,
     .open = kafka_open,
     .close = kafka_close,
     .streams = kafka_streams,

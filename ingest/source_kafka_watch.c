@@ -33,7 +33,8 @@ void kafka_on_error(rd_kafka_t *rk, int error, const char *reason, void *opaque)
     pthread_mutex_unlock(&kafka->lock);
 }
 
-static void set_heard(struct kafka *kafka, int32_t id, int64_t heard_ms)
+/* A wall clock that was set back must not keep us in touch: what lies ahead of now is forgotten. */
+static void set_heard(struct kafka *kafka, int32_t id, int64_t heard_ms, int64_t now_ms)
 {
     size_t at = 0;
     while (at < kafka->broker_count && kafka->brokers[at].id != id) {
@@ -47,7 +48,7 @@ static void set_heard(struct kafka *kafka, int32_t id, int64_t heard_ms)
         kafka->brokers[at].id = id;
         kafka->brokers[at].heard_ms = 0;
     }
-    if (heard_ms > kafka->brokers[at].heard_ms) {
+    if (heard_ms > kafka->brokers[at].heard_ms || kafka->brokers[at].heard_ms > now_ms) {
         kafka->brokers[at].heard_ms = heard_ms;
     }
 }
@@ -73,7 +74,7 @@ static void take_broker(struct kafka *kafka, json_t *broker, int64_t now_ms)
         id > INT32_MAX || !json_is_integer(idle_us) || json_integer_value(idle_us) < 0) {
         return;
     }
-    set_heard(kafka, (int32_t)id, now_ms - (int64_t)json_integer_value(idle_us) / 1000);
+    set_heard(kafka, (int32_t)id, now_ms - (int64_t)json_integer_value(idle_us) / 1000, now_ms);
 }
 
 /* The statistics up to their list of topics, which is long and not needed; NULL: they are not as expected. */

@@ -65,7 +65,7 @@ static void note(struct watch *watch, uint32_t group, int64_t since_ms, const ch
 /* ---- lanes
  * -------------------------------------------------------------------------------------------------- */
 
-static void freshen(struct ingest_lane *lane, const struct dn_partition_status *status)
+static void freshen(struct ingest_lane *lane, const struct dn_partition_status *status, int64_t now_ms)
 {
     const struct ingest_feed *feed = lane->feed;
     bool nothing_left = lane->state == LANE_RUNNING && !lane->behind && lane->out == 0 &&
@@ -75,13 +75,15 @@ static void freshen(struct ingest_lane *lane, const struct dn_partition_status *
     bool waits =
         feed->stream->source->config->kind == DN_SOURCE_FILE && status->state == DN_PARTITION_CONNECTING;
     if (waits)
-        lane->fresh_ms = dn_wall_ms();
+        lane->fresh_ms = now_ms;
+    if (lane->fresh_ms > now_ms) /* the wall clock was set back */
+        lane->fresh_ms = now_ms;
     if (!nothing_left || !feed->started)
         return;
     int64_t fresh_ms =
         feed->at_end && status->state == DN_PARTITION_AT_END ? status->heard_ms : feed->message_ms;
     if (fresh_ms > lane->fresh_ms)
-        lane->fresh_ms = fresh_ms;
+        lane->fresh_ms = fresh_ms < now_ms ? fresh_ms : now_ms;
 }
 
 static int64_t lag_records(const struct ingest_lane *lane, const struct dn_partition_status *status)
@@ -111,7 +113,7 @@ static void watch_lane(struct watch *watch, struct ingest_lane *lane,
 {
     const struct ingest_stream *stream = lane->feed->stream;
 
-    freshen(lane, status);
+    freshen(lane, status, watch->now_ms);
     bool broken = status->state == DN_PARTITION_GAP || status->state == DN_PARTITION_FAILED;
     bool stalled = is_late(watch, lane->fresh_ms) || broken;
     const char *why = why_of(lane, status);

@@ -457,6 +457,7 @@ static int set_source(struct arguments *arguments)
     request.shards = plan.shards;
     request.next_offset = plan.next_offset;
     request.forget_watermark = arguments->forget_watermark;
+    request.forward_only = arguments->wish.forward; /* it may have moved on since it was listed */
     exit_code = dn_cli_call(arguments->cli, "/dunlin.v1.Sources/Set", &request.base,
                             &dunlin__v1__set_source_response__descriptor, &answer);
     if (exit_code != DN_CLI_OK)

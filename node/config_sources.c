@@ -345,6 +345,18 @@ static enum dn_code check_paths(struct dn_loader *loader, const struct dn_source
     return DN_OK;
 }
 
+/* Whether reading `path`, a file or a folder (not what is below its folders), reads the file too. */
+static bool is_read_by(const char *path, const char *file)
+{
+    size_t length = strlen(path);
+
+    while (length > 1 && path[length - 1] == '/')
+        length--;
+    if (strncmp(path, file, length) != 0)
+        return false;
+    return file[length] == 0 || (file[length] == '/' && !strchr(file + length + 1, '/'));
+}
+
 static enum dn_code check_source(struct dn_loader *loader, const struct dn_source_config *source)
 {
     uint8_t type = 0;
@@ -368,6 +380,11 @@ static enum dn_code check_source(struct dn_loader *loader, const struct dn_sourc
         if (strcmp(source->list[i], source->dead_to) == 0)
             return fail_key(loader, "sources[].dead_letters.topic",
                             "is one of the topics that are read: dead letters would come back for ever");
+    for (size_t i = 0; i < source->list_count && source->kind == DN_SOURCE_FILE; i++)
+        if (source->dead_sink == DN_DEAD_TO_FILE && is_read_by(source->list[i], source->dead_to))
+            return fail_key(loader, "sources[].dead_letters.path",
+                            "is among the paths that are read: dead letters would come back for ever, each "
+                            "larger than the last; give another folder");
     return DN_OK;
 }
 

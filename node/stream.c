@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "ingest/deadletter.h"
 #include "ingest/schema.h"
+#include "ingest/source.h"
 #include "session/record.h"
 
 #include <stdio.h>
@@ -122,6 +123,10 @@ enum dn_code dn_streams_check(const struct dn_config *config, struct dn_error *e
         if (code != DN_OK)
             return code; /* it names the source */
         dn_schema_destroy(schema);
+        code = (config->sources[i].kind == DN_SOURCE_KAFKA ? &dn_source_kafka : &dn_source_file)
+                   ->check(&config->sources[i], err);
+        if (code != DN_OK)
+            return code;
     }
     return DN_OK;
 }

@@ -377,8 +377,8 @@ static void apply_dead_written(struct dn_core *core, struct dn_reader *reader, s
 static void apply_source(struct dn_core *core, const struct dn_record_head *head, struct dn_reader *reader,
                          struct dn_buffer *result)
 {
-    uint8_t forget_watermark = dn_reader_u8(reader);
-    if (reader->failed || dn_reader_left(reader) > 0 || forget_watermark > 1) {
+    uint8_t how = dn_reader_u8(reader);
+    if (reader->failed || dn_reader_left(reader) > 0 || how > DN_SOURCE_FORWARD) {
         dn_buffer_u8(result, DN_RESULT_INVALID);
         return;
     }
@@ -386,6 +386,14 @@ static void apply_source(struct dn_core *core, const struct dn_record_head *head
     struct dn_stream_source *source =
         dn_source_find(core, head->source, head->source_length, head->partition);
     bool full = false;
+    if (source != NULL && how == DN_SOURCE_FORWARD) {
+        progress = dn_source_progress(source);
+        if (progress.next_offset > head->next_offset) {
+            dn_buffer_u8(result, DN_RESULT_GAP);
+            dn_buffer_i64(result, progress.next_offset);
+            return;
+        }
+    }
     if (source == NULL && head->next_offset != DN_OFFSET_UNSET) {
         source = dn_source_add(core, head->source, head->source_length, head->partition);
         full = source == NULL;
@@ -399,7 +407,7 @@ static void apply_source(struct dn_core *core, const struct dn_record_head *head
         return;
     }
     progress.next_offset = head->next_offset;
-    if (forget_watermark == 1) {
+    if (how == DN_SOURCE_FORGET_WATERMARK) {
         progress.floor_ms = 0;
         progress.newest_ms = DN_TIME_NONE;
     }

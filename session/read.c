@@ -62,6 +62,19 @@ enum dn_code dn_shard_read(const struct dn_shard *shard, struct dn_hash128 user,
     return DN_OK;
 }
 
+size_t dn_shard_users(const struct dn_shard *shard, uint32_t *cursor, struct dn_hash128 *ret, size_t max)
+{
+    const struct dn_core *core = dn_shard_core(shard);
+    size_t count = 0;
+    while (*cursor < core->user_bound && count < max) {
+        const struct dn_block *block = dn_user_block(core, (*cursor)++);
+        if (block != NULL) {
+            ret[count++] = block->user;
+        }
+    }
+    return count;
+}
+
 size_t dn_shard_trending(const struct dn_shard *shard, struct dn_trend_view *ret, size_t max)
 {
     const struct dn_core *core = dn_shard_core(shard);

@@ -122,7 +122,18 @@ void dn_record_source(struct dn_buffer *out, const char *source, uint32_t partit
         return;
     }
     dn_buffer_i64(out, next_offset);
-    dn_buffer_u8(out, forget_watermark);
+    dn_buffer_u8(out, forget_watermark ? DN_SOURCE_FORGET_WATERMARK : 0);
+}
+
+void dn_record_source_forward(struct dn_buffer *out, const char *source, uint32_t partition,
+                              int64_t next_offset)
+{
+    if (!put_source(out, DN_RECORD_SOURCE, source, partition)) {
+        out->failed = true;
+        return;
+    }
+    dn_buffer_i64(out, next_offset);
+    dn_buffer_u8(out, DN_SOURCE_FORWARD);
 }
 
 void dn_record_stall(struct dn_buffer *out, int64_t since_ms, const char *reason)

@@ -82,6 +82,11 @@ void dn_record_dead_written(struct dn_buffer *out, uint64_t before);
  * have moved it. The answer's next_offset is what it was before. */
 void dn_record_source(struct dn_buffer *out, const char *source, uint32_t partition, int64_t next_offset,
                       bool forget_watermark);
+enum { DN_SOURCE_FORGET_WATERMARK = 1, DN_SOURCE_FORWARD = 2 }; /* the record's last byte; 0: neither */
+/* The same, but never back: where the partition is beyond next_offset already (it is read while the operator
+ * decides) nothing is changed, and the answer is DN_RESULT_GAP with the offset that it has. */
+void dn_record_source_forward(struct dn_buffer *out, const char *source, uint32_t partition,
+                              int64_t next_offset);
 /* since_ms: wall time since when the shard's streams bring nothing new although they should; 0: they run
  * again. reason: for people, at most DN_STALL_REASON_MAX bytes. */
 void dn_record_stall(struct dn_buffer *out, int64_t since_ms, const char *reason);
@@ -105,7 +110,7 @@ enum dn_outcome {
 enum dn_result_status {
     DN_RESULT_OK = 0,
     DN_RESULT_GAP = 1, /* stream: does not continue the state; refused whole; seek to next_offset, which is
-                        DN_OFFSET_UNSET for a partition never seen */
+                        DN_OFFSET_UNSET for a partition never seen. source: it would go back */
     DN_RESULT_INVALID = 2, /* the record is not understood or not allowed; refused whole */
     DN_RESULT_FULL = 3,    /* no room for the tombstone, the new source or dead letters; try later */
 };

@@ -99,6 +99,10 @@ struct dn_session_view {
 enum dn_code dn_shard_read(const struct dn_shard *shard, struct dn_hash128 user, struct dn_arena *arena,
                            struct dn_session_view *ret);
 
+/* All users in no particular order: up to `max` from *cursor on, which is 0 at first and moves; returns how
+ * many were put into ret, 0: no more. The writer's thread only, with nothing applied in between. */
+size_t dn_shard_users(const struct dn_shard *shard, uint32_t *cursor, struct dn_hash128 *ret, size_t max);
+
 struct dn_trend_view {
     const char *item;
     uint16_t item_length;

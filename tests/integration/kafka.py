@@ -115,8 +115,8 @@ class Broker:
         return acknowledged, committed, aborted
 
     def produce_lines(self, topic, records, partition=None):
-        """(key, value) pairs of bytes without tabs (in keys) and line ends; None: no key, or a tombstone."""
-        lines = [(b"" if key is None else key + b"\t") + (b"\\0" if value is None else value) + b"\n"
+        """(key, value) pairs of bytes, keys without tabs and line ends; None: no key, or a tombstone."""
+        lines = [(b"" if key is None else key + b"\t") + (b"\\0" if value is None else value.hex().encode()) + b"\n"
                  for key, value in records]
-        self.tool("produce-lines", topic, *([] if partition is None else ["--partition", partition]),
+        self.tool("produce-hex", topic, *([] if partition is None else ["--partition", partition]),
                   input=b"".join(lines))

@@ -6,6 +6,7 @@
 
 #include <librdkafka/rdkafka.h>
 
+#include <ctype.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -47,7 +48,8 @@ static void usage(void)
         "none)\n"
         "  produce-lines TOPIC [--partition P]         each line of standard input: KEY TAB VALUE; no TAB: "
         "no key;\n"
-        "                                              a value of \\0: none (a tombstone)\n",
+        "                                              a value of \\0: none (a tombstone)\n"
+        "  produce-hex TOPIC [--partition P]           the same with values in hexadecimal digits\n",
         stderr);
 }
 
@@ -536,7 +538,21 @@ static int produce_events(const struct tool *tool, int count, char **words)
     return code;
 }
 
-static int produce_lines(const struct tool *tool, int count, char **words)
+/* In place; the number of bytes, -1: no hexadecimal digits, or an odd number of them. */
+static ssize_t from_hex(char *text, size_t length)
+{
+    for (size_t i = 0; i + 1 < length; i += 2) {
+        char pair[3] = {text[i], text[i + 1], 0}, *end;
+        unsigned long byte = strtoul(pair, &end, 16);
+        if (*end != 0 || !isxdigit((unsigned char)pair[0])) {
+            return -1;
+        }
+        text[i / 2] = (char)byte;
+    }
+    return length % 2 == 0 ? (ssize_t)(length / 2) : -1;
+}
+
+static int produce_lines(const struct tool *tool, int count, char **words, bool hex)
 {
     struct produce produce = {.topic = words[0], .partition = RD_KAFKA_PARTITION_UA};
     if (!parse_options(&produce, count - 1, words + 1)) {
@@ -553,11 +569,15 @@ static int produce_lines(const struct tool *tool, int count, char **words)
     for (ssize_t length; good && (length = getline(&line, &room, stdin)) > 0;) {
         length -= line[length - 1] == '\n';
         char *tab = memchr(line, '\t', (size_t)length);
-        const char *value = tab ? tab + 1 : line;
-        size_t bytes = (size_t)(line + length - value);
+        char *value = tab ? tab + 1 : line;
+        ssize_t bytes = line + length - value;
         bool none = bytes == 2 && memcmp(value, "\\0", 2) == 0;
+        if (hex && !none && (bytes = from_hex(value, (size_t)bytes)) < 0) {
+            good = fail(words[0], "not hexadecimal") == 0;
+            break;
+        }
         good = send_record(rk, &produce, tab ? line : NULL, tab ? (size_t)(tab - line) : 0,
-                           none ? NULL : value, none ? 0 : bytes);
+                           none ? NULL : value, none ? 0 : (size_t)bytes);
     }
     free(line);
     return finish(rk, &produce, good);
@@ -578,8 +598,8 @@ static int run(const struct tool *tool, const char *name, int count, char **word
     if (strcmp(name, "produce") == 0) {
         return produce_events(tool, count, words);
     }
-    if (strcmp(name, "produce-lines") == 0) {
-        return produce_lines(tool, count, words);
+    if (strcmp(name, "produce-lines") == 0 || strcmp(name, "produce-hex") == 0) {
+        return produce_lines(tool, count, words, strcmp(name, "produce-hex") == 0);
     }
     if (strcmp(name, "committed") == 0) {
         return committed(tool, count, words);

@@ -215,6 +215,13 @@ static void offsets_are_set(void **state)
     assert_int_equal(moved->moves[1]->new_offset, 50);
     assert_true(moved->token.len > 0);
     FREE(moved);
+    request = set_request("web/a", 1, 49);
+    request.forward_only = true;
+    moved = set(&request);
+    assert_false(moved->moves[0]->done || moved->moves[1]->done);
+    assert_int_equal(moved->moves[1]->old_offset, 50);
+    assert_string_equal(moved->moves[1]->message, "it is at offset 50 by now, and stays there");
+    FREE(moved);
     uint32_t only[] = {2};
     request = set_request("web/a", 1, DN_OFFSET_UNSET);
     request.n_shards = 1;
@@ -256,6 +263,11 @@ static void wrong_words_are_refused(void **state)
     refused(path, &request, 3, "stream: 65 bytes");
     request = set_request("web/a", 1, -2);
     refused(path, &request, 3, "next_offset: -2");
+    request = set_request("web/a", UINT32_MAX, -1);
+    refused(path, &request, 3, "partition: 4294967295 is the mark");
+    request = set_request("web/a", 1, -1);
+    request.forward_only = true;
+    refused(path, &request, 3, "forward_only");
     request = set_request("web/c", 0, 1);
     refused(path, &request, 5, "no shard knows partition 0 of 'web/c'");
     request = set_request("web/a", 2, 1);

@@ -103,7 +103,7 @@ static void tell(struct world *w, uint32_t p, size_t count)
         else
             snprintf(told->text, TEXT_MAX,
                      "{\"user_id\":\"user-%d\",\"item_id\":\"i-%u-%lld\",\"time_ms\":%lld}", told->user, p,
-                     (long long)told->offset, (long long)(now_ms - 5000 + (int64_t)i / 10));
+                     (long long)told->offset, (long long)now_ms - 5000 + (long long)i / 10);
         if (told->text[2] == 'n' || stray)
             told->user = -1;
     }

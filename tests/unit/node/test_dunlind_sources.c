@@ -244,12 +244,16 @@ static void wrong_sources_end_it(void **state)
                  "sources:\n  - {name: web, kind: kafka, topics: [t], brokers: '127.0.0.1:1', properties: "
                  "{sasl.password_file: /nonexistent/pw}}\n");
     start_ends(b, 2, "/nonexistent/pw");
-    /* What only librdkafka knows ends it once the sources are opened. */
+    /* What only librdkafka knows. */
     write_config(b, 1, "test",
                  "sources:\n  - {name: web, kind: kafka, topics: [t], brokers: '127.0.0.1:1', properties: "
                  "{no.such.thing: hunter2}}\n");
     start_ends(b, 2, "no.such.thing");
     assert_null(strstr(read_log(b), "hunter2"));
+    ends(b, (const char *[]){"dunlind", "--config", b->config, "--check-config", NULL}, 2, "no.such.thing");
+    write_config(b, 1, "test", "sources:\n  - {name: web, kind: file, paths: ['-'], follow: true}\n");
+    ends(b, (const char *[]){"dunlind", "--config", b->config, "--check-config", NULL}, 2,
+         "cannot be followed");
 }
 
 /* ---- a broker that is down ------------------------------------------------------------------------------

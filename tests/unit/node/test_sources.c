@@ -167,6 +167,12 @@ static void wrong_entries_are_refused(void **state)
     refused(KAFKA ", dead_letters: {to: topic}", "[].dead_letters.topic", "must be given");
     refused(KAFKA ", dead_letters: {to: topic, topic: t}", "[].dead_letters.topic", "for ever");
     refused(KAFKA ", dead_letters: {topic: d}", "[].dead_letters.topic", "dead_letters.to");
+    refused(FILES ", dead_letters: {path: /x}", "[].dead_letters.path", "for ever");
+    refused("name: a, kind: file, paths: [/y, /x//], dead_letters: {path: /x/dead}", "[].dead_letters.path",
+            "for ever");
+    assert_int_equal(parse(HEAD "  - {name: a, kind: file, paths: [/x], dead_letters: {path: /x/y/z}}\n"
+                                "  - {name: b, kind: file, paths: [/x], dead_letters: {path: /xy}}\n"),
+                     DN_OK);
     refused(KAFKA ", dead_letters: {to: none, path: d}", "[].dead_letters.path", "dead_letters.to");
     refused(KAFKA ", types: {a: b}", "[].types", "a: must be view");
     refused(KAFKA ", types: {a: view, a: cart}", "[].types", "set twice");

@@ -398,10 +398,31 @@ static void test_source_never_seen(void **state)
     assert_int_equal(rig.answer.status, DN_RESULT_INVALID);
     dn_buffer_clear(&rig.record);
     dn_record_source(&rig.record, "new", 3, 9, true);
-    rig.record.bytes[rig.record.length - 1] = 2;
+    rig.record.bytes[rig.record.length - 1] = 3;
     rig_apply(&rig);
     assert_int_equal(rig.answer.status, DN_RESULT_INVALID);
     assert_int_equal(view_of("new").next_offset, 7);
+}
+
+static void test_forward_does_not_go_back(void **state)
+{
+    (void)state;
+    const struct {
+        int64_t to;
+        enum dn_result_status status;
+        int64_t answer, then;
+    } steps[] = {{5, DN_RESULT_OK, DN_OFFSET_UNSET, 5},
+                 {9, DN_RESULT_OK, 5, 9},
+                 {8, DN_RESULT_GAP, 9, 9},
+                 {9, DN_RESULT_OK, 9, 9}};
+    for (size_t i = 0; i < sizeof steps / sizeof steps[0]; i++) {
+        dn_buffer_clear(&rig.record);
+        dn_record_source_forward(&rig.record, "new", 3, steps[i].to);
+        rig_apply(&rig);
+        assert_int_equal(rig.answer.status, steps[i].status);
+        assert_int_equal(rig.answer.next_offset, steps[i].answer);
+        assert_int_equal(view_of("new").next_offset, steps[i].then);
+    }
 }
 
 static void test_sources_are_bounded(void **state)
@@ -685,6 +706,7 @@ int main(void)
         CASE(test_written_letters_leave),
         CASE(test_source_is_set_and_forgotten),
         CASE(test_source_never_seen),
+        CASE(test_forward_does_not_go_back),
         CASE(test_sources_are_bounded),
         CASE(test_stall),
         CASE(test_snapshot_sees_its_moment),

@@ -1,0 +1,372 @@
+/* What the ingest thread does while the state takes nothing, or little: it neither reads for nothing, nor
+ * floods the log, nor forgets a partition over another one; and what it says of a stream whose clock is
+ * wrong. One node, endless partitions, and a state that is one offset for each. */
+#include "base/clock.h"
+#include "base/log.h"
+#include "ingest/ingest.h"
+#include "tests/unit/session/harness.h"
+
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
+#define PARTITIONS 4
+#define PENDING_MAX 64
+#define FAR_MS 4000000000000 /* a clock that is a century ahead */
+
+static struct bench {
+    uint32_t partitions;
+    bool answers_at_once;
+    uint8_t status;              /* of every answer */
+    int64_t message_ms;          /* time of every message */
+    int64_t length;              /* of a partition */
+    atomic_bool silent;          /* the driver is in touch no longer */
+    _Atomic uint64_t read, sent; /* messages; proposals */
+    _Atomic uint64_t sent_of[PARTITIONS];
+    pthread_mutex_t lock;
+    struct dn_proposal *pending[PENDING_MAX];
+    size_t pending_count;
+    int64_t state[PARTITIONS];
+    struct {
+        int64_t at;
+        bool end_told;
+    } reading[PARTITIONS];
+} bench;
+
+/* ---- the driver ------------------------------------------------------------------------------------- */
+
+static enum dn_code fake_open(const struct dn_source_config *config, const struct dn_source_host *host,
+                              void **ret_self, struct dn_error *err)
+{
+    (void)config;
+    (void)host;
+    (void)err;
+    *ret_self = &bench;
+    return DN_OK;
+}
+
+static void fake_close(void *self)
+{
+    (void)self;
+}
+
+static size_t fake_streams(void *self, struct dn_stream_info *ret, size_t max)
+{
+    (void)self;
+    assert_true(max >= 1);
+    *ret = (struct dn_stream_info){.stream = "clicks/web", .partition_count = bench.partitions};
+    return 1;
+}
+
+static int64_t fake_trouble(void *self, char ret_text[DN_SOURCE_TEXT_MAX])
+{
+    (void)self;
+    ret_text[0] = 0;
+    return 0;
+}
+
+static enum dn_code fake_start(void *self, size_t stream, uint32_t p, int64_t offset, struct dn_error *err)
+{
+    (void)self;
+    (void)stream;
+    (void)err;
+    bench.reading[p].at = offset > 0 ? offset : 0;
+    bench.reading[p].end_told = false;
+    return DN_OK;
+}
+
+static void fake_stop(void *self, size_t stream, uint32_t p)
+{
+    (void)self;
+    (void)stream;
+    (void)p;
+}
+
+static size_t fake_read(void *self, size_t stream, uint32_t p, struct dn_message *ret, size_t max)
+{
+    static const char TEXT[] = "{\"user_id\":\"u\",\"item_id\":\"i\",\"type\":\"view\",\"time_ms\":1000}";
+    size_t count = 0;
+
+    (void)self;
+    (void)stream;
+    for (; count < max && bench.reading[p].at < bench.length; count++) {
+        int64_t offset = bench.reading[p].at++;
+        ret[count] = (struct dn_message){.offset = offset,
+                                         .next_offset = offset + 1,
+                                         .time_ms = bench.message_ms,
+                                         .bytes = (const uint8_t *)TEXT,
+                                         .length = sizeof TEXT - 1};
+    }
+    atomic_fetch_add(&bench.read, count);
+    if (count < max && !bench.reading[p].end_told) {
+        ret[count++] = (struct dn_message){.end = true, .next_offset = bench.length};
+        bench.reading[p].end_told = true;
+    }
+    return count;
+}
+
+static void fake_status(void *self, size_t stream, uint32_t p, struct dn_partition_status *ret)
+{
+    (void)self;
+    (void)stream;
+    *ret = (struct dn_partition_status){.begin_offset = 0, .end_offset = bench.length};
+    if (atomic_load(&bench.silent)) {
+        ret->state = DN_PARTITION_CONNECTING;
+        return;
+    }
+    ret->state = bench.reading[p].end_told ? DN_PARTITION_AT_END : DN_PARTITION_READING;
+    ret->heard_ms = dn_wall_ms();
+}
+
+static const struct dn_source_driver FAKE = {.kind = "fake",
+                                             .open = fake_open,
+                                             .close = fake_close,
+                                             .streams = fake_streams,
+                                             .trouble = fake_trouble,
+                                             .start = fake_start,
+                                             .stop = fake_stop,
+                                             .read = fake_read,
+                                             .release = fake_stop,
+                                             .status = fake_status};
+
+static const struct dn_source_driver *fake_driver(enum dn_source_kind kind)
+{
+    (void)kind;
+    return &FAKE;
+}
+
+/* ---- the state -------------------------------------------------------------------------------------- */
+
+static void answer(struct dn_proposal *proposal)
+{
+    struct dn_reader reader;
+    struct dn_buffer result;
+    size_t length;
+
+    dn_reader_init(&reader, proposal->record, proposal->length);
+    uint8_t kind = dn_reader_u8(&reader);
+    dn_reader_u8(&reader);
+    dn_buffer_init(&result, 64);
+    if (kind != DN_RECORD_STREAM) {
+        dn_buffer_u8(&result, DN_RESULT_OK);
+    } else {
+        (void)dn_reader_blob(&reader, DN_SOURCE_MAX, &length);
+        uint32_t partition = dn_reader_u32(&reader);
+        (void)dn_reader_i64(&reader);
+        int64_t next_offset = dn_reader_i64(&reader);
+        pthread_mutex_lock(&bench.lock);
+        if (bench.status == DN_RESULT_OK && partition < PARTITIONS)
+            bench.state[partition] = next_offset;
+        pthread_mutex_unlock(&bench.lock);
+        dn_buffer_u8(&result, bench.status);
+        dn_buffer_i64(&result, next_offset);
+        dn_buffer_u32(&result, 0);
+    }
+    proposal->done(proposal, DN_OK, 1, result.bytes, result.length, NULL);
+    dn_buffer_free(&result);
+}
+
+static uint32_t partition_of(const struct dn_proposal *proposal)
+{
+    struct dn_reader reader;
+    size_t length;
+
+    dn_reader_init(&reader, proposal->record, proposal->length);
+    (void)dn_reader_u16(&reader);
+    (void)dn_reader_blob(&reader, DN_SOURCE_MAX, &length);
+    return dn_reader_u32(&reader);
+}
+
+static bool target_propose(void *data, struct dn_proposal *proposal)
+{
+    (void)data;
+    if (proposal->record[0] == DN_RECORD_STREAM) {
+        uint32_t partition = partition_of(proposal);
+        atomic_fetch_add(&bench.sent, 1);
+        if (partition < PARTITIONS)
+            atomic_fetch_add(&bench.sent_of[partition], 1);
+    }
+    if (bench.answers_at_once) {
+        answer(proposal);
+        return true;
+    }
+    pthread_mutex_lock(&bench.lock);
+    assert_true(bench.pending_count < PENDING_MAX);
+    bench.pending[bench.pending_count++] = proposal;
+    pthread_mutex_unlock(&bench.lock);
+    return true;
+}
+
+static bool answer_oldest(void)
+{
+    struct dn_proposal *oldest = NULL;
+
+    pthread_mutex_lock(&bench.lock);
+    if (bench.pending_count > 0) {
+        oldest = bench.pending[0];
+        memmove(bench.pending, bench.pending + 1, --bench.pending_count * sizeof bench.pending[0]);
+    }
+    pthread_mutex_unlock(&bench.lock);
+    if (oldest != NULL)
+        answer(oldest);
+    return oldest != NULL;
+}
+
+static bool target_leads(void *data, uint32_t group)
+{
+    (void)data;
+    (void)group;
+    return true;
+}
+
+static bool target_next_offset(void *data, uint32_t group, const char *stream, uint32_t partition,
+                               int64_t *ret_next_offset)
+{
+    (void)data;
+    (void)group;
+    (void)stream;
+    if (partition >= PARTITIONS)
+        return false;
+    pthread_mutex_lock(&bench.lock);
+    *ret_next_offset = bench.state[partition];
+    pthread_mutex_unlock(&bench.lock);
+    return *ret_next_offset >= 0;
+}
+
+static int64_t target_stalled(void *data, uint32_t group, char ret_reason[DN_STALL_REASON_MAX + 1])
+{
+    (void)data;
+    (void)group;
+    ret_reason[0] = 0;
+    return 0;
+}
+
+/* ---- the runs --------------------------------------------------------------------------------------- */
+
+static struct dn_source_config config;
+
+static struct dn_ingest *start(uint32_t shards)
+{
+    struct dn_ingest_options options = {
+        .sources = &config,
+        .source_count = 1,
+        .shard_count = shards,
+        .node_id = 1,
+        .data_dir = ".",
+        .stall_ms = 200,
+        .driver = fake_driver,
+        .target = {.propose = target_propose,
+                   .leads = target_leads,
+                   .next_offset = target_next_offset,
+                   .stalled = target_stalled},
+    };
+    struct dn_ingest *ingest = NULL;
+    struct dn_error err = {0};
+
+    CHECK(dn_ingest_start(&options, &ingest, &err) == DN_OK, "%s", err.message);
+    return ingest;
+}
+
+static int make_rig(void **state)
+{
+    (void)state;
+    memset(&bench, 0, sizeof bench);
+    pthread_mutex_init(&bench.lock, NULL);
+    bench.partitions = 1;
+    bench.length = INT64_MAX;
+    bench.message_ms = dn_wall_ms();
+    bench.answers_at_once = true;
+    for (size_t p = 0; p < PARTITIONS; p++)
+        bench.state[p] = DN_OFFSET_UNSET;
+    memset(&config, 0, sizeof config);
+    snprintf(config.name, sizeof config.name, "clicks");
+    config.message_bytes = 65536;
+    config.batch_events = 100;
+    config.batch_bytes = 65536;
+    config.batch_ms = 2;
+    config.inflight_batches = 1;
+    return 0;
+}
+
+static void stop(struct dn_ingest *ingest)
+{
+    dn_ingest_stop(ingest, 0);
+    while (answer_oldest())
+        ;
+    dn_ingest_destroy(ingest);
+    pthread_mutex_destroy(&bench.lock);
+}
+
+static void test_full_reads_nothing_in_vain(void **state)
+{
+    (void)state;
+    bench.status = DN_RESULT_FULL;
+    struct dn_ingest *ingest = start(1);
+    poll(NULL, 0, 1500);
+    uint64_t read = atomic_load(&bench.read);
+    stop(ingest);
+    CHECK(atomic_load(&bench.sent) > 2 && read < 20000, "read %llu messages", (unsigned long long)read);
+}
+
+static void test_mark_refused(void **state)
+{
+    (void)state;
+    bench.status = DN_RESULT_FULL;
+    struct dn_ingest *ingest = start(2); /* not keyed, two shards: the mark comes first */
+    poll(NULL, 0, 1000);
+    uint64_t sent = atomic_load(&bench.sent);
+    stop(ingest);
+    CHECK(sent > 2 && sent < 40, "%llu marks were proposed", (unsigned long long)sent);
+}
+
+/* The state takes one batch at a time, and each partition has more than that to give. */
+static void test_every_partition_gets_on(void **state)
+{
+    (void)state;
+    bench.answers_at_once = false;
+    bench.partitions = PARTITIONS;
+    struct dn_ingest *ingest = start(1);
+    for (int i = 0; i < 200; i++) {
+        poll(NULL, 0, 5);
+        (void)answer_oldest();
+    }
+    stop(ingest);
+    for (size_t p = 0; p < PARTITIONS; p++)
+        CHECK(atomic_load(&bench.sent_of[p]) > 10, "partition %zu: %llu batches of %llu", p,
+              (unsigned long long)atomic_load(&bench.sent_of[p]),
+              (unsigned long long)atomic_load(&bench.sent));
+}
+
+/* A producer's clock that is ahead must not hide that nothing comes any more. */
+static void test_messages_of_the_future(void **state)
+{
+    struct dn_ingest_row row = {0};
+
+    (void)state;
+    bench.message_ms = FAR_MS;
+    bench.length = 1000;
+    struct dn_ingest *ingest = start(1);
+    for (int i = 0; i < 300 && row.next_offset < bench.length; i++) {
+        poll(NULL, 0, 10);
+        (void)dn_ingest_rows(ingest, &row, 1);
+    }
+    CHECK(row.next_offset == bench.length && !row.stalled, "next offset %lld", (long long)row.next_offset);
+    atomic_store(&bench.silent, true);
+    for (int i = 0; i < 500 && !row.stalled; i++) {
+        poll(NULL, 0, 10);
+        (void)dn_ingest_rows(ingest, &row, 1);
+    }
+    stop(ingest);
+    CHECK(row.stalled && row.lag_ms > 0, "lag %lld ms", (long long)row.lag_ms);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test_setup(test_full_reads_nothing_in_vain, make_rig),
+                                       cmocka_unit_test_setup(test_mark_refused, make_rig),
+                                       cmocka_unit_test_setup(test_every_partition_gets_on, make_rig),
+                                       cmocka_unit_test_setup(test_messages_of_the_future, make_rig)};
+
+    dn_log_set_level(getenv("DN_TEST_LOG") != NULL ? DN_LOG_DEBUG : DN_LOG_ERROR);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
