@@ -48,7 +48,9 @@ def main():
     now = int(time.time() * 1000) - OTHER * 1000
     broker.produce("clicks", KEYED, users=200, time=now)
     broker.produce_lines("views", unkeyed_lines(now))
-    cluster = Cluster(3, shards=SHARDS, extra=f"""sources:
+    cluster = Cluster(3, shards=SHARDS, extra=f"""session:
+  events_per_user: 1000 # with fewer, sessions that two topics make depend on which one is ahead (docs/replay.md)
+sources:
   - {{name: clicks, kind: kafka, brokers: "{broker.address}", topics: [clicks], keyed: true, group_id: dashboard}}
   - {{name: views, kind: kafka, brokers: "{broker.address}", topics: [views]}}
 """).start()
