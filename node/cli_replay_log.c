@@ -298,7 +298,9 @@ static int dump(struct job *job, uint64_t *ret_users)
     if (out == NULL)
         return DN_CLI_FAILED;
     uint32_t any = job->arguments->group == ALL_GROUPS ? 1 : job->arguments->group;
-    dn_shard_settings(job->state.seats[any - 1].shard, &settings);
+    dn_shard_settings_default(&settings);
+    if (any <= job->state.shard_count)
+        dn_shard_settings(job->state.seats[any - 1].shard, &settings);
     struct dn_replay_dump_options how = {.idle_ms = settings.idle_ms};
     enum dn_code code = dn_replay_dump(&job->state, &how, out, ret_users, &err);
     bool whole = dn_cli_replay_close(out, job->arguments->dump);

@@ -1,7 +1,7 @@
 # Completion for bash: `source scripts/dunlin-completion.bash`, or put it in ~/.local/share/bash-completion/completions/dunlin
 _dunlin() {
     local word=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} command="" i
-    local commands="status health member publish recommend similar trending session catalog key journal"
+    local commands="status health member publish recommend similar trending session catalog key journal replay"
     for ((i = 1; i < COMP_CWORD; i++)); do
         if [[ " $commands " == *" ${COMP_WORDS[i]} "* ]]; then
             command=${COMP_WORDS[i]}
@@ -26,6 +26,9 @@ _dunlin() {
     session) COMPREPLY=($(compgen -W "get delete $read $common" -- "$word")) ;;
     member) COMPREPLY=($(compgen -W "list add promote remove replace --replica --wait $common" -- "$word")) ;;
     journal) COMPREPLY=($(compgen -W "verify dump --json" -- "$word") $(compgen -d -- "$word")) ;;
+    replay)
+        COMPREPLY=($(compgen -W "log source --data-dir --group --to-index --from-start --dump --config --source --until --shards --show-ids --features --at --last --json --help" -- "$word") $(compgen -f -- "$word"))
+        ;;
     key) COMPREPLY=($(compgen -W "create" -- "$word") $(compgen -f -- "$word")) ;;
     catalog)
         COMPREPLY=($(compgen -W "load get delete --ids --vector $read $common" -- "$word") $(compgen -f -- "$word"))

@@ -80,7 +80,11 @@ def logs_give_the_hashes(cluster, told):
                   f"node {node.number} group {group}: {found} instead of {state_hash:016x} at {index}")
             check(found["hashes_differing"] == 0, f"reported hashes: {found}")
     for node in cluster.nodes:
+        index, state_hash = told[node.number][0]
+        found = replayed(node, "--group", "0", "--to-index", str(index), "--from-start")[0]
+        check(found["from_index"] == 0 and int(found["state_hash"], 16) == state_hash, f"from the start: {found}")
         sure = replayed(node, "--to-index", "sure")
+        check(any(g["from_index"] > 0 for g in sure.values()), f"no snapshot was used: {sure}")
         check(set(sure) == set(told[node.number]), f"groups of node {node.number}: {sorted(sure)}")
         check(all(g["index"] == g["sure_index"] <= g["last_index"] for g in sure.values()), f"sure: {sure}")
         last = replayed(node)
@@ -125,12 +129,22 @@ def features_are_rows(cluster, summary):
     check(all(row["user_id"].startswith("user-") and len(row["last_items"]) <= 3 for row in some), "ids, three items")
 
 
+def bad_arguments():
+    for arguments in (["log"], ["log", "--data-dir", "x", "--to-index", "5"], ["source"], ["both"],
+                      ["log", "--data-dir", "x", "--group", "0", "--dump"],
+                      ["source", "--config", "x", "--features", "rows.txt"], ["source", "--config", "x", "--at", "buy"],
+                      ["source", "--config", "no-such-file"]):
+        check(dunlin("replay", *arguments, code=2).stderr, f"silent: {arguments}")
+    check(b"data directory" in dunlin("replay", "log", "--data-dir", "no-such-folder", code=1).stderr, "no folder")
+
+
 def main():
     random.seed(seed())
+    bad_arguments()
     cluster = Cluster(3, shards=4)
     history = os.path.join(cluster.folder, "history.jsonl")
     write_history(history, 20000)
-    cluster.write_configs(f"sources:\n  - name: history\n    kind: file\n    paths: [\"{history}\"]\n")
+    cluster.write_configs("raft:\n  snapshot_log_bytes: 65536\n" f"sources:\n  - name: history\n    kind: file\n    paths: [\"{history}\"]\n")
     cluster.start()
     for i in range(40):  # nodes report hashes at every 16th entry, in ticks
         publish(cluster, 20, f"e{i}-")
