@@ -23,6 +23,9 @@ static struct bench {
     atomic_bool silent;          /* the driver is in touch no longer */
     _Atomic uint64_t read, sent; /* messages; proposals */
     _Atomic uint64_t sent_of[PARTITIONS];
+    _Atomic int64_t stalled_ms; /* as the state says */
+    atomic_uint taken_back;
+    unsigned lost; /* so many answers, from now on */
     pthread_mutex_t lock;
     struct dn_proposal *pending[PENDING_MAX];
     size_t pending_count;
@@ -148,6 +151,9 @@ static void answer(struct dn_proposal *proposal)
     dn_reader_u8(&reader);
     dn_buffer_init(&result, 64);
     if (kind != DN_RECORD_STREAM) {
+        int64_t since_ms = dn_reader_i64(&reader);
+        atomic_store(&bench.stalled_ms, since_ms);
+        atomic_fetch_add(&bench.taken_back, since_ms == 0);
         dn_buffer_u8(&result, DN_RESULT_OK);
     } else {
         (void)dn_reader_blob(&reader, DN_SOURCE_MAX, &length);
@@ -162,7 +168,12 @@ static void answer(struct dn_proposal *proposal)
         dn_buffer_i64(&result, next_offset);
         dn_buffer_u32(&result, 0);
     }
-    proposal->done(proposal, DN_OK, 1, result.bytes, result.length, NULL);
+    if (kind == DN_RECORD_STREAM && bench.lost > 0) {
+        bench.lost--;
+        proposal->done(proposal, DN_DEADLINE, 0, NULL, 0, NULL);
+    } else {
+        proposal->done(proposal, DN_OK, 1, result.bytes, result.length, NULL);
+    }
     dn_buffer_free(&result);
 }
 
@@ -237,8 +248,8 @@ static int64_t target_stalled(void *data, uint32_t group, char ret_reason[DN_STA
 {
     (void)data;
     (void)group;
-    ret_reason[0] = 0;
-    return 0;
+    snprintf(ret_reason, DN_STALL_REASON_MAX, "as told");
+    return atomic_load(&bench.stalled_ms);
 }
 
 /* ---- the runs --------------------------------------------------------------------------------------- */
@@ -360,12 +371,50 @@ static void test_messages_of_the_future(void **state)
     CHECK(row.stalled && row.lag_ms > 0, "lag %lld ms", (long long)row.lag_ms);
 }
 
+/* The word that a stream stands still outlives its leader: the next one takes it back when it has read. */
+static void test_stall_is_inherited(void **state)
+{
+    (void)state;
+    bench.length = 0;
+    atomic_store(&bench.silent, true);
+    atomic_store(&bench.stalled_ms, dn_wall_ms() - 60000);
+    struct dn_ingest *ingest = start(1);
+    poll(NULL, 0, 1000);
+    unsigned early = atomic_load(&bench.taken_back);
+    atomic_store(&bench.silent, false);
+    for (int i = 0; i < 300 && atomic_load(&bench.taken_back) == 0; i++)
+        poll(NULL, 0, 10);
+    stop(ingest);
+    assert_int_equal(early, 0);
+    assert_int_equal(atomic_load(&bench.taken_back), 1);
+}
+
+/* What went wrong once, and is over, is not told for as long as nothing new comes. */
+static void test_old_errors_go(void **state)
+{
+    struct dn_ingest_row row = {.error = "?"};
+
+    (void)state;
+    bench.length = 50;
+    bench.lost = 1; /* its answer: it is applied */
+    struct dn_ingest *ingest = start(1);
+    for (int i = 0; i < 300 && (row.next_offset < bench.length || row.error[0] != 0); i++) {
+        poll(NULL, 0, 10);
+        (void)dn_ingest_rows(ingest, &row, 1);
+    }
+    stop(ingest);
+    CHECK(row.next_offset == bench.length && row.error[0] == 0, "offset %lld: %s", (long long)row.next_offset,
+          row.error);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test_setup(test_full_reads_nothing_in_vain, make_rig),
                                        cmocka_unit_test_setup(test_mark_refused, make_rig),
                                        cmocka_unit_test_setup(test_every_partition_gets_on, make_rig),
-                                       cmocka_unit_test_setup(test_messages_of_the_future, make_rig)};
+                                       cmocka_unit_test_setup(test_messages_of_the_future, make_rig),
+                                       cmocka_unit_test_setup(test_stall_is_inherited, make_rig),
+                                       cmocka_unit_test_setup(test_old_errors_go, make_rig)};
 
     dn_log_set_level(getenv("DN_TEST_LOG") != NULL ? DN_LOG_DEBUG : DN_LOG_ERROR);
     return cmocka_run_group_tests(tests, NULL, NULL);
