@@ -71,10 +71,7 @@ static void freshen(struct ingest_lane *lane, const struct dn_partition_status *
     bool nothing_left = lane->state == LANE_RUNNING && !lane->behind && lane->out == 0 &&
                         lane->event_count + lane->dead_count == 0 && lane->next_offset <= feed->position;
 
-    /* One file of many, whose turn has not come. */
-    bool waits =
-        feed->stream->source->config->kind == DN_SOURCE_FILE && status->state == DN_PARTITION_CONNECTING;
-    if (waits)
+    if (status->waits)
         lane->fresh_ms = now_ms;
     if (lane->fresh_ms > now_ms) /* the wall clock was set back */
         lane->fresh_ms = now_ms;

@@ -25,6 +25,7 @@ static struct bench {
     _Atomic uint64_t sent_of[PARTITIONS];
     _Atomic int64_t stalled_ms; /* as the state says */
     atomic_uint taken_back;
+    atomic_bool waits;
     unsigned lost; /* so many answers, from now on */
     pthread_mutex_t lock;
     struct dn_proposal *pending[PENDING_MAX];
@@ -115,6 +116,7 @@ static void fake_status(void *self, size_t stream, uint32_t p, struct dn_partiti
     *ret = (struct dn_partition_status){.begin_offset = 0, .end_offset = bench.length};
     if (atomic_load(&bench.silent)) {
         ret->state = DN_PARTITION_CONNECTING;
+        ret->waits = atomic_load(&bench.waits);
         return;
     }
     ret->state = bench.reading[p].end_told ? DN_PARTITION_AT_END : DN_PARTITION_READING;
@@ -407,6 +409,30 @@ static void test_old_errors_go(void **state)
           row.error);
 }
 
+/* A file that cannot be opened is no file whose turn has not come. */
+static void test_waiting_is_told_from_trouble(void **state)
+{
+    struct dn_ingest_row row = {0};
+
+    (void)state;
+    config.kind = DN_SOURCE_FILE;
+    bench.length = 0;
+    atomic_store(&bench.silent, true);
+    atomic_store(&bench.waits, true);
+    struct dn_ingest *ingest = start(1);
+    poll(NULL, 0, 2500);
+    (void)dn_ingest_rows(ingest, &row, 1);
+    bool waiting_stalled = row.stalled;
+    atomic_store(&bench.waits, false);
+    for (int i = 0; i < 400 && !row.stalled; i++) {
+        poll(NULL, 0, 10);
+        (void)dn_ingest_rows(ingest, &row, 1);
+    }
+    stop(ingest);
+    assert_false(waiting_stalled);
+    assert_true(row.stalled);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test_setup(test_full_reads_nothing_in_vain, make_rig),
@@ -414,7 +440,8 @@ int main(void)
                                        cmocka_unit_test_setup(test_every_partition_gets_on, make_rig),
                                        cmocka_unit_test_setup(test_messages_of_the_future, make_rig),
                                        cmocka_unit_test_setup(test_stall_is_inherited, make_rig),
-                                       cmocka_unit_test_setup(test_old_errors_go, make_rig)};
+                                       cmocka_unit_test_setup(test_old_errors_go, make_rig),
+                                       cmocka_unit_test_setup(test_waiting_is_told_from_trouble, make_rig)};
 
     dn_log_set_level(getenv("DN_TEST_LOG") != NULL ? DN_LOG_DEBUG : DN_LOG_ERROR);
     return cmocka_run_group_tests(tests, NULL, NULL);
