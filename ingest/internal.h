@@ -59,7 +59,7 @@ struct ingest_batch { /* one record: on its way, or kept for reuse */
     struct ingest_lane *lane;
     struct dn_buffer record;
     int64_t next_offset;
-    int64_t newest_ms; /* time of the newest message in it; -1: unknown */
+    int64_t newest_ms; /* what its stream held then is in it; -1: unknown */
     bool mark;         /* of INGEST_ALL_READ: no offset of the lane's partition */
     /* Written by the consensus thread before it is put into `done`. */
     enum dn_code code;
@@ -111,6 +111,8 @@ struct ingest_feed {
     uint64_t retry_us, started_us;
     int64_t position;   /* everything below was delivered since the start; DN_STREAM_OFFSET_UNSET: nothing */
     int64_t message_ms; /* time of the newest message delivered; -1 */
+    int64_t fetched_ms; /* wall time when `messages` was fetched */
+    int64_t end_ms;     /* wall time when the end was last fetched, as delivered; 0: not since the start */
     bool at_end;        /* position is the end, as far as was heard */
     struct dn_message *messages;
     size_t count, at;

@@ -270,7 +270,10 @@ static bool send(struct ingest_lane *lane)
         lane->events[i].item = (const char *)lane->items.bytes + lane->item_at[i];
     batch->mark = false;
     batch->next_offset = reached(lane);
+    /* A message's own time may be old while the stream is read to its end again and again. */
     batch->newest_ms = lane->feed->message_ms;
+    if (batch->newest_ms >= 0 && lane->feed->end_ms > batch->newest_ms)
+        batch->newest_ms = lane->feed->end_ms;
     dn_record_stream(&batch->record, lane->feed->stream->info.stream, lane->feed->partition, lane->begins_at,
                      batch->next_offset, lane->events, lane->event_count, lane->dead, lane->dead_count);
     if (!propose(lane, batch))

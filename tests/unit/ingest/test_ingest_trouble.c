@@ -19,13 +19,14 @@ static struct bench {
     bool answers_at_once;
     uint8_t status;              /* of every answer */
     int64_t message_ms;          /* time of every message */
-    int64_t length;              /* of a partition */
+    _Atomic int64_t length;      /* of a partition */
     atomic_bool silent;          /* the driver is in touch no longer */
     _Atomic uint64_t read, sent; /* messages; proposals */
     _Atomic uint64_t sent_of[PARTITIONS];
     _Atomic int64_t stalled_ms; /* as the state says */
     atomic_uint taken_back;
     atomic_bool waits;
+    const struct dn_source_host *host;
     unsigned lost; /* so many answers, from now on */
     pthread_mutex_t lock;
     struct dn_proposal *pending[PENDING_MAX];
@@ -43,8 +44,8 @@ static enum dn_code fake_open(const struct dn_source_config *config, const struc
                               void **ret_self, struct dn_error *err)
 {
     (void)config;
-    (void)host;
     (void)err;
+    bench.host = host;
     *ret_self = &bench;
     return DN_OK;
 }
@@ -102,6 +103,8 @@ static size_t fake_read(void *self, size_t stream, uint32_t p, struct dn_message
                                          .length = sizeof TEXT - 1};
     }
     atomic_fetch_add(&bench.read, count);
+    if (count > 0)
+        bench.reading[p].end_told = false;
     if (count < max && !bench.reading[p].end_told) {
         ret[count++] = (struct dn_message){.end = true, .next_offset = bench.length};
         bench.reading[p].end_told = true;
@@ -433,6 +436,31 @@ static void test_waiting_is_told_from_trouble(void **state)
     assert_true(row.stalled);
 }
 
+/* A stream whose messages carry an old time is read to its end again and again: it does not stand still. */
+static void test_old_times_at_the_end(void **state)
+{
+    struct dn_ingest_row row = {0};
+    unsigned stalled = 0;
+
+    (void)state;
+    bench.message_ms = 1000;
+    bench.answers_at_once = false;
+    atomic_store(&bench.length, 0);
+    struct dn_ingest *ingest = start(1);
+    for (int i = 0; i < 2500; i++) {
+        atomic_fetch_add(&bench.length, 3);
+        bench.host->wake(bench.host->data);
+        poll(NULL, 0, 2);
+        if (i % 10 == 0)
+            (void)answer_oldest();
+        (void)dn_ingest_rows(ingest, &row, 1);
+        stalled += row.stalled;
+    }
+    stop(ingest);
+    CHECK(row.next_offset > 1000 && stalled == 0, "stalled %u times, at %lld", stalled,
+          (long long)row.next_offset);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test_setup(test_full_reads_nothing_in_vain, make_rig),
@@ -441,6 +469,7 @@ int main(void)
                                        cmocka_unit_test_setup(test_messages_of_the_future, make_rig),
                                        cmocka_unit_test_setup(test_stall_is_inherited, make_rig),
                                        cmocka_unit_test_setup(test_old_errors_go, make_rig),
+                                       cmocka_unit_test_setup(test_old_times_at_the_end, make_rig),
                                        cmocka_unit_test_setup(test_waiting_is_told_from_trouble, make_rig)};
 
     dn_log_set_level(getenv("DN_TEST_LOG") != NULL ? DN_LOG_DEBUG : DN_LOG_ERROR);
