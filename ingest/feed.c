@@ -84,6 +84,7 @@ static bool start(struct ingest_feed *feed, int64_t offset)
     feed->started_us = source->ingest->now_us;
     feed->position = offset;
     feed->message_ms = -1;
+    feed->end_ms = 0;
     return true;
 }
 
@@ -167,6 +168,7 @@ static bool deliver(struct ingest_feed *feed, const struct dn_message *message)
         if (message->next_offset > feed->position)
             feed->position = message->next_offset;
         feed->at_end = true;
+        feed->end_ms = feed->fetched_ms;
         return true;
     }
     switch (dn_schema_decode(source->schema, message, &event, &reason, &err)) {
@@ -196,6 +198,7 @@ static bool fetch(struct ingest_feed *feed)
     struct ingest_source *source = feed->stream->source;
 
     release(feed);
+    feed->fetched_ms = dn_wall_ms();
     feed->count = source->driver->read(source->self, feed->stream->index, feed->partition, feed->messages,
                                        INGEST_READ_MAX);
     feed->held = true;

@@ -59,7 +59,7 @@ struct ingest_batch { /* one record: on its way, or kept for reuse */
     struct ingest_lane *lane;
     struct dn_buffer record;
     int64_t next_offset;
-    int64_t newest_ms; /* time of the newest message in it; -1: unknown */
+    int64_t newest_ms; /* what its stream held then is in it; -1: unknown */
     bool mark;         /* of INGEST_ALL_READ: no offset of the lane's partition */
     /* Written by the consensus thread before it is put into `done`. */
     enum dn_code code;
@@ -77,16 +77,16 @@ struct ingest_lane {
     bool leaving;
     uint64_t retry_us; /* neither synchronised nor sent before this */
     uint64_t backoff_us;
-    uint64_t look_us;    /* when the state was last compared */
-    int64_t begins_at;   /* of the next batch: end of the one before it, or what the state held */
-    int64_t next_offset; /* everything below was gathered; in step with its feed: or below feed->position */
-    bool behind;         /* out of step: the feed is past next_offset, and must go back */
-    int64_t committed;   /* what the state held last */
-    int64_t
-        fresh_ms; /* wall time: what the stream held then is in the state; at first when the lane was made */
-    unsigned out; /* batches on their way */
-    bool held_up; /* its feed stands still until it has room again */
-    bool sent;    /* in this turn of the lanes */
+    uint64_t look_us;     /* when the state was last compared */
+    int64_t begins_at;    /* of the next batch: end of the one before it, or what the state held */
+    int64_t next_offset;  /* everything below was gathered; in step with its feed: or below feed->position */
+    bool behind;          /* out of step: the feed is past next_offset, and must go back */
+    int64_t committed;    /* what the state held last */
+    int64_t fresh_ms;     /* wall time: what the stream held then is in the state; at first when the lane was
+                             made, or since when the state says that it stands still */
+    unsigned out;         /* batches on their way */
+    bool held_up;         /* its feed stands still until it has room again */
+    bool sent;            /* in this turn of the lanes */
     uint64_t progress_us; /* since when begins_at lags behind the feed without events */
     /* What is gathered. */
     struct dn_event_in *events;
@@ -111,6 +111,8 @@ struct ingest_feed {
     uint64_t retry_us, started_us;
     int64_t position;   /* everything below was delivered since the start; DN_STREAM_OFFSET_UNSET: nothing */
     int64_t message_ms; /* time of the newest message delivered; -1 */
+    int64_t fetched_ms; /* wall time when `messages` was fetched */
+    int64_t end_ms;     /* wall time when the end was last fetched, as delivered; 0: not since the start */
     bool at_end;        /* position is the end, as far as was heard */
     struct dn_message *messages;
     size_t count, at;

@@ -28,7 +28,11 @@ struct ingest_lane *lane_create(struct ingest_feed *feed, uint32_t group)
     lane->feed = feed;
     lane->group = group;
     lane->backoff_us = INGEST_RETRY_US;
-    lane->fresh_ms = dn_wall_ms();
+    /* Where the leader before this one said that they stand still, that holds until something was read. */
+    const struct dn_ingest_target *target = &feed->stream->source->ingest->options.target;
+    char reason[DN_STALL_REASON_MAX + 1];
+    int64_t stalled_ms = target->stalled(target->data, group, reason);
+    lane->fresh_ms = stalled_ms != 0 ? stalled_ms : dn_wall_ms();
     dn_buffer_init(&lane->items, RECORD_BYTES_MAX);
     return lane;
 }
@@ -266,7 +270,10 @@ static bool send(struct ingest_lane *lane)
         lane->events[i].item = (const char *)lane->items.bytes + lane->item_at[i];
     batch->mark = false;
     batch->next_offset = reached(lane);
+    /* A message's own time may be old while the stream is read to its end again and again. */
     batch->newest_ms = lane->feed->message_ms;
+    if (batch->newest_ms >= 0 && lane->feed->end_ms > batch->newest_ms)
+        batch->newest_ms = lane->feed->end_ms;
     dn_record_stream(&batch->record, lane->feed->stream->info.stream, lane->feed->partition, lane->begins_at,
                      batch->next_offset, lane->events, lane->event_count, lane->dead, lane->dead_count);
     if (!propose(lane, batch))

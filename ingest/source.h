@@ -104,6 +104,7 @@ enum dn_partition_state {
 
 struct dn_partition_status {
     enum dn_partition_state state;
+    bool waits; /* CONNECTING, and nothing is wrong: its turn has not come, or what it was is gone for good */
     int64_t begin_offset, end_offset; /* of what the stream holds; -1: unknown */
     int64_t heard_ms;                 /* wall time when the driver last knew itself in touch; 0: never */
     char error[DN_SOURCE_TEXT_MAX];   /* the last one, for people, with what to do; empty: none */

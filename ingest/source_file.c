@@ -29,6 +29,7 @@
 
 struct part {
     enum dn_partition_state state;
+    bool waits;                    /* CONNECTING: as in dn_partition_status */
     struct dn_file_reader *reader; /* NULL: not open */
     int64_t offset;                /* where the reader begins, or shall begin */
     bool whole;                    /* what stands at the end is whole, */
@@ -80,6 +81,7 @@ static void set_state(struct part *part, enum dn_partition_state state, const ch
     vsnprintf(part->error, sizeof(part->error), format, args);
     va_end(args);
     part->state = state;
+    part->waits = false;
 }
 
 static void set_well(struct part *part, enum dn_partition_state state)
@@ -234,6 +236,7 @@ static bool open_part(struct source *source, size_t stream, struct part *part)
     }
     if (!where.identified && source->open_count >= OPEN_FILES_MAX) {
         set_state(part, DN_PARTITION_CONNECTING, "waits until others of this source's files are read");
+        part->waits = true;
         return false;
     }
     if ((part->moved && where.scans <= part->scans) || !check_kept(source, part)) {
@@ -241,8 +244,11 @@ static bool open_part(struct source *source, size_t stream, struct part *part)
     }
     fd = open(where.path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (fd < 0 || fstat(fd, &status) != 0 || !S_ISREG(status.st_mode)) {
+        /* Most who delete a file know that it was read. One that is listed is missed as a whole. */
+        bool gone = errno == ENOENT;
         set_state(part, DN_PARTITION_CONNECTING, "%.400s: %s", where.path,
                   fd < 0 ? strerror(errno) : "no regular file");
+        part->waits = fd < 0 && gone;
         if (fd >= 0) {
             close(fd);
         }
@@ -527,6 +533,7 @@ static void file_status(void *self, size_t stream, uint32_t partition, struct dn
         ret->begin_offset = dn_file_stdin_begin(source->in);
     }
     ret->state = part->state;
+    ret->waits = part->waits && part->state == DN_PARTITION_CONNECTING;
     ret->heard_ms = part->heard_ms;
     if (part->reader != NULL) {
         ret->end_offset = dn_file_reader_end(part->reader);

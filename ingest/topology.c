@@ -143,7 +143,7 @@ static void set_keyed(struct ingest_stream *stream, bool look)
     const uint32_t count = stream->info.partition_count;
     bool before = stream->keyed;
 
-    if (look && !stream->all_read)
+    if (look && stream->source->config->keyed && !stream->all_read)
         stream->all_read = was_read_by_all(stream);
     stream->keyed = stream->source->config->keyed && !stream->all_read && count > 0 &&
                     count % stream->source->ingest->options.shard_count == 0;

@@ -71,17 +71,16 @@ static void freshen(struct ingest_lane *lane, const struct dn_partition_status *
     bool nothing_left = lane->state == LANE_RUNNING && !lane->behind && lane->out == 0 &&
                         lane->event_count + lane->dead_count == 0 && lane->next_offset <= feed->position;
 
-    /* One file of many, whose turn has not come. */
-    bool waits =
-        feed->stream->source->config->kind == DN_SOURCE_FILE && status->state == DN_PARTITION_CONNECTING;
-    if (waits)
+    if (status->waits)
         lane->fresh_ms = now_ms;
     if (lane->fresh_ms > now_ms) /* the wall clock was set back */
         lane->fresh_ms = now_ms;
     if (!nothing_left || !feed->started)
         return;
-    int64_t fresh_ms =
-        feed->at_end && status->state == DN_PARTITION_AT_END ? status->heard_ms : feed->message_ms;
+    bool at_end = feed->at_end && status->state == DN_PARTITION_AT_END;
+    int64_t fresh_ms = at_end ? status->heard_ms : feed->message_ms;
+    if (at_end) /* whatever it was, it is over */
+        lane->error[0] = 0;
     if (fresh_ms > lane->fresh_ms)
         lane->fresh_ms = fresh_ms < now_ms ? fresh_ms : now_ms;
 }
@@ -263,14 +262,14 @@ static void watch_group(struct watch *watch, uint32_t number)
         group->stalled_ms = 0;
         return;
     }
+    if (atomic_load(&group->stall_out))
+        return; /* its record is being read */
     bool now = watch->since_ms[number] != 0, before = group->stalled_ms != 0;
     if (now && !before)
         dn_warn("ingest", "group %u: its streams stand still for %lld ms: %s", number,
                 (long long)(watch->now_ms - watch->since_ms[number]), watch->reason[number]);
     else if (!now && before)
         dn_info("ingest", "group %u: its streams run again", number);
-    if (atomic_load(&group->stall_out))
-        return; /* its record is being read */
     if (now != before) {
         group->stalled_ms = watch->since_ms[number];
         snprintf(group->reason, sizeof group->reason, "%s", watch->reason[number]);

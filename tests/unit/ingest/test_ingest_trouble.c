@@ -19,10 +19,15 @@ static struct bench {
     bool answers_at_once;
     uint8_t status;              /* of every answer */
     int64_t message_ms;          /* time of every message */
-    int64_t length;              /* of a partition */
+    _Atomic int64_t length;      /* of a partition */
     atomic_bool silent;          /* the driver is in touch no longer */
     _Atomic uint64_t read, sent; /* messages; proposals */
     _Atomic uint64_t sent_of[PARTITIONS];
+    _Atomic int64_t stalled_ms; /* as the state says */
+    atomic_uint taken_back;
+    atomic_bool waits;
+    const struct dn_source_host *host;
+    unsigned lost; /* so many answers, from now on */
     pthread_mutex_t lock;
     struct dn_proposal *pending[PENDING_MAX];
     size_t pending_count;
@@ -39,8 +44,8 @@ static enum dn_code fake_open(const struct dn_source_config *config, const struc
                               void **ret_self, struct dn_error *err)
 {
     (void)config;
-    (void)host;
     (void)err;
+    bench.host = host;
     *ret_self = &bench;
     return DN_OK;
 }
@@ -98,6 +103,8 @@ static size_t fake_read(void *self, size_t stream, uint32_t p, struct dn_message
                                          .length = sizeof TEXT - 1};
     }
     atomic_fetch_add(&bench.read, count);
+    if (count > 0)
+        bench.reading[p].end_told = false;
     if (count < max && !bench.reading[p].end_told) {
         ret[count++] = (struct dn_message){.end = true, .next_offset = bench.length};
         bench.reading[p].end_told = true;
@@ -112,6 +119,7 @@ static void fake_status(void *self, size_t stream, uint32_t p, struct dn_partiti
     *ret = (struct dn_partition_status){.begin_offset = 0, .end_offset = bench.length};
     if (atomic_load(&bench.silent)) {
         ret->state = DN_PARTITION_CONNECTING;
+        ret->waits = atomic_load(&bench.waits);
         return;
     }
     ret->state = bench.reading[p].end_told ? DN_PARTITION_AT_END : DN_PARTITION_READING;
@@ -148,6 +156,9 @@ static void answer(struct dn_proposal *proposal)
     dn_reader_u8(&reader);
     dn_buffer_init(&result, 64);
     if (kind != DN_RECORD_STREAM) {
+        int64_t since_ms = dn_reader_i64(&reader);
+        atomic_store(&bench.stalled_ms, since_ms);
+        atomic_fetch_add(&bench.taken_back, since_ms == 0);
         dn_buffer_u8(&result, DN_RESULT_OK);
     } else {
         (void)dn_reader_blob(&reader, DN_SOURCE_MAX, &length);
@@ -162,7 +173,12 @@ static void answer(struct dn_proposal *proposal)
         dn_buffer_i64(&result, next_offset);
         dn_buffer_u32(&result, 0);
     }
-    proposal->done(proposal, DN_OK, 1, result.bytes, result.length, NULL);
+    if (kind == DN_RECORD_STREAM && bench.lost > 0) {
+        bench.lost--;
+        proposal->done(proposal, DN_DEADLINE, 0, NULL, 0, NULL);
+    } else {
+        proposal->done(proposal, DN_OK, 1, result.bytes, result.length, NULL);
+    }
     dn_buffer_free(&result);
 }
 
@@ -237,8 +253,8 @@ static int64_t target_stalled(void *data, uint32_t group, char ret_reason[DN_STA
 {
     (void)data;
     (void)group;
-    ret_reason[0] = 0;
-    return 0;
+    snprintf(ret_reason, DN_STALL_REASON_MAX, "as told");
+    return atomic_load(&bench.stalled_ms);
 }
 
 /* ---- the runs --------------------------------------------------------------------------------------- */
@@ -360,12 +376,101 @@ static void test_messages_of_the_future(void **state)
     CHECK(row.stalled && row.lag_ms > 0, "lag %lld ms", (long long)row.lag_ms);
 }
 
+/* The word that a stream stands still outlives its leader: the next one takes it back when it has read. */
+static void test_stall_is_inherited(void **state)
+{
+    (void)state;
+    bench.length = 0;
+    atomic_store(&bench.silent, true);
+    atomic_store(&bench.stalled_ms, dn_wall_ms() - 60000);
+    struct dn_ingest *ingest = start(1);
+    poll(NULL, 0, 1000);
+    unsigned early = atomic_load(&bench.taken_back);
+    atomic_store(&bench.silent, false);
+    for (int i = 0; i < 300 && atomic_load(&bench.taken_back) == 0; i++)
+        poll(NULL, 0, 10);
+    stop(ingest);
+    assert_int_equal(early, 0);
+    assert_int_equal(atomic_load(&bench.taken_back), 1);
+}
+
+/* What went wrong once, and is over, is not told for as long as nothing new comes. */
+static void test_old_errors_go(void **state)
+{
+    struct dn_ingest_row row = {.error = "?"};
+
+    (void)state;
+    bench.length = 50;
+    bench.lost = 1; /* its answer: it is applied */
+    struct dn_ingest *ingest = start(1);
+    for (int i = 0; i < 300 && (row.next_offset < bench.length || row.error[0] != 0); i++) {
+        poll(NULL, 0, 10);
+        (void)dn_ingest_rows(ingest, &row, 1);
+    }
+    stop(ingest);
+    CHECK(row.next_offset == bench.length && row.error[0] == 0, "offset %lld: %s", (long long)row.next_offset,
+          row.error);
+}
+
+/* A file that cannot be opened is no file whose turn has not come. */
+static void test_waiting_is_told_from_trouble(void **state)
+{
+    struct dn_ingest_row row = {0};
+
+    (void)state;
+    config.kind = DN_SOURCE_FILE;
+    bench.length = 0;
+    atomic_store(&bench.silent, true);
+    atomic_store(&bench.waits, true);
+    struct dn_ingest *ingest = start(1);
+    poll(NULL, 0, 2500);
+    (void)dn_ingest_rows(ingest, &row, 1);
+    bool waiting_stalled = row.stalled;
+    atomic_store(&bench.waits, false);
+    for (int i = 0; i < 400 && !row.stalled; i++) {
+        poll(NULL, 0, 10);
+        (void)dn_ingest_rows(ingest, &row, 1);
+    }
+    stop(ingest);
+    assert_false(waiting_stalled);
+    assert_true(row.stalled);
+}
+
+/* A stream whose messages carry an old time is read to its end again and again: it does not stand still. */
+static void test_old_times_at_the_end(void **state)
+{
+    struct dn_ingest_row row = {0};
+    unsigned stalled = 0;
+
+    (void)state;
+    bench.message_ms = 1000;
+    bench.answers_at_once = false;
+    atomic_store(&bench.length, 0);
+    struct dn_ingest *ingest = start(1);
+    for (int i = 0; i < 2500; i++) {
+        atomic_fetch_add(&bench.length, 3);
+        bench.host->wake(bench.host->data);
+        poll(NULL, 0, 2);
+        if (i % 10 == 0)
+            (void)answer_oldest();
+        (void)dn_ingest_rows(ingest, &row, 1);
+        stalled += row.stalled;
+    }
+    stop(ingest);
+    CHECK(row.next_offset > 1000 && stalled == 0, "stalled %u times, at %lld", stalled,
+          (long long)row.next_offset);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test_setup(test_full_reads_nothing_in_vain, make_rig),
                                        cmocka_unit_test_setup(test_mark_refused, make_rig),
                                        cmocka_unit_test_setup(test_every_partition_gets_on, make_rig),
-                                       cmocka_unit_test_setup(test_messages_of_the_future, make_rig)};
+                                       cmocka_unit_test_setup(test_messages_of_the_future, make_rig),
+                                       cmocka_unit_test_setup(test_stall_is_inherited, make_rig),
+                                       cmocka_unit_test_setup(test_old_errors_go, make_rig),
+                                       cmocka_unit_test_setup(test_old_times_at_the_end, make_rig),
+                                       cmocka_unit_test_setup(test_waiting_is_told_from_trouble, make_rig)};
 
     dn_log_set_level(getenv("DN_TEST_LOG") != NULL ? DN_LOG_DEBUG : DN_LOG_ERROR);
     return cmocka_run_group_tests(tests, NULL, NULL);
