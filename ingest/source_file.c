@@ -111,6 +111,7 @@ static void not_found(struct source *source, size_t stream, struct part *part,
         dn_file_watch_now(source->watch);
     }
     set_state(part, DN_PARTITION_CONNECTING, "looking for the file that held this, after a rotation");
+    part->heard_ms = dn_wall_ms();
     if (now_us - part->lost_us < quiet_us() || where->scans <= part->scans) {
         return;
     }
@@ -232,6 +233,7 @@ static bool open_part(struct source *source, size_t stream, struct part *part)
     }
     if (!where.identified && source->open_count >= OPEN_FILES_MAX) {
         set_state(part, DN_PARTITION_CONNECTING, "waits until others of this source's files are read");
+        part->heard_ms = dn_wall_ms(); /* nothing is wrong */
         return false;
     }
     if ((part->moved && where.scans <= part->scans) || !check_kept(source, part)) {

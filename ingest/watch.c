@@ -71,11 +71,11 @@ static void freshen(struct ingest_lane *lane, const struct dn_partition_status *
     bool nothing_left = lane->state == LANE_RUNNING && !lane->behind && lane->out == 0 &&
                         lane->event_count + lane->dead_count == 0 && lane->next_offset <= feed->position;
 
-    /* One file of many, whose turn has not come. */
+    /* One file of many, whose turn has not come; not one that cannot be opened. */
     bool waits =
         feed->stream->source->config->kind == DN_SOURCE_FILE && status->state == DN_PARTITION_CONNECTING;
-    if (waits)
-        lane->fresh_ms = dn_wall_ms();
+    if (waits && status->heard_ms > lane->fresh_ms)
+        lane->fresh_ms = status->heard_ms;
     if (!nothing_left || !feed->started)
         return;
     int64_t fresh_ms =
