@@ -36,18 +36,23 @@ struct dn_dead_topic {
     char error[KAFKA_TEXT_MAX];
 };
 
+static void redact_value(char *text, const char *value)
+{
+    size_t length = strlen(value);
+    for (char *at = strstr(text, value); at != NULL; at = strstr(at, value)) {
+        memmove(at + 3, at + length, strlen(at + length) + 1);
+        memcpy(at, "***", 3);
+        at += 3;
+    }
+}
+
 /* What librdkafka says may have a property's value in it. */
 static void redact(const struct dn_source_config *config, char *text)
 {
-    for (size_t i = 0; i < config->property_count; i++) {
-        const char *value = config->properties[i].value;
-        size_t length = strlen(value);
-        char *at = length < SECRET_MIN ? NULL : strstr(text, value);
-        for (; at != NULL; at = strstr(at, value)) {
-            memmove(at + 3, at + length, strlen(at + length) + 1);
-            memcpy(at, "***", 3);
-            at += 3;
-        }
+    for (size_t length = DN_SOURCE_TEXT_MAX; length-- > SECRET_MIN;) { /* longer ones may begin like others */
+        for (size_t i = 0; i < config->property_count; i++)
+            if (strlen(config->properties[i].value) == length)
+                redact_value(text, config->properties[i].value);
     }
 }
 

@@ -335,7 +335,10 @@ static void judge(struct ingest_lane *lane, const struct ingest_batch *batch)
         refuse(lane, false, NULL);
         return;
     case DN_RESULT_FULL:
-        refuse(lane, true, "the queue of dead letters (or the list of streams) is full");
+        refuse(lane, true,
+               "the shard has no room: its queue of dead letters is full (`dunlin deadletter list`), or it "
+               "knows "
+               "4,096 partitions of streams");
         return;
     case DN_RESULT_INVALID:
         break;

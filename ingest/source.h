@@ -163,6 +163,7 @@ struct dn_source_driver {
                                  void **ret_fetcher, struct dn_error *err);
     void (*fetcher_close)(void *fetcher);
     /* The message at exactly that offset; valid until the next call. DN_NOT_FOUND: it is not there any more.
+     * DN_UNIMPLEMENTED: this node cannot tell, the stream may be another's (`local`).
      * DN_DEADLINE, DN_UNAVAILABLE: try again. Quick for rising offsets of one partition. */
     enum dn_code (*fetch)(void *fetcher, const char *stream, uint32_t partition, int64_t offset,
                           unsigned timeout_ms, struct dn_message *ret, struct dn_error *err);

@@ -83,6 +83,13 @@ static enum dn_code open_file(struct fetcher *fetcher, const char *stream, struc
 
     dn_file_table_scan(fetcher->table); /* it may be new, or have been rotated */
     index = find_stream(fetcher, stream);
+    if (index == SIZE_MAX && (fetcher->config->follow || strcmp(fetcher->config->list[0], "-") == 0)) {
+        /* Each node reads its own: the message need not be gone, so this must not be DN_NOT_FOUND. */
+        return dn_fail(err, DN_UNIMPLEMENTED,
+                       "no file of this node is stream '%s': another node reads it, and the message stands "
+                       "there at this offset; or it is gone",
+                       stream);
+    }
     if (index == SIZE_MAX) {
         return dn_fail(err, DN_NOT_FOUND, "no file is there for stream '%s'", stream);
     }

@@ -89,12 +89,16 @@ static void redact_value(char *text, const char *value)
     }
 }
 
+/* Longer values first: one that begins like a shorter one would keep its end. */
 void kafka_redact(const struct dn_source_config *config, char *text)
 {
-    for (size_t i = 0; i < config->property_count; i++) {
-        /* "sasl.mechanism" is no secret, and a text about it is worth reading. */
-        if (is_secret(config->properties[i].name) && !strstr(config->properties[i].name, "mechanism")) {
-            redact_value(text, config->properties[i].value);
+    for (size_t length = DN_SOURCE_TEXT_MAX; length-- > SECRET_MIN;) {
+        for (size_t i = 0; i < config->property_count; i++) {
+            const char *name = config->properties[i].name, *value = config->properties[i].value;
+            /* "sasl.mechanism" is no secret, and a text about it is worth reading. */
+            if (strlen(value) == length && is_secret(name) && !strstr(name, "mechanism")) {
+                redact_value(text, value);
+            }
         }
     }
 }

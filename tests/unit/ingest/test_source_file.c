@@ -148,6 +148,26 @@ static void a_line_under_way(void **state)
     dn_file_quiet_ms = 0;
 }
 
+/* Out of touch, so that it is said to stand still; not like a file whose turn has not come. */
+static void a_file_that_cannot_be_opened(void **state)
+{
+    struct dn_message message;
+    void *self;
+
+    (void)state;
+    put_text("a", "{1}\n");
+    config.list_count = 0;
+    add_path(path_of("a"));
+    self = open_source();
+    assert_int_equal(unlink(path_of("a")), 0);
+    start(self, 0, 0);
+    assert_int_equal(dn_source_file.read(self, 0, 0, &message, 1), 0);
+    assert_int_equal(status_of(self, 0).state, DN_PARTITION_CONNECTING);
+    assert_non_null(strstr(status_of(self, 0).error, "No such file"));
+    assert_true(status_of(self, 0).heard_ms == 0);
+    dn_source_file.close(self);
+}
+
 static void lines_too_long(void **state)
 {
     char text[64];
@@ -737,6 +757,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(not_the_beginning_of_a_line, set_up, tear_down),
         cmocka_unit_test_setup_teardown(an_unfinished_last_line, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_line_under_way, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_file_that_cannot_be_opened, set_up, tear_down),
         cmocka_unit_test_setup_teardown(lines_too_long, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_line_that_needs_a_larger_buffer, set_up, tear_down),
         cmocka_unit_test_setup_teardown(files_that_grow, set_up, tear_down),

@@ -156,6 +156,10 @@ static void expect_dead_letter(const char *stream, int64_t offset, const char *b
     }
     assert_int_equal(message.length, strlen(bytes));
     assert_memory_equal(message.bytes, bytes, message.length);
+    /* What another node follows is not said to be gone. */
+    assert_int_equal(dn_source_file.fetch(fetcher, "clicks/other@1", 0, 0, 1000, &message, &err),
+                     DN_UNIMPLEMENTED);
+    assert_non_null(strstr(err.message, "another node reads it"));
     dn_source_file.fetcher_close(fetcher);
 }
 

@@ -535,6 +535,15 @@ static void test_secrets_are_blanked(void **state)
     kafka_redact(&source->config, text);
     assert_string_equal(text, "*** PLAIN ***: *** some meat, ******");
     free(source);
+    /* A value that begins like a shorter one, which comes first. */
+    static struct dn_source_config two = {.property_count = 2};
+    char pair[] = "as dunlin with dunlin-hunter2";
+    strcpy(two.properties[0].name, "sasl.username");
+    strcpy(two.properties[0].value, "dunlin");
+    strcpy(two.properties[1].name, "sasl.password");
+    strcpy(two.properties[1].value, "dunlin-hunter2");
+    kafka_redact(&two, pair);
+    assert_string_equal(pair, "as *** with ***");
 }
 
 int main(void)
