@@ -41,6 +41,7 @@ void feed_stop(struct ingest_feed *feed)
         }
     }
     feed->position = DN_STREAM_OFFSET_UNSET;
+    feed->mirrored = -1; /* the driver forgets what was not committed yet */
     feed->started = feed->at_end = false;
 }
 

@@ -115,22 +115,6 @@ int kafka_on_statistics(rd_kafka_t *rk, char *json, size_t length, void *opaque)
     return 0; /* librdkafka frees the text */
 }
 
-/* Best effort: a commit that fails is made again with the next offset. */
-void kafka_on_commit(rd_kafka_t *rk, rd_kafka_resp_err_t error, rd_kafka_topic_partition_list_t *offsets,
-                     void *opaque)
-{
-    (void)rk;
-    (void)offsets;
-    struct kafka *kafka = opaque;
-    if (error != RD_KAFKA_RESP_ERR_NO_ERROR) {
-        atomic_fetch_add(&kafka->commits_failed, 1);
-        dn_debug("kafka", "%s: offsets could not be mirrored to group '%s': %s", kafka->config->name,
-                 kafka->config->group_id, rd_kafka_err2str(error));
-    }
-}
-
-/* ---- metadata ---- */
-
 static struct kafka_topic *topic_of(struct kafka *kafka, const char *name)
 {
     for (size_t i = 0; i < kafka->topic_count; i++) {
@@ -140,6 +124,36 @@ static struct kafka_topic *topic_of(struct kafka *kafka, const char *name)
     }
     return NULL;
 }
+
+/* They are committed again: nothing may come after them that would be. */
+static void mirror_again(struct kafka *kafka, const rd_kafka_topic_partition_list_t *offsets)
+{
+    pthread_mutex_lock(&kafka->lock);
+    for (int i = 0; offsets && i < offsets->cnt; i++) {
+        struct kafka_topic *topic = topic_of(kafka, offsets->elems[i].topic);
+        int32_t number = offsets->elems[i].partition;
+        if (topic && number >= 0 && number < DN_SOURCE_PARTITIONS_MAX && topic->partitions[number]) {
+            topic->partitions[number]->mirrored = -1;
+        }
+    }
+    pthread_mutex_unlock(&kafka->lock);
+}
+
+/* Best effort: a commit that fails is made again a little later. */
+void kafka_on_commit(rd_kafka_t *rk, rd_kafka_resp_err_t error, rd_kafka_topic_partition_list_t *offsets,
+                     void *opaque)
+{
+    (void)rk;
+    struct kafka *kafka = opaque;
+    if (error != RD_KAFKA_RESP_ERR_NO_ERROR) {
+        atomic_fetch_add(&kafka->commits_failed, 1);
+        dn_debug("kafka", "%s: offsets could not be mirrored to group '%s': %s", kafka->config->name,
+                 kafka->config->group_id, rd_kafka_err2str(error));
+        mirror_again(kafka, offsets);
+    }
+}
+
+/* ---- metadata ---- */
 
 /* How many partitions a topic may still have under the source's limit. */
 static uint32_t room_for(const struct kafka *kafka, const struct kafka_topic *topic)
@@ -284,6 +298,7 @@ static void commit_mirror(struct kafka *kafka)
     pthread_mutex_unlock(&kafka->lock);
     if (list->cnt > 0 && rd_kafka_commit(kafka->rk, list, 1) != RD_KAFKA_RESP_ERR_NO_ERROR) {
         atomic_fetch_add(&kafka->commits_failed, 1);
+        mirror_again(kafka, list);
     }
     rd_kafka_topic_partition_list_destroy(list);
 }

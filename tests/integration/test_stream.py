@@ -13,7 +13,7 @@ import stream
 
 PARTITIONS = 8
 EVENTS_PER_USER = 40  # below events_per_user, so that a read shows all of them
-EXTRA = "raft:\n  snapshot_log_bytes: 2MiB\n"  # restarts find snapshots, with offsets in them
+EXTRA = "raft:\n  snapshot_log_bytes: 256KiB\n"  # restarts find snapshots, with offsets in them
 
 
 class Nemesis:
@@ -71,7 +71,17 @@ def verify(cluster, broker, events, time_ms):
         part = {user: expected[user] for n, user in enumerate(expected) if n % len(cluster.nodes) == i}
         stream.assert_sessions(cluster, part, "after the kills", [node])
     print(f"{len(expected)} users: each event exactly once", flush=True)
-    wait_until("offsets mirrored to the consumer group", lambda: broker.committed("dunlin-test", "clicks") == ends, 60)
+    wait_mirrored(broker, ends)
+
+
+def wait_mirrored(broker, ends):
+    """The consumer group, for dashboards, comes to the same offsets."""
+    try:
+        wait_until("offsets mirrored to the consumer group",
+                   lambda: broker.committed("dunlin-test", "clicks") == ends, 60, every_s=0.5)
+    except AssertionError:
+        print(f"mirrored: {broker.committed('dunlin-test', 'clicks')}", flush=True)
+        raise
 
 
 def users(events):
