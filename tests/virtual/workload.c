@@ -125,7 +125,7 @@ static struct chaos_op base_op(const struct op *op)
     return (struct chaos_op){.f = op->kind == OP_PUBLISH ? CHAOS_PUBLISH : CHAOS_READ,
                              .process = op->client->process,
                              .node = op->node + 1,
-                             .key = op->user,
+                             .key = op->user + 1, /* CHAOS_NO_USER is nobody */
                              .level = op->level};
 }
 
@@ -554,10 +554,12 @@ static void stream_step(void *arg, uint64_t tag)
         struct chaos_op line = {.type = CHAOS_INFO,
                                 .f = CHAOS_INGEST,
                                 .process = CHAOS_NEMESIS,
-                                .key = user,
+                                .key = user + 1,
                                 .name = sources[group],
                                 .events = &told,
                                 .events_count = 1};
+        record(&line);
+        line.type = CHAOS_OK; /* it has it at once */
         record(&line);
         stream_count++;
     }
