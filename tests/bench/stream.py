@@ -2,6 +2,8 @@
 memory under a flood. Run by scripts/bench.sh --stream. The broker, the producer, three nodes and this script share the
 machine's cores.
 
+Users and items are scattered as if drawn at random: in turn they would be kinder to caches.
+
   --events N    events of each run (default 2,000,000)
   --rounds N    of each throughput run (default 3); all are printed
   --json        results as JSON on standard output"""
@@ -9,6 +11,7 @@ machine's cores.
 import argparse
 import json
 import os
+import random
 import re
 import resource
 import sys
@@ -80,11 +83,11 @@ def from_kafka(broker, options, live):
     topic = f"bench-{time.monotonic_ns()}"
     broker.create(topic, PARTITIONS)
     if not live:
-        broker.produce(topic, options.events, users=USERS, items=ITEMS, size=150, time=0)
+        broker.produce(topic, options.events, users=USERS, items=ITEMS, scatter=1, size=150, time=0)
     cluster = Cluster(3, shards=4, extra=source_kafka(broker, topic)).start()
     if live:
         cluster.wait_ready()
-        process = broker.produce_start(topic, options.events, users=USERS, items=ITEMS, size=150, time=0)
+        process = broker.produce_start(topic, options.events, users=USERS, items=ITEMS, scatter=1, size=150, time=0)
     throughput(f"from Kafka, {'produced meanwhile' if live else 'read behind'}", cluster, options.events)
     if live:
         broker.produced(process)
@@ -96,10 +99,11 @@ def from_file(folder, options):
     path = os.path.join(folder, "events.jsonl")
     if not os.path.exists(path):
         now = int(time.time() * 1000)
+        draw = random.Random(1)
         with open(path, "w") as out:
             for i in range(options.events):
                 out.write('{"user_id":"user-%d","item_id":"item-%d","type":"view","time_ms":%d,"pad":"%s"}\n'
-                          % (i * 7919 % USERS, i % ITEMS, now - 60000 + i // 1000, "x" * 60))
+                          % (draw.randrange(USERS), draw.randrange(ITEMS), now - 60000 + i // 1000, "x" * 60))
     extra = f"sources:\n  - name: bench\n    kind: file\n    paths: [{path}]\n"
     cluster = Cluster(3, shards=4, extra=extra).start()
     throughput("from a file", cluster, options.events)
@@ -127,9 +131,9 @@ def freshness(broker, rate, seconds):
     broker.create(topic, PARTITIONS)
     cluster = Cluster(3, shards=4, extra=source_kafka(broker, topic)).start()
     cluster.wait_ready()
-    broker.produce(topic, rate * 2, users=USERS, items=ITEMS, size=150, time=0, rate=rate)
+    broker.produce(topic, rate * 2, users=USERS, items=ITEMS, scatter=1, size=150, time=0, rate=rate)
     before, cpu = [buckets(node) for node in cluster.nodes], cpu_seconds(cluster.nodes)
-    broker.produce(topic, rate * seconds, users=USERS, items=ITEMS, size=150, time=0, rate=rate)
+    broker.produce(topic, rate * seconds, users=USERS, items=ITEMS, scatter=1, size=150, time=0, rate=rate)
     wait_until("all are counted", lambda: min(counted(n) for n in cluster.nodes) >= rate * (seconds + 2))
     used = cpu_seconds(cluster.nodes) - cpu
     for node, early in zip(cluster.nodes, before):

@@ -2,6 +2,7 @@
  * each of it would take seconds. Usage: see usage(). Exit codes: 0 done, 1 failed (the message says what), 2
  * usage. */
 #include "base/clock.h"
+#include "base/hash.h"
 #include "base/text.h"
 
 #include <librdkafka/rdkafka.h>
@@ -39,6 +40,7 @@ static void usage(void)
         "    --time MS          of the first event, each later one a millisecond more (default: now); 0: "
         "each event's is\n"
         "                       when it is produced\n"
+        "    --scatter 1        users and items not in turn, but scattered as if drawn\n"
         "    --items N          item ids item-0 to item-N-1, in turn (default: each event's its own)\n"
         "    --partition P      there, whatever the key\n"
         "    --key TEXT         the key of all (for compaction)\n"
@@ -323,7 +325,7 @@ static int committed(const struct tool *tool, int count, char **words)
 
 struct produce {
     const char *topic, *key, *transaction;
-    int64_t count, rate, size, users, items, first, time_ms, partition, every, abort_every;
+    int64_t count, rate, size, users, items, scatter, first, time_ms, partition, every, abort_every;
     uint64_t acknowledged, failed, committed, aborted;
     char first_error[TEXT_MAX];
 };
@@ -397,10 +399,12 @@ static bool send_event(rd_kafka_t *rk, const struct produce *produce, int64_t nu
                        char *value)
 {
     char user[64];
-    int length = snprintf(user, sizeof(user), "user-%" PRId64, number % produce->users);
+    int64_t place = produce->scatter ? (int64_t)(dn_hash64(&number, sizeof(number), 0) >> 1) : number;
+    int length = snprintf(user, sizeof(user), "user-%" PRId64, place % produce->users);
     const char *key = produce->key ? produce->key : user;
     size_t key_length = produce->key ? strlen(produce->key) : (size_t)length;
-    int64_t item = produce->items > 0 ? number % produce->items : number;
+    int64_t item =
+        produce->items > 0 ? place / (produce->scatter ? produce->users : 1) % produce->items : number;
     int64_t time_ms = produce->time_ms > 0 ? produce->time_ms + number - produce->first : dn_wall_ms();
     int bytes = snprintf(value, 512,
                          "{\"user_id\":\"%s\",\"item_id\":\"%s-%" PRId64
@@ -483,17 +487,12 @@ static bool parse_options(struct produce *produce, int count, char **words)
         int64_t *number, min;
         const char **text;
     } options[] = {
-        {"--rate", &produce->rate, 1, NULL},
-        {"--size", &produce->size, 0, NULL},
-        {"--users", &produce->users, 1, NULL},
-        {"--first", &produce->first, 0, NULL},
-        {"--time", &produce->time_ms, 0, NULL},
-        {"--partition", &produce->partition, 0, NULL},
-        {"--items", &produce->items, 1, NULL},
-        {"--key", NULL, 0, &produce->key},
-        {"--transaction", NULL, 0, &produce->transaction},
-        {"--every", &produce->every, 1, NULL},
-        {"--abort-every", &produce->abort_every, 1, NULL},
+        {"--rate", &produce->rate, 1, NULL},    {"--size", &produce->size, 0, NULL},
+        {"--users", &produce->users, 1, NULL},  {"--first", &produce->first, 0, NULL},
+        {"--time", &produce->time_ms, 0, NULL}, {"--partition", &produce->partition, 0, NULL},
+        {"--items", &produce->items, 1, NULL},  {"--scatter", &produce->scatter, 0, NULL},
+        {"--key", NULL, 0, &produce->key},      {"--transaction", NULL, 0, &produce->transaction},
+        {"--every", &produce->every, 1, NULL},  {"--abort-every", &produce->abort_every, 1, NULL},
     };
     for (int i = 0; i < count; i += 2) {
         size_t at = 0;
