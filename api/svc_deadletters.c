@@ -10,20 +10,6 @@
 
 _Static_assert(DN_DEAD_REASON_MAX < 8, "struct dn_shard_stats counts 7 reasons");
 
-static const char *reason_text(uint8_t reason)
-{
-    static const char *const names[] = {
-        [DN_DEAD_UNDECODABLE] = "undecodable",
-        [DN_DEAD_LIMIT] = "limit",
-        [DN_DEAD_MISROUTED] = "misrouted",
-        [DN_DEAD_LATE] = "late",
-        [DN_DEAD_AHEAD] = "ahead",
-        [DN_DEAD_NO_ROOM] = "no_room",
-        [DN_DEAD_INVALID] = "invalid",
-    };
-    return reason >= 1 && reason <= DN_DEAD_REASON_MAX ? names[reason] : "unknown";
-}
-
 static char *text(const char *constant)
 {
     return (char *)(uintptr_t)constant; /* protobuf-c does not write to it */
@@ -46,7 +32,7 @@ static bool letters_give(struct dn_call *call, struct listing *listing, uint32_t
         dunlin__v1__dead_letter__init(&letters[i]);
         letters[i].shard = group;
         letters[i].number = scratch[i].number;
-        letters[i].reason = text(reason_text(scratch[i].reason));
+        letters[i].reason = text(dn_dead_reason_text(scratch[i].reason));
         letters[i].stream = dn_arena_strndup(call->arena, scratch[i].source, strlen(scratch[i].source));
         letters[i].partition = scratch[i].partition;
         letters[i].offset = scratch[i].offset;
@@ -71,7 +57,7 @@ static bool counts_give(struct dn_call *call, const struct dn_shard *shard, Dunl
         if (stats.dead[reason] == 0)
             continue;
         dunlin__v1__dead_letter_count__init(count);
-        count->reason = text(reason_text((uint8_t)reason));
+        count->reason = text(dn_dead_reason_text((uint8_t)reason));
         count->count = stats.dead[reason];
         to->counts[to->n_counts++] = count;
     }

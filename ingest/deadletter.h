@@ -37,7 +37,4 @@ void dn_deadletters_wake(struct dn_deadletters *letters); /* any thread */
 /* The last error, and since when (wall time, ms); 0: none. Any thread. */
 int64_t dn_deadletters_trouble(struct dn_deadletters *letters, char ret_text[DN_SOURCE_TEXT_MAX]);
 
-/* "late", "undecodable", ...; never NULL. */
-const char *dn_dead_reason_text(uint8_t reason);
-
 #endif

@@ -59,7 +59,4 @@ enum dn_code dn_dead_line_parse(const char *text, size_t length, struct dn_buffe
 /* Appends the letter as a line with its end. out->failed tells of memory and the maximum. */
 void dn_dead_line_write(struct dn_buffer *out, const struct dn_dead_line *line);
 
-/* The reason (enum dn_dead_reason) of a text of dn_dead_reason_text(); 0: none has it. */
-uint8_t dn_dead_reason_parse(const char *text);
-
 #endif

@@ -15,32 +15,6 @@
 #define BASE64 sodium_base64_VARIANT_ORIGINAL
 #define NUMBER_TEXT_MAX 256 /* the part of a line that is made of numbers and fixed texts */
 
-/* Part of the file format. */
-static const char *const reason_texts[] = {
-    [DN_DEAD_UNDECODABLE] = "undecodable",
-    [DN_DEAD_LIMIT] = "limit",
-    [DN_DEAD_MISROUTED] = "misrouted",
-    [DN_DEAD_LATE] = "late",
-    [DN_DEAD_AHEAD] = "ahead",
-    [DN_DEAD_NO_ROOM] = "no_room",
-    [DN_DEAD_INVALID] = "invalid",
-};
-_Static_assert(sizeof reason_texts / sizeof *reason_texts == DN_DEAD_REASON_MAX + 1, "a text for each");
-
-const char *dn_dead_reason_text(uint8_t reason)
-{
-    return reason >= 1 && reason <= DN_DEAD_REASON_MAX ? reason_texts[reason] : "unknown";
-}
-
-uint8_t dn_dead_reason_parse(const char *text)
-{
-    for (unsigned reason = 1; reason <= DN_DEAD_REASON_MAX; reason++) {
-        if (strcmp(text, reason_texts[reason]) == 0)
-            return (uint8_t)reason;
-    }
-    return 0;
-}
-
 /* ---- writing ---------------------------------------------------------------------------------------- */
 
 static void put_text(struct dn_buffer *out, const char *text)

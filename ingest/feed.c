@@ -193,7 +193,7 @@ static bool deliver(struct ingest_feed *feed, const struct dn_message *message)
     return true;
 }
 
-/* The next messages, those that were read before `position` left out. False: none. */
+/* The next messages. False: none. */
 static bool fetch(struct ingest_feed *feed)
 {
     struct ingest_source *source = feed->stream->source;

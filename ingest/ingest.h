@@ -74,7 +74,9 @@ struct dn_ingest_row {
     int64_t next_offset;              /* replicated, as far as this node knows; -1: nothing yet */
     int64_t begin_offset, end_offset; /* of what the stream holds; -1: unknown */
     int64_t lag_records;              /* end - next; bytes for files; -1: unknown */
-    int64_t lag_ms; /* the state has everything that was in the stream this long ago; -1: unknown */
+    /* The state has everything that was in the stream this long ago; -1: unknown. Of a source as a whole: for
+     * how long it has trouble. */
+    int64_t lag_ms;
     bool stalled;
     char error[DN_SOURCE_TEXT_MAX];
 };

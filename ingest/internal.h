@@ -14,7 +14,7 @@
  *
  * A lane:
  *
- *   SYNCING --nothing out, and not before retry_us: lane_sync--> RUNNING --refused, unknown, moved--> SYNCING
+ *   SYNCING --nothing out, and not before retry_us: sync--> RUNNING --refused, unknown, moved--> SYNCING
  *   any     --its shard is read elsewhere: `leaving`, nothing out--> gone
  *
  * Everything here belongs to the ingest thread but for what says otherwise. */
@@ -40,13 +40,13 @@
 #define INGEST_WATCH_US 200000u     /* rows, stalls */
 #define INGEST_PROPOSAL_US 5000000u /* deadline of a batch */
 #define INGEST_RETRY_US 20000u      /* after a first refusal; doubled for each one after it */
-#define INGEST_FULL_US 1000u        /* consensus' queue was full */
+#define INGEST_FULL_US 1000u        /* consensus' queue was full, or there is no memory */
 #define INGEST_RETRY_MAX_US 1000000u
 #define INGEST_HEARD_MS 1500         /* a driver in touch says so at least this often */
 #define INGEST_ALL_READ UINT32_MAX   /* a partition that is a mark: every shard reads all of the stream */
 #define INGEST_STREAMS_MAX 1024u     /* of a source */
 #define INGEST_BATCHES_OUT_MAX 4096u /* of all groups: the queue of those that came back */
-#define INGEST_EVENT_BYTES 47u       /* of an event in a record, beside its item */
+#define INGEST_EVENT_BYTES 37u       /* of an event in a record, beside its item */
 
 enum lane_state { LANE_SYNCING, LANE_RUNNING };
 

@@ -256,7 +256,10 @@ static struct ingest_batch *batch_for(struct ingest_lane *lane)
 
     if (group->out >= group->out_max || ingest->now_us < lane->retry_us)
         return NULL;
-    return take_batch(ingest);
+    struct ingest_batch *batch = take_batch(ingest);
+    if (batch == NULL) /* no memory: looked for again, and not at once */
+        lane->retry_us = ingest->now_us + INGEST_FULL_US;
+    return batch;
 }
 
 /* False: not now, nothing changed. */

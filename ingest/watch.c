@@ -94,6 +94,17 @@ static int64_t lag_records(const struct ingest_lane *lane, const struct dn_parti
     return status->end_offset > from ? status->end_offset - from : 0;
 }
 
+/* A file's lines have no times of their own: before its end, that it gets on says nothing of how far it is.
+ */
+static int64_t lag_ms(const struct watch *watch, const struct ingest_lane *lane)
+{
+    const struct ingest_feed *feed = lane->feed;
+
+    if (feed->stream->source->config->kind == DN_SOURCE_FILE && !feed->at_end)
+        return -1;
+    return watch->now_ms > lane->fresh_ms ? watch->now_ms - lane->fresh_ms : 0;
+}
+
 static const char *why_of(const struct ingest_lane *lane, const struct dn_partition_status *status)
 {
     if (lane->feed->error[0] != 0)
@@ -131,7 +142,7 @@ static void watch_lane(struct watch *watch, struct ingest_lane *lane,
     row->begin_offset = status->begin_offset;
     row->end_offset = status->end_offset;
     row->lag_records = lag_records(lane, status);
-    row->lag_ms = watch->now_ms > lane->fresh_ms ? watch->now_ms - lane->fresh_ms : 0;
+    row->lag_ms = lag_ms(watch, lane);
     row->stalled = stalled;
     if (why != NULL && (stalled || broken || status->error[0] != 0 || lane->error[0] != 0))
         snprintf(row->error, sizeof row->error, "%s", why);

@@ -262,7 +262,9 @@ static const struct dn_config_key KEYS[] = {
     {"sources[].batch.ms", DN_CONFIG_UINT, SOURCE(batch_ms), 0, 10000, "5", "ms",
      "or when its first message waited this long.", NULL},
     {"sources[].batch.inflight", DN_CONFIG_UINT, SOURCE(inflight_batches), 1, 64, "4", "batches",
-     "Batches of a partition that are proposed and not yet applied.", NULL},
+     "Batches of a shard, from all sources, that are proposed and not yet applied. The largest of all "
+     "sources' counts.",
+     NULL},
     {"sources[].dead_letters.to", DN_CONFIG_CHOICE, SOURCE(dead_sink), 0, 0, "file", "file topic none",
      "Where messages go that give no event or came too late, with reason and original bytes. none: they are "
      "counted, and gone.",

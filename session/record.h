@@ -49,6 +49,11 @@ enum dn_dead_reason {
     DN_DEAD_REASON_MAX = 7,
 };
 
+/* "late", "undecodable", ..., "unknown": in files, answers and metrics. Never NULL. */
+const char *dn_dead_reason_text(uint8_t reason);
+/* The reason that has this text; 0: none. */
+uint8_t dn_dead_reason_parse(const char *text);
+
 struct dn_dead_in { /* a message that gave no event */
     int64_t offset;
     uint8_t reason; /* enum dn_dead_reason, DN_DEAD_UNDECODABLE..DN_DEAD_MISROUTED */

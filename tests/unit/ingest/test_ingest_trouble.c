@@ -436,6 +436,25 @@ static void test_waiting_is_told_from_trouble(void **state)
     assert_true(row.stalled);
 }
 
+/* Lines have no times: that a file gets on does not say that it is read to its end. */
+static void test_a_file_is_behind_by_nobody_knows_what(void **state)
+{
+    struct dn_ingest_row row = {0};
+
+    (void)state;
+    config.kind = DN_SOURCE_FILE;
+    bench.message_ms = -1;
+    bench.length = 100000000;
+    struct dn_ingest *ingest = start(1);
+    for (int i = 0; i < 300 && row.next_offset <= 0; i++) {
+        poll(NULL, 0, 10);
+        (void)dn_ingest_rows(ingest, &row, 1);
+    }
+    stop(ingest);
+    CHECK(row.next_offset > 0 && row.lag_ms == -1 && row.lag_records > 0, "lag %lld ms at %lld",
+          (long long)row.lag_ms, (long long)row.next_offset);
+}
+
 /* A stream whose messages carry an old time is read to its end again and again: it does not stand still. */
 static void test_old_times_at_the_end(void **state)
 {
@@ -463,14 +482,16 @@ static void test_old_times_at_the_end(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test_setup(test_full_reads_nothing_in_vain, make_rig),
-                                       cmocka_unit_test_setup(test_mark_refused, make_rig),
-                                       cmocka_unit_test_setup(test_every_partition_gets_on, make_rig),
-                                       cmocka_unit_test_setup(test_messages_of_the_future, make_rig),
-                                       cmocka_unit_test_setup(test_stall_is_inherited, make_rig),
-                                       cmocka_unit_test_setup(test_old_errors_go, make_rig),
-                                       cmocka_unit_test_setup(test_old_times_at_the_end, make_rig),
-                                       cmocka_unit_test_setup(test_waiting_is_told_from_trouble, make_rig)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup(test_full_reads_nothing_in_vain, make_rig),
+        cmocka_unit_test_setup(test_mark_refused, make_rig),
+        cmocka_unit_test_setup(test_every_partition_gets_on, make_rig),
+        cmocka_unit_test_setup(test_messages_of_the_future, make_rig),
+        cmocka_unit_test_setup(test_stall_is_inherited, make_rig),
+        cmocka_unit_test_setup(test_old_errors_go, make_rig),
+        cmocka_unit_test_setup(test_a_file_is_behind_by_nobody_knows_what, make_rig),
+        cmocka_unit_test_setup(test_old_times_at_the_end, make_rig),
+        cmocka_unit_test_setup(test_waiting_is_told_from_trouble, make_rig)};
 
     dn_log_set_level(getenv("DN_TEST_LOG") != NULL ? DN_LOG_DEBUG : DN_LOG_ERROR);
     return cmocka_run_group_tests(tests, NULL, NULL);
