@@ -29,8 +29,9 @@ static const char *const kind_names[] = {"counter", "gauge", "histogram"};
 /* Bucket bounds on the page: enough to see the targets (1, 5, 10, 300 ms, 1.2 s) without a page of megabytes.
  * The fine buckets stay inside; bounds are met to within one of them (3 %). */
 static const uint64_t page_bounds_ns[] = {
-    50000,    100000,   200000,    300000,    500000,    1000000,    2000000,    5000000,     10000000,
-    20000000, 50000000, 100000000, 300000000, 500000000, 1200000000, 3000000000, 10000000000,
+    50000,     100000,    200000,    300000,     500000,     1000000,     2000000,  5000000,
+    10000000,  15000000,  20000000,  30000000,   40000000,   50000000,    70000000, 100000000,
+    200000000, 300000000, 500000000, 1200000000, 3000000000, 10000000000,
 };
 #define PAGE_BOUNDS (sizeof(page_bounds_ns) / sizeof(page_bounds_ns[0]))
 

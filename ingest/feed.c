@@ -10,6 +10,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#define NS_PER_MS 1000000u
+
 static void release(struct ingest_feed *feed)
 {
     struct ingest_source *source = feed->stream->source;
@@ -193,6 +195,18 @@ static bool deliver(struct ingest_feed *feed, const struct dn_message *message)
     return true;
 }
 
+/* How far behind its producers this reads; the newest message stands for those read with it. */
+static void observe_delay(const struct ingest_feed *feed)
+{
+    const struct dn_message *newest = &feed->messages[feed->count - 1];
+
+    if (newest->end || newest->time_ms < 0)
+        return;
+    int64_t delay_ms = feed->fetched_ms - newest->time_ms;
+    dn_histogram_observe_ns(feed->stream->source->read_delay,
+                            delay_ms > 0 ? (uint64_t)delay_ms * NS_PER_MS : 0);
+}
+
 /* The next messages. False: none. */
 static bool fetch(struct ingest_feed *feed)
 {
@@ -203,8 +217,11 @@ static bool fetch(struct ingest_feed *feed)
     feed->count = source->driver->read(source->self, feed->stream->index, feed->partition, feed->messages,
                                        INGEST_READ_MAX);
     feed->held = true;
-    if (feed->count == 0)
+    feed->dry = feed->count == 0;
+    if (feed->dry)
         release(feed);
+    else
+        observe_delay(feed);
     return feed->count > 0;
 }
 

@@ -208,6 +208,15 @@ static struct dn_counter *counter(struct dn_ingest *ingest, const struct ingest_
     return dn_metrics_counter(ingest->metrics, name, labels, help);
 }
 
+static struct dn_histogram *histogram(struct dn_ingest *ingest, const struct ingest_source *source,
+                                      const char *name, const char *help)
+{
+    char labels[DN_SOURCE_NAME_MAX + 16];
+
+    snprintf(labels, sizeof labels, "source=\"%s\"", source->config->name);
+    return dn_metrics_histogram(ingest->metrics, name, labels, help);
+}
+
 static enum dn_code open_source(struct dn_ingest *ingest, struct ingest_source *source,
                                 const struct dn_source_config *config, struct dn_error *err)
 {
@@ -235,6 +244,11 @@ static enum dn_code open_source(struct dn_ingest *ingest, struct ingest_source *
                                "Batches refused or of unknown fate: read again");
     source->invalid = counter(ingest, source, "dunlin_source_invalid_total",
                               "Batches that the state machine did not understand: a fault of dunlin");
+    source->read_delay =
+        histogram(ingest, source, "dunlin_source_read_delay_seconds",
+                  "From a message's own time until this node read it (the newest of each read)");
+    source->commit_delay = histogram(ingest, source, "dunlin_source_commit_delay_seconds",
+                                     "From a batch's proposal until its answer");
     source->streams = calloc(INGEST_STREAMS_MAX, sizeof *source->streams);
     if (source->streams == NULL)
         return dn_fail(err, DN_NO_MEMORY, "source '%s': out of memory", config->name);

@@ -60,7 +60,8 @@ struct ingest_batch { /* one record: on its way, or kept for reuse */
     struct dn_buffer record;
     int64_t next_offset;
     int64_t newest_ms; /* what its stream held then is in it; -1: unknown */
-    bool mark;         /* of INGEST_ALL_READ: no offset of the lane's partition */
+    uint64_t sent_us;
+    bool mark; /* of INGEST_ALL_READ: no offset of the lane's partition */
     /* Written by the consensus thread before it is put into `done`. */
     enum dn_code code;
     enum dn_result_status status;
@@ -114,6 +115,7 @@ struct ingest_feed {
     int64_t fetched_ms; /* wall time when `messages` was fetched */
     int64_t end_ms;     /* wall time when the end was last fetched, as delivered; 0: not since the start */
     bool at_end;        /* position is the end, as far as was heard */
+    bool dry;           /* the driver had no more in this turn */
     struct dn_message *messages;
     size_t count, at;
     bool held;                 /* messages are not released yet */
@@ -146,6 +148,7 @@ struct ingest_source {
     int64_t trouble_ms;
     char trouble[DN_SOURCE_TEXT_MAX];
     struct dn_counter *messages, *bytes, *skipped, *dead, *seeks, *proposals, *refusals, *invalid;
+    struct dn_histogram *read_delay, *commit_delay;
 };
 
 struct ingest_group {

@@ -18,6 +18,7 @@
 
 #define RECORD_BYTES_MAX DN_RECORD_MAX
 #define FIRST_CAPACITY 64u
+#define NS_PER_US 1000u
 
 struct ingest_lane *lane_create(struct ingest_feed *feed, uint32_t group)
 {
@@ -223,11 +224,12 @@ static bool propose(struct ingest_lane *lane, struct ingest_batch *batch)
     struct ingest_group *group = &ingest->groups[lane->group];
 
     batch->lane = lane;
+    batch->sent_us = dn_monotonic_us();
     batch->proposal = (struct dn_proposal){
         .group = lane->group,
         .record = batch->record.bytes,
         .length = batch->record.length,
-        .deadline_us = dn_monotonic_us() + INGEST_PROPOSAL_US,
+        .deadline_us = batch->sent_us + INGEST_PROPOSAL_US,
         .done = on_done,
         .data = batch,
     };
@@ -364,6 +366,8 @@ void lane_batch_done(struct ingest_batch *batch)
     struct ingest_lane *lane = batch->lane;
 
     DN_ASSERT(lane->out > 0);
+    dn_histogram_observe_ns(lane->feed->stream->source->commit_delay,
+                            (dn_monotonic_us() - batch->sent_us) * NS_PER_US);
     lane->out--;
     batch->ingest->groups[lane->group].out--;
     batch->ingest->batches_out--;
@@ -441,7 +445,8 @@ static bool is_due(const struct ingest_lane *lane)
     uint64_t now_us = lane->feed->stream->source->ingest->now_us;
 
     if (lane->event_count + lane->dead_count > 0)
-        return is_full(lane) || now_us - lane->oldest_us >= config_of(lane)->batch_ms * 1000;
+        return is_full(lane) || (lane->out == 0 && lane->feed->dry) ||
+               now_us - lane->oldest_us >= config_of(lane)->batch_ms * 1000;
     return reached(lane) > lane->begins_at && now_us - lane->progress_us >= INGEST_OFFSETS_US;
 }
 

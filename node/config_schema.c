@@ -260,7 +260,9 @@ static const struct dn_config_key KEYS[] = {
     {"sources[].batch.bytes", DN_CONFIG_BYTES, SOURCE(batch_bytes), KIB, 4 * MIB, "256KiB", "bytes",
      "or this many bytes,", NULL},
     {"sources[].batch.ms", DN_CONFIG_UINT, SOURCE(batch_ms), 0, 10000, "5", "ms",
-     "or when its first message waited this long.", NULL},
+     "or when its first message waited this long. It waits only while an earlier batch of its shard and "
+     "partition is on its way.",
+     NULL},
     {"sources[].batch.inflight", DN_CONFIG_UINT, SOURCE(inflight_batches), 1, 64, "4", "batches",
      "Batches of a shard, from all sources, that are proposed and not yet applied. The largest of all "
      "sources' counts.",

@@ -5,7 +5,8 @@ machine's cores.
 Users and items are scattered as if drawn at random: in turn they would be kinder to caches.
 
   --events N    events of each run (default 2,000,000)
-  --rounds N    of each throughput run (default 3); all are printed
+  --rounds N    of each run but the flood (default 3); all are printed
+  --only WHAT   one of kafka, file, freshness, flood
   --json        results as JSON on standard output"""
 
 import argparse
@@ -110,10 +111,16 @@ def from_file(folder, options):
     cluster.close()
 
 
-def buckets(node):
+def buckets(node, name="dunlin_event_to_visible_seconds"):
     text = urllib.request.urlopen(f"http://{node.admin}/metrics", timeout=10).read().decode()
-    found = re.findall(r'dunlin_event_to_visible_seconds_bucket\{le="([^"]+)"\} (\d+)', text)
+    found = re.findall(name + r'_bucket\{(?:[^}]*,)?le="([^"]+)"\} (\d+)', text)
     return [(float(bound) * 1000, int(count)) for bound, count in found]
+
+
+# What an event's way is made of, as far as nodes can see it.
+STAGES = (("event to visible", "dunlin_event_to_visible_seconds"),
+          ("of it until it was read", "dunlin_source_read_delay_seconds"),
+          ("of it from proposal to commit", "dunlin_source_commit_delay_seconds"))
 
 
 def quantile(before, after, q):
@@ -132,14 +139,19 @@ def freshness(broker, rate, seconds):
     cluster = Cluster(3, shards=4, extra=source_kafka(broker, topic)).start()
     cluster.wait_ready()
     broker.produce(topic, rate * 2, users=USERS, items=ITEMS, scatter=1, size=150, time=0, rate=rate)
-    before, cpu = [buckets(node) for node in cluster.nodes], cpu_seconds(cluster.nodes)
+    before = [[buckets(node, name) for _, name in STAGES] for node in cluster.nodes]
+    cpu = cpu_seconds(cluster.nodes)
     broker.produce(topic, rate * seconds, users=USERS, items=ITEMS, scatter=1, size=150, time=0, rate=rate)
     wait_until("all are counted", lambda: min(counted(n) for n in cluster.nodes) >= rate * (seconds + 2))
     used = cpu_seconds(cluster.nodes) - cpu
-    for node, early in zip(cluster.nodes, before):
-        late = buckets(node)
-        record(f"event to visible at {rate:,}/s, node {node.number}",
-               " / ".join(f"{quantile(early, late, q):.1f}" for q in (.5, .99, .999)), "ms (p50 / p99 / p999)")
+    record(f"the broker's acknowledgement at {rate:,}/s", " / ".join(f"{us / 1000:.1f}" for us in broker.acknowledged_us),
+           "ms (p50 / p99)")
+    for i, (what, name) in enumerate(STAGES):
+        for node, early in zip(cluster.nodes, before):
+            late = buckets(node, name)
+            if late and late[-1][1] > early[i][-1][1]:
+                record(f"{what} at {rate:,}/s, node {node.number}",
+                       " / ".join(f"{quantile(early[i], late, q):.1f}" for q in (.5, .99, .999)), "ms (p50 / p99 / p999)")
     record(f"CPU at {rate:,}/s", f"{1e6 * used / (rate * seconds) / 3:.1f}", "us an event and replica")
     cluster.close()
     broker.delete(topic)
@@ -180,16 +192,23 @@ def main():
     parser = argparse.ArgumentParser(prog="bench.sh --stream", description=__doc__.split("\n\n")[0])
     parser.add_argument("--events", type=int, default=2_000_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=["kafka", "file", "freshness", "flood"])
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    wanted = {options.only} if options.only else {"kafka", "file", "freshness", "flood"}
     broker = kafka.Broker()
     with tempfile.TemporaryDirectory(prefix="dunlin-stream.") as folder:
         for _ in range(options.rounds):
-            from_kafka(broker, options, live=True)
-            from_kafka(broker, options, live=False)
-            from_file(folder, options)
-        freshness(broker, 10_000, 20)
-        flood(broker, options)
+            if "kafka" in wanted:
+                from_kafka(broker, options, live=True)
+                from_kafka(broker, options, live=False)
+            if "file" in wanted:
+                from_file(folder, options)
+        if "freshness" in wanted:
+            for _ in range(options.rounds):
+                freshness(broker, 10_000, 20)
+        if "flood" in wanted:
+            flood(broker, options)
     if options.json:
         print(json.dumps(results, indent=1))
         return

@@ -111,7 +111,7 @@ class Broker:
         out, _ = process.communicate()
         if process.returncode != 0:
             raise RuntimeError(f"kafka_tool produce ended with {process.returncode}: {out}")
-        acknowledged, committed, aborted, _ = map(int, out.split())
+        acknowledged, committed, aborted, _, *self.acknowledged_us = map(int, out.split())
         return acknowledged, committed, aborted
 
     def produce_lines(self, topic, records, partition=None):

@@ -3,6 +3,7 @@
  * usage. */
 #include "base/clock.h"
 #include "base/hash.h"
+#include "base/metrics.h"
 #include "base/text.h"
 
 #include <librdkafka/rdkafka.h>
@@ -32,7 +33,9 @@ static void usage(void)
         "  produce TOPIC COUNT [OPTION]...             click events as JSON, keyed by user as Java's "
         "producer does;\n"
         "                                              prints: acknowledged, committed, aborted, "
-        "microseconds\n"
+        "microseconds in all,\n"
+        "                                              p50 and p99 of the microseconds until a record is "
+        "acknowledged\n"
         "    --rate N           a second (default: as fast as it goes)\n"
         "    --size BYTES       of a value, at least (default: 0)\n"
         "    --users N          user ids user-0 to user-N-1, in turn (default: 1000)\n"
@@ -328,6 +331,7 @@ struct produce {
     int64_t count, rate, size, users, items, scatter, first, time_ms, partition, every, abort_every;
     uint64_t acknowledged, failed, committed, aborted;
     char first_error[TEXT_MAX];
+    struct dn_histogram *delay; /* from the call that produced a record to the broker's answer */
 };
 
 static void on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *message, void *opaque)
@@ -343,6 +347,8 @@ static void on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *message, void 
         snprintf(produce->first_error, sizeof(produce->first_error), "%s", rd_kafka_err2str(message->err));
     } else {
         produce->acknowledged++;
+        if (produce->delay)
+            dn_histogram_observe_ns(produce->delay, (uint64_t)rd_kafka_message_latency(message) * 1000);
     }
 }
 
@@ -524,16 +530,19 @@ static int produce_events(const struct tool *tool, int count, char **words)
         return 2;
     }
     char *value = malloc((size_t)produce.size + 1024);
-    rd_kafka_t *rk = value ? make_producer(tool, &produce) : NULL;
-    if (!rk) {
-        free(value);
-        return 1;
+    produce.delay = dn_histogram_create();
+    rd_kafka_t *rk = value && produce.delay ? make_producer(tool, &produce) : NULL;
+    int code = 1;
+    if (rk) {
+        uint64_t begin_us = dn_monotonic_us();
+        code = finish(rk, &produce, send_all(rk, &produce, value));
+        printf("%" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 "\n",
+               produce.acknowledged, produce.committed, produce.aborted, dn_monotonic_us() - begin_us,
+               dn_histogram_quantile_ns(produce.delay, .5) / 1000,
+               dn_histogram_quantile_ns(produce.delay, .99) / 1000);
     }
-    uint64_t begin_us = dn_monotonic_us();
-    int code = finish(rk, &produce, send_all(rk, &produce, value));
+    dn_histogram_destroy(produce.delay);
     free(value);
-    printf("%" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 "\n", produce.acknowledged, produce.committed,
-           produce.aborted, dn_monotonic_us() - begin_us);
     return code;
 }
 
