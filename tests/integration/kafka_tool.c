@@ -100,7 +100,9 @@ static rd_kafka_conf_t *make_conf(const struct tool *tool)
 {
     rd_kafka_conf_t *conf = rd_kafka_conf_new();
     bool good = set(conf, "bootstrap.servers", tool->brokers) && set(conf, "log_level", "3") &&
-                set(conf, "allow.auto.create.topics", "false");
+                set(conf, "allow.auto.create.topics", "false") &&
+                /* Else it is back only 10 s after its broker, and a test takes that for our own delay. */
+                set(conf, "reconnect.backoff.max.ms", "500");
     for (size_t i = 0; good && i < tool->property_count; i++) {
         good = set_pair(conf, tool->properties[i]);
     }
