@@ -21,7 +21,6 @@ struct setting {
 static const struct setting defaults[] = {
     {"reconnect.backoff.ms", "100"},
     {"reconnect.backoff.max.ms", "1000"}, /* librdkafka's own 10 s would hold letters up after a restart */
-    {"log.connection.close", "false"},
 };
 
 /* After them: these win. */
