@@ -344,11 +344,13 @@ static int leaders(rd_kafka_t *rk, int count, char **words)
 
 static void print_hex(const rd_kafka_message_t *message)
 {
-    if (!message->payload) {
-        fputs("\\0", stdout);
+    const unsigned char *value = message->payload;
+    if (!value) {
+        puts("\\0");
+        return;
     }
     for (size_t i = 0; i < message->len; i++) {
-        printf("%02x", ((const unsigned char *)message->payload)[i]);
+        printf("%02x", value[i]);
     }
     puts("");
 }
