@@ -147,7 +147,8 @@ configure() {
         echo "127.0.0.1:$sasl_port" >"$dir/bootstrap_sasl"
     fi
     if [ "$tls" = 1 ]; then
-        command -v openssl >/dev/null || cannot "openssl, which makes the certificates, is not here"
+        command -v openssl >/dev/null || install_package openssl ||
+            cannot "openssl, which makes the certificates, is not here, and apt could not install it"
         certify "$dir" ca
         certify "$dir" other-ca
         tls_port=$(free_ports 1)

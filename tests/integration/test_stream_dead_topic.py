@@ -162,7 +162,7 @@ def check_replayed(cluster, brokers, text, log):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--letters", type=int, default=60, help="of each of the six kinds, in a round")
     options = parser.parse_args()
     rng = random.Random(seed())
@@ -185,7 +185,9 @@ def main():
     if faults.back:
         faults.back.join()
     stream.wait_counted(cluster, brokers, "shop", "clicks")
+    print(f"{time.monotonic() - began:6.1f} s: all is counted, {waiting(cluster)} letters wait", flush=True)
     wait_until("all letters are written", lambda: waiting(cluster) == 0, 120)
+    print(f"{time.monotonic() - began:6.1f} s: all letters are written", flush=True)
     lines = brokers.values("dead")
     repeats = check_letters(lines, log.letters)
     text = check_listed(cluster, lines, log, repeats)
