@@ -13,10 +13,18 @@
 #define CLOSE_MS 1000
 #define SECRET_MIN 3 /* shorter values are not looked for in texts: they are everywhere */
 
-/* After the source's properties, so that they win. */
-static const struct {
+struct setting {
     const char *name, *value;
-} settings[] = {
+};
+
+/* Before the source's properties, which win. */
+static const struct setting defaults[] = {
+    {"reconnect.backoff.ms", "100"},
+    {"reconnect.backoff.max.ms", "1000"}, /* librdkafka's own 10 s would hold letters up after a restart */
+};
+
+/* After them: these win. */
+static const struct setting settings[] = {
     {"enable.idempotence", "true"},
     {"acks", "all"},
     {"linger.ms", "5"},
@@ -109,6 +117,8 @@ static enum dn_code set(rd_kafka_conf_t *conf, const char *name, const char *val
 static enum dn_code fill(rd_kafka_conf_t *conf, const struct dn_source_config *config, struct dn_error *err)
 {
     enum dn_code code = set(conf, "bootstrap.servers", config->brokers, err);
+    for (size_t i = 0; code == DN_OK && i < sizeof defaults / sizeof *defaults; i++)
+        code = set(conf, defaults[i].name, defaults[i].value, err);
     for (size_t i = 0; code == DN_OK && i < config->property_count; i++) {
         /* Its transactions would have to be begun and ended. */
         if (strcmp(config->properties[i].name, "transactional.id") != 0)

@@ -147,6 +147,8 @@ struct ingest_source {
     size_t stream_count;
     int64_t trouble_ms;
     char trouble[DN_SOURCE_TEXT_MAX];
+    int64_t told_ms;  /* trouble_ms of what is in the log; 0: nothing is */
+    uint64_t told_us; /* monotonic, when it came there */
     struct dn_counter *messages, *bytes, *skipped, *dead, *seeks, *proposals, *refusals, *invalid;
     struct dn_histogram *read_delay, *commit_delay;
 };

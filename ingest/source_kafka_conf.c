@@ -56,7 +56,9 @@ static const struct setting defaults[] = {
     {"reconnect.backoff.max.ms", "1000"},
     {"topic.metadata.refresh.interval.ms", "5000"},
     {"topic.metadata.propagation.max.ms", "5000"},
-    {"log.connection.close", "false"},
+    /* A broker that wants TLS hangs up on one who does not: the only hint that there is. It reaches people by
+     * trouble(), while nobody answers. */
+    {"log.connection.close", "true"},
 };
 
 static const struct setting reading[] = {

@@ -1,7 +1,12 @@
 /* Single messages again, for dead letters: a consumer of its own, used by one thread, which may wait.
  *
  * One partition is open at a time. For an offset a little further on it reads on, so that a run of dead
- * letters costs one fetch; for any other it starts there anew. */
+ * letters costs one fetch; for any other it starts there anew.
+ *
+ * That a message is no more is final: its letter is written without it. A new leader of the partition says
+ * for a moment that the log ends before what its followers acknowledged (it does not know yet how far they
+ * are), so an end, or an error, is no proof: then the brokers are asked for the log's offsets, which such a
+ * leader refuses to tell. */
 #include "ingest/source_kafka_private.h"
 
 #include "base/clock.h"
@@ -12,6 +17,7 @@
 
 #define SKIP_MAX 2000 /* messages read over on the way to an offset; farther: start anew */
 #define STEP_MS 100   /* between looks for an error that no partition tells */
+#define CONFIRM_MS KAFKA_QUESTION_MS
 
 struct fetcher {
     const struct dn_source_config *config; /* first: see on_log() */
@@ -130,22 +136,43 @@ static enum dn_code gone(struct fetcher *fetcher, int64_t offset, struct dn_erro
                    fetcher->partition, (long long)offset);
 }
 
-/* What an error in place of a message means. DN_OK: nothing yet, wait on. */
+static bool is_unknown(rd_kafka_resp_err_t error)
+{
+    return error == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART || error == RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC ||
+           error == RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION;
+}
+
+/* It looks as if the message were no more: DN_NOT_FOUND when the brokers' answer for the whole log says so
+ * too. */
+static enum dn_code confirm_gone(struct fetcher *fetcher, int64_t offset, struct dn_error *err)
+{
+    int64_t begin, end;
+    rd_kafka_resp_err_t error = rd_kafka_query_watermark_offsets(
+        fetcher->rk, fetcher->name, (int32_t)fetcher->partition, &begin, &end, CONFIRM_MS);
+    if (is_unknown(error) || (!error && (offset < begin || offset >= end))) {
+        return gone(fetcher, offset, err);
+    }
+    return dn_fail(err, DN_UNAVAILABLE, "topic %s, partition %u: offset %lld cannot be read just now%s%s",
+                   fetcher->name, fetcher->partition, (long long)offset, error ? ": " : "",
+                   error ? rd_kafka_err2str(error) : "");
+}
+
+/* What an error in place of a message means. */
 static enum dn_code judge_error(struct fetcher *fetcher, const rd_kafka_message_t *message, int64_t offset,
                                 struct dn_error *err)
 {
     switch (message->err) {
     case RD_KAFKA_RESP_ERR__PARTITION_EOF:
-        return gone(fetcher, offset, err); /* it was there once, and everything that is was read past */
+        /* It was there once, and everything that is was read past? */
+        return message->offset > offset ? gone(fetcher, offset, err) : confirm_gone(fetcher, offset, err);
     case RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET:
         /* One from before this start says nothing of this offset. */
-        return message->offset == offset ? gone(fetcher, offset, err)
+        return message->offset == offset ? confirm_gone(fetcher, offset, err)
                                          : dn_fail(err, DN_UNAVAILABLE, "reading was disturbed; try again");
-    case RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART:
-    case RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC:
-    case RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION:
-        return gone(fetcher, offset, err);
     default:
+        if (is_unknown(message->err)) {
+            return confirm_gone(fetcher, offset, err);
+        }
         break;
     }
     char text[DN_SOURCE_TEXT_MAX];

@@ -15,8 +15,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define RETRY_GAP_US 5000000u     /* a partition that cannot be read is tried again so often */
-#define REASON_EVERY_US 10000000u /* a reason that changed is told at most so often */
+#define RETRY_GAP_US 5000000u      /* a partition that cannot be read is tried again so often */
+#define REASON_EVERY_US 10000000u  /* a reason that changed is told at most so often */
+#define TROUBLE_EVERY_US 60000000u /* the same of a source as a whole, when it is another trouble */
 #define ROWS_FIRST 64u
 
 struct watch {
@@ -199,6 +200,26 @@ static void watch_feed(struct watch *watch, struct ingest_feed *feed)
 /* ---- sources
  * ------------------------------------------------------------------------------------------------ */
 
+/* What is wrong with the source as a whole, in full, once: a group's word has room for a part of one source's
+ * only. */
+static void tell_trouble(const struct watch *watch, struct ingest_source *source)
+{
+    uint64_t now_us = watch->ingest->now_us;
+
+    if (source->trouble_ms == 0) {
+        if (source->told_ms != 0)
+            dn_info("ingest", "source '%s': what was wrong is over", source->config->name);
+        source->told_ms = 0;
+        return;
+    }
+    if (!is_late(watch, source->trouble_ms) || source->told_ms == source->trouble_ms ||
+        (source->told_ms != 0 && now_us - source->told_us < TROUBLE_EVERY_US))
+        return;
+    dn_warn("ingest", "source '%s': %s", source->config->name, source->trouble);
+    source->told_ms = source->trouble_ms;
+    source->told_us = now_us;
+}
+
 static void watch_source(struct watch *watch, struct ingest_source *source)
 {
     struct dn_ingest *ingest = watch->ingest;
@@ -206,6 +227,7 @@ static void watch_source(struct watch *watch, struct ingest_source *source)
     for (size_t i = 0; i < source->stream_count; i++)
         for (uint32_t p = 0; p < source->streams[i].feed_count; p++)
             watch_feed(watch, source->streams[i].feeds[p]);
+    tell_trouble(watch, source);
     if (source->trouble_ms == 0)
         return;
     bool late = is_late(watch, source->trouble_ms);

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# A real Apache Kafka broker (KRaft mode, one node) for tests: set up once, kept outside the checkout, started and
-# stopped in a folder of its own. Maven fetches the published jars by the machine's own settings.
+# A real Apache Kafka broker (KRaft mode; one node, or several as a cluster) for tests: set up once, kept outside the
+# checkout, each node started and stopped in a folder of its own. Maven fetches the published jars by the machine's own settings.
 set -euo pipefail
 
 usage() {
     cat <<'TEXT'
 Usage: scripts/kafka.sh setup
-       scripts/kafka.sh start DIR [--port N] [--sasl] [--heap SIZE] [--property NAME=VALUE]...
+       scripts/kafka.sh start DIR [--port N] [--sasl] [--tls] [--heap SIZE] [--property NAME=VALUE]...
+       scripts/kafka.sh cluster DIR NODES [--property NAME=VALUE]...
        scripts/kafka.sh stop DIR [--now]
        scripts/kafka.sh --help
 
@@ -17,8 +18,12 @@ Usage: scripts/kafka.sh setup
     --port N          listen there (default: a free port)
     --sasl            a second listener with SASL/PLAIN, its address in DIR/bootstrap_sasl: user "dunlin", password
                       "right"
+    --tls             a listener with SASL/SCRAM-SHA-512 over TLS, its address in DIR/bootstrap_tls: the same user and
+                      password; DIR/ca.pem signed its certificate, DIR/other-ca.pem is an authority that did not
     --heap SIZE       the JVM's heap (default: 512m)
     --property ...    more lines for server.properties
+  cluster makes DIR/1 to DIR/NODES the data folders of brokers, each a controller too, that form one cluster. Start all of
+          them at once, in the background: none serves before most of them run. All addresses are in DIR/bootstrap
   stop    ends the broker that DIR names: cleanly, or with --now at once, as by a power cut. The data stays
 
 Where: $DUNLIN_DEPS/kafka, or ~/.cache/dunlin/kafka.
@@ -101,28 +106,65 @@ XML
     exec 9>&-
 }
 
-free_port() {
-    /usr/bin/python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+# free_ports COUNT: all of them different.
+free_ports() {
+    /usr/bin/python3 - "$1" <<'PY'
+import socket, sys
+sockets = [socket.socket() for _ in range(int(sys.argv[1]))]
+for s in sockets:
+    s.bind(("127.0.0.1", 0))
+print(*[s.getsockname()[1] for s in sockets])
+PY
 }
 
-# configure DIR PORT SASL PROPERTY...: server.properties and an empty data folder.
+# certify DIR NAME: an authority, DIR/NAME.pem, whose key is lost at once; what it signs first is DIR/NAME-server.pem,
+# a key and a certificate for 127.0.0.1.
+certify() {
+    local dir=$1 name=$2 work
+    work=$(mktemp -d)
+    {
+        openssl req -x509 -newkey rsa:2048 -nodes -days 3650 -subj "/CN=dunlin test $name" -keyout "$work/ca.key" \
+            -out "$work/ca.pem" &&
+            openssl req -newkey rsa:2048 -nodes -subj "/CN=127.0.0.1" -keyout "$work/key" -out "$work/request" &&
+            openssl x509 -req -in "$work/request" -CA "$work/ca.pem" -CAkey "$work/ca.key" -CAcreateserial -days 3650 \
+                -extfile <(echo "subjectAltName=IP:127.0.0.1") -out "$work/cert"
+    } >"$dir/openssl.log" 2>&1 || die "no certificate could be made; see $dir/openssl.log"
+    (umask 077 && cat "$work/key" "$work/cert" >"$dir/$name-server.pem")
+    cp "$work/ca.pem" "$dir/$name.pem"
+    rm -rf "$work"
+}
+
+# configure DIR ID VOTERS CONTROLLER_PORT PORT SASL TLS PROPERTY...: server.properties and an empty data folder.
 configure() {
-    local dir=$1 port=$2 sasl=$3 controller listeners map sasl_port
-    shift 3
-    [ -n "$port" ] || port=$(free_port)
-    controller=$(free_port)
+    local dir=$1 id=$2 voters=$3 controller=$4 port=$5 sasl=$6 tls=$7 listeners map sasl_port tls_port format=()
+    shift 7
     listeners="PLAIN://127.0.0.1:$port"
     map=PLAIN:PLAINTEXT,CONTROLLER:PLAINTEXT
     if [ "$sasl" = 1 ]; then
-        sasl_port=$(free_port)
+        sasl_port=$(free_ports 1)
         listeners="$listeners,SASL://127.0.0.1:$sasl_port"
         map=$map,SASL:SASL_PLAINTEXT
         echo "127.0.0.1:$sasl_port" >"$dir/bootstrap_sasl"
     fi
+    if [ "$tls" = 1 ]; then
+        command -v openssl >/dev/null || install_package openssl ||
+            cannot "openssl, which makes the certificates, is not here, and apt could not install it"
+        certify "$dir" ca
+        certify "$dir" other-ca
+        tls_port=$(free_ports 1)
+        listeners="$listeners,TLS://127.0.0.1:$tls_port"
+        map=$map,TLS:SASL_SSL
+        format=(--add-scram "SCRAM-SHA-512=[name=dunlin,password=right]")
+        set -- "listener.name.tls.ssl.keystore.type=PEM" "listener.name.tls.ssl.keystore.location=$dir/ca-server.pem" \
+            "listener.name.tls.sasl.enabled.mechanisms=SCRAM-SHA-512" \
+            "listener.name.tls.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;" \
+            "$@"
+        echo "127.0.0.1:$tls_port" >"$dir/bootstrap_tls"
+    fi
     cat >"$dir/server.properties.new" <<TEXT
 process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:$controller
+node.id=$id
+controller.quorum.voters=$voters
 listeners=$listeners,CONTROLLER://127.0.0.1:$controller
 advertised.listeners=$listeners
 listener.security.protocol.map=$map
@@ -158,7 +200,7 @@ log4j.appender.out.layout.ConversionPattern=%d{ISO8601} %p %m (%c)%n
 TEXT
     # An id of the cluster is any 16 bytes in base64url.
     java -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xmx128m -Dlog4j.configuration="file:$dir/log4j.properties" \
-        -cp "$jars/*" kafka.tools.StorageTool format -t ZHVubGluLWluLXRlc3RzIQ -c "$dir/server.properties.new" \
+        -cp "$jars/*" kafka.tools.StorageTool format -t ZHVubGluLWluLXRlc3RzIQ -c "$dir/server.properties.new" "${format[@]}" \
         >"$dir/format.log" 2>&1 || die "the data folder could not be formatted; see $dir/format.log"
     echo "127.0.0.1:$port" >"$dir/bootstrap"
     mv "$dir/server.properties.new" "$dir/server.properties"
@@ -171,12 +213,46 @@ running() {
         tr '\0' '\n' <"/proc/$pid/cmdline" 2>/dev/null | grep -qxF "$1/server.properties"
 }
 
+# configure_one DIR PORT SASL TLS PROPERTY...: a cluster of one node.
+configure_one() {
+    local dir=$1 port=$2 controller
+    controller=$(free_ports 1)
+    [ -n "$port" ] || port=$(free_ports 1)
+    configure "$dir" 1 "1@127.0.0.1:$controller" "$controller" "$port" "${@:3}"
+}
+
+cluster() {
+    local dir=$1 nodes=$2 properties=() ports voters="" addresses="" id
+    shift 2
+    [[ "$nodes" =~ ^[1-9]$ ]] || wrong "a cluster has 1 to 9 nodes"
+    while [ $# -gt 0 ]; do
+        [ "$1" = --property ] && [ $# -ge 2 ] || wrong "unknown option '$1', or it needs a value"
+        properties+=("$2")
+        shift 2
+    done
+    setup
+    mkdir -p "$dir"
+    dir=$(cd "$dir" && pwd)
+    read -ra ports <<<"$(free_ports $((2 * nodes)))"
+    for id in $(seq "$nodes"); do
+        voters="$voters,$id@127.0.0.1:${ports[id - 1]}"
+        addresses="$addresses,127.0.0.1:${ports[nodes + id - 1]}"
+    done
+    for id in $(seq "$nodes"); do
+        mkdir "$dir/$id" || die "$dir is a cluster already"
+        configure "$dir/$id" "$id" "${voters#,}" "${ports[id - 1]}" "${ports[nodes + id - 1]}" 0 0 "${properties[@]}"
+    done
+    echo "${addresses#,}" >"$dir/bootstrap"
+    cat "$dir/bootstrap"
+}
+
 start() {
-    local dir=$1 port="" sasl=0 heap=512m properties=() pid
+    local dir=$1 port="" sasl=0 tls=0 heap=512m properties=() pid
     shift
     while [ $# -gt 0 ]; do
         case "$1" in
             --sasl) sasl=1; shift; continue ;;
+            --tls) tls=1; shift; continue ;;
             --port | --heap | --property) [ $# -ge 2 ] || wrong "$1 needs a value" ;;
             *) wrong "unknown option '$1'" ;;
         esac
@@ -191,7 +267,7 @@ start() {
     mkdir -p "$dir"
     dir=$(cd "$dir" && pwd)
     running "$dir" && die "the broker of $dir runs already, as process $(cat "$dir/pid")"
-    [ -f "$dir/server.properties" ] || configure "$dir" "$port" "$sasl" "${properties[@]}"
+    [ -f "$dir/server.properties" ] || configure_one "$dir" "$port" "$sasl" "$tls" "${properties[@]}"
     : >"$dir/broker.log" # an older run's must not be taken for this one's
     # No console, no input, a session of its own: it outlives this script, and a terminal's Ctrl-C.
     setsid java "-Xmx$heap" -Xms128m -XX:+UseSerialGC -Dlog4j.configuration="file:$dir/log4j.properties" \
@@ -229,8 +305,9 @@ stop() {
 
 case "${1:-}" in
     setup) [ $# = 1 ] || wrong "setup takes no more"; setup; say "Apache Kafka $KAFKA is in $jars" ;;
+    cluster) [ $# -ge 3 ] || wrong "cluster needs a folder and a number of nodes"; cluster "${@:2}" ;;
     start) [ $# -ge 2 ] || wrong "start needs a folder"; start "${@:2}" ;;
     stop) [ $# -ge 2 ] && [ $# -le 3 ] || wrong "stop needs a folder"; stop "${@:2}" ;;
     --help | -h) usage ;;
-    *) wrong "say setup, start or stop" ;;
+    *) wrong "say setup, start, cluster or stop" ;;
 esac

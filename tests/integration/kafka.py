@@ -22,56 +22,40 @@ TOOL = os.path.join(BIN, "kafka_tool")
 SKIP = 77
 
 
-class Broker:
-    """One node. `address` is host:port; with sasl=True `address_sasl` is a second one that wants SASL/PLAIN, user
-    "dunlin", password "right". `properties`: more lines for server.properties, as {name: value}."""
+def run_script(*words):
+    """kafka.sh; ends the test, as skipped or failed, where no broker can be had."""
+    done = subprocess.run([SCRIPT, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode != 0:
+        print(f"{'SKIPPED' if done.returncode == SKIP else 'FAILED'} (kafka): {done.stdout.strip()}")
+        sys.exit(done.returncode)
 
-    def __init__(self, directory=None, sasl=False, heap="512m", properties=None):
-        setup = subprocess.run([SCRIPT, "setup"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        if setup.returncode != 0:
-            print(f"{'SKIPPED' if setup.returncode == SKIP else 'FAILED'} (kafka): {setup.stdout.strip()}")
-            sys.exit(setup.returncode)
-        self.directory = directory or tempfile.mkdtemp(prefix="dunlin-kafka.")
-        if directory is None:
-            atexit.register(shutil.rmtree, self.directory, True)
-        atexit.register(self.stop, True)  # runs before the folder goes
-        self._options = ["--heap", heap] + (["--sasl"] if sasl else [])
-        for name, value in (properties or {}).items():
-            self._options += ["--property", f"{name}={value}"]
-        self.start()
 
-    # ---- the process ----
+def make_folder(directory):
+    if directory is None:
+        directory = tempfile.mkdtemp(prefix="dunlin-kafka.")
+        atexit.register(shutil.rmtree, directory, True)
+    return directory
 
-    def start(self):
-        """Starts it, or starts it again with its data, and waits until it serves."""
-        subprocess.run([SCRIPT, "start", self.directory] + self._options, check=True, stdout=subprocess.DEVNULL)
-        self.address = self._read("bootstrap")
-        self.address_sasl = self._read("bootstrap_sasl") if "--sasl" in self._options else None
 
-    def stop(self, now=False):
-        """Cleanly, or as by a power cut. No harm when it does not run."""
-        if os.path.isdir(self.directory):
-            subprocess.run([SCRIPT, "stop", self.directory] + (["--now"] if now else []), check=True)
+def property_options(properties):
+    return [word for name, value in (properties or {}).items() for word in ("--property", f"{name}={value}")]
 
-    def freeze(self):
-        os.kill(int(self._read("pid")), signal.SIGSTOP)
 
-    def thaw(self):
-        os.kill(int(self._read("pid")), signal.SIGCONT)
+class Client:
+    """What is done to brokers at `address` (host:port,...) by kafka_tool."""
 
-    def _read(self, name):
-        with open(os.path.join(self.directory, name), encoding="utf-8") as file:
-            return file.read().strip()
+    address = None
+    options = []  # of kafka_tool
 
     # ---- topics and offsets ----
 
     def tool(self, *words, input=None):
         """kafka_tool's output; raises when it fails."""
-        return subprocess.run([TOOL, self.address] + [str(w) for w in words], check=True, stdout=subprocess.PIPE,
+        return subprocess.run([TOOL, self.address] + self.options + [str(w) for w in words], check=True, stdout=subprocess.PIPE,
                               input=input, text=not isinstance(input, bytes)).stdout
 
     def create(self, topic, partitions, **settings):
-        """Settings with underscores for dots: cleanup_policy="compact"."""
+        """Settings with underscores for dots: cleanup_policy="compact"; replicas=N: that many of each partition."""
         self.tool("create", topic, partitions, *[f"{k.replace('_', '.')}={v}" for k, v in settings.items()])
 
     def delete(self, topic):
@@ -93,6 +77,16 @@ class Broker:
         rows = [line.split() for line in self.tool("committed", group, topic).splitlines()]
         return {int(p): int(offset) for p, offset in rows}
 
+    def leaders(self, topic):
+        """{partition: (the leader's id, those in sync)}; the leader is -1 while there is none."""
+        rows = [line.split() for line in self.tool("leaders", topic).splitlines()]
+        return {int(p): (int(leader), {int(r) for r in in_sync}) for p, leader, *in_sync in rows}
+
+    def values(self, topic):
+        """The values of all messages in the topic, partition by partition, as bytes; None: it has none."""
+        lines = self.tool("dump", topic).splitlines()
+        return [None if line == "\\0" else bytes.fromhex(line) for line in lines]
+
     # ---- records ----
 
     def produce(self, topic, count, **options):
@@ -102,7 +96,7 @@ class Broker:
 
     def produce_start(self, topic, count, **options):
         """The same in the background: give what it returns to produced()."""
-        words = [TOOL, self.address, "produce", topic, str(count)]
+        words = [TOOL, self.address, *self.options, "produce", topic, str(count)]
         for name, value in options.items():
             words += ["--" + name.replace("_", "-"), str(value)]
         return subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
@@ -120,3 +114,40 @@ class Broker:
                  for key, value in records]
         self.tool("produce-hex", topic, *([] if partition is None else ["--partition", partition]),
                   input=b"".join(lines))
+
+
+class Broker(Client):
+    """One node. `address` is host:port; with sasl=True `address_sasl` is a second one that wants SASL/PLAIN, user
+    "dunlin", password "right"; with tls=True `address_tls` is one that wants SASL/SCRAM-SHA-512 of the same over TLS, with
+    a certificate that `ca` signed, and `other_ca` did not. `properties`: more lines for server.properties, as {name: value}."""
+
+    def __init__(self, directory=None, sasl=False, tls=False, heap="512m", properties=None):
+        run_script("setup")
+        self.directory = make_folder(directory)
+        atexit.register(self.stop, True)  # runs before the folder goes
+        self._options = ["--heap", heap] + (["--sasl"] if sasl else []) + (["--tls"] if tls else [])
+        self._options += property_options(properties)
+        self.ca, self.other_ca = os.path.join(self.directory, "ca.pem"), os.path.join(self.directory, "other-ca.pem")
+        self.start()
+
+    def start(self):
+        """Starts it, or starts it again with its data, and waits until it serves."""
+        subprocess.run([SCRIPT, "start", self.directory] + self._options, check=True, stdout=subprocess.DEVNULL)
+        self.address = self._read("bootstrap")
+        self.address_sasl = self._read("bootstrap_sasl") if "--sasl" in self._options else None
+        self.address_tls = self._read("bootstrap_tls") if "--tls" in self._options else None
+
+    def stop(self, now=False):
+        """Cleanly, or as by a power cut. No harm when it does not run."""
+        if os.path.isdir(self.directory):
+            subprocess.run([SCRIPT, "stop", self.directory] + (["--now"] if now else []), check=True)
+
+    def freeze(self):
+        os.kill(int(self._read("pid")), signal.SIGSTOP)
+
+    def thaw(self):
+        os.kill(int(self._read("pid")), signal.SIGCONT)
+
+    def _read(self, name):
+        with open(os.path.join(self.directory, name), encoding="utf-8") as file:
+            return file.read().strip()

@@ -24,11 +24,16 @@ static void usage(void)
 {
     fputs(
         "Usage: kafka_tool BROKERS [-X PROPERTY=VALUE]... COMMAND\n"
-        "  create TOPIC PARTITIONS [NAME=VALUE]...     the topic's settings: cleanup.policy=compact, ...\n"
+        "  create TOPIC PARTITIONS [NAME=VALUE]...     the topic's settings: cleanup.policy=compact, ...; "
+        "replicas=N\n"
         "  delete TOPIC                                returns once it is gone from the metadata\n"
         "  grow TOPIC PARTITIONS\n"
         "  delete-records TOPIC PARTITION BEFORE       as retention does: what is below offset BEFORE\n"
         "  ends TOPIC                                  a line for each partition: number, begin, end\n"
+        "  leaders TOPIC                               a line for each partition: number, leader, those in "
+        "sync\n"
+        "  dump TOPIC                                  a line for each message: its value, in hexadecimal "
+        "digits; \\0: none\n"
         "  committed GROUP TOPIC                       a line for each partition: number, offset (-1: none)\n"
         "  produce TOPIC COUNT [OPTION]...             click events as JSON, keyed by user as Java's "
         "producer does;\n"
@@ -98,7 +103,9 @@ static rd_kafka_conf_t *make_conf(const struct tool *tool)
 {
     rd_kafka_conf_t *conf = rd_kafka_conf_new();
     bool good = set(conf, "bootstrap.servers", tool->brokers) && set(conf, "log_level", "3") &&
-                set(conf, "allow.auto.create.topics", "false");
+                set(conf, "allow.auto.create.topics", "false") &&
+                /* Else it is back only 10 s after its broker, and a test takes that for our own delay. */
+                set(conf, "reconnect.backoff.max.ms", "500");
     for (size_t i = 0; good && i < tool->property_count; i++) {
         good = set_pair(conf, tool->properties[i]);
     }
@@ -192,7 +199,14 @@ static int create(rd_kafka_t *rk, int count, char **words)
         return 2;
     }
     char text[TEXT_MAX];
-    rd_kafka_NewTopic_t *topic = rd_kafka_NewTopic_new(words[0], (int)partitions, 1, text, sizeof(text));
+    int64_t replicas = 1;
+    for (int i = 2; i < count; i++) {
+        if (strncmp(words[i], "replicas=", 9) == 0 && !dn_parse_i64(words[i] + 9, 1, 9, &replicas)) {
+            return fail(words[i], "1 to 9 are possible");
+        }
+    }
+    rd_kafka_NewTopic_t *topic =
+        rd_kafka_NewTopic_new(words[0], (int)partitions, (int)replicas, text, sizeof(text));
     if (!topic) {
         return fail(words[0], text);
     }
@@ -202,8 +216,10 @@ static int create(rd_kafka_t *rk, int count, char **words)
             rd_kafka_NewTopic_destroy(topic);
             return fail(words[i], "not NAME=VALUE");
         }
-        *equals = '\0';
-        rd_kafka_NewTopic_set_config(topic, words[i], equals + 1);
+        if (strncmp(words[i], "replicas=", 9) != 0) {
+            *equals = '\0';
+            rd_kafka_NewTopic_set_config(topic, words[i], equals + 1);
+        }
     }
     rd_kafka_queue_t *queue = rd_kafka_queue_new(rk);
     rd_kafka_CreateTopics(rk, &topic, 1, NULL, queue);
@@ -296,6 +312,99 @@ static int ends(rd_kafka_t *rk, int count, char **words)
         printf("%d %" PRId64 " %" PRId64 "\n", p, begin, end);
     }
     return 0;
+}
+
+static void print_leader(const struct rd_kafka_metadata_partition *partition)
+{
+    printf("%d %d", partition->id, partition->leader);
+    for (int i = 0; i < partition->isr_cnt; i++) {
+        printf(" %d", partition->isrs[i]);
+    }
+    puts("");
+}
+
+static int leaders(rd_kafka_t *rk, int count, char **words)
+{
+    (void)count;
+    const struct rd_kafka_metadata *metadata;
+    rd_kafka_resp_err_t error = rd_kafka_metadata(rk, 1, NULL, &metadata, WAIT_MS);
+    if (error) {
+        return fail(words[0], rd_kafka_err2str(error));
+    }
+    bool found = false;
+    for (int i = 0; i < metadata->topic_cnt; i++) {
+        if (strcmp(metadata->topics[i].topic, words[0]) != 0) {
+            continue;
+        }
+        found = true;
+        for (int p = 0; p < metadata->topics[i].partition_cnt; p++) {
+            print_leader(&metadata->topics[i].partitions[p]);
+        }
+    }
+    rd_kafka_metadata_destroy(metadata);
+    return found ? 0 : fail(words[0], "no such topic");
+}
+
+static void print_hex(const rd_kafka_message_t *message)
+{
+    const unsigned char *value = message->payload;
+    if (!value) {
+        puts("\\0");
+        return;
+    }
+    for (size_t i = 0; i < message->len; i++) {
+        printf("%02x", value[i]);
+    }
+    puts("");
+}
+
+/* From the beginning of a partition to where it ends just now. */
+static int dump_partition(rd_kafka_t *rk, rd_kafka_topic_t *topic, int32_t partition)
+{
+    if (rd_kafka_consume_start(topic, partition, RD_KAFKA_OFFSET_BEGINNING) != 0) {
+        return fail("dump", rd_kafka_err2str(rd_kafka_last_error()));
+    }
+    const char *why = NULL;
+    for (bool end = false; !end && !why;) {
+        rd_kafka_message_t *message = rd_kafka_consume(topic, partition, WAIT_MS);
+        if (!message) {
+            why = "no answer";
+        } else if (message->err == RD_KAFKA_RESP_ERR__PARTITION_EOF) {
+            end = true;
+        } else if (message->err) {
+            why = rd_kafka_err2str(message->err);
+        } else {
+            print_hex(message);
+        }
+        if (message) {
+            rd_kafka_message_destroy(message);
+        }
+        rd_kafka_poll(rk, 0);
+    }
+    rd_kafka_consume_stop(topic, partition);
+    return why ? fail("dump", why) : 0;
+}
+
+static int dump(const struct tool *tool, int count, char **words)
+{
+    rd_kafka_conf_t *conf = count == 1 ? make_conf(tool) : NULL;
+    if (!conf || !set(conf, "enable.partition.eof", "true")) {
+        usage();
+        return 2;
+    }
+    rd_kafka_t *rk = make_client(RD_KAFKA_CONSUMER, conf);
+    if (!rk) {
+        return 1;
+    }
+    int partitions = partitions_now(rk, words[0]);
+    int code = partitions > 0 ? 0 : fail(words[0], partitions == 0 ? "no such topic" : "no answer");
+    rd_kafka_topic_t *topic = rd_kafka_topic_new(rk, words[0], NULL);
+    for (int32_t p = 0; code == 0 && p < partitions; p++) {
+        code = dump_partition(rk, topic, p);
+    }
+    rd_kafka_topic_destroy(topic);
+    rd_kafka_destroy(rk);
+    return code;
 }
 
 static int committed(const struct tool *tool, int count, char **words)
@@ -598,7 +707,7 @@ static const struct {
     int (*run)(rd_kafka_t *rk, int count, char **words);
 } commands[] = {
     {"create", create}, {"delete", delete_topic}, {"grow", grow}, {"delete-records", delete_records},
-    {"ends", ends},
+    {"ends", ends},     {"leaders", leaders},
 };
 
 static int run(const struct tool *tool, const char *name, int count, char **words)
@@ -608,6 +717,9 @@ static int run(const struct tool *tool, const char *name, int count, char **word
     }
     if (strcmp(name, "produce-lines") == 0 || strcmp(name, "produce-hex") == 0) {
         return produce_lines(tool, count, words, strcmp(name, "produce-hex") == 0);
+    }
+    if (strcmp(name, "dump") == 0) {
+        return dump(tool, count, words);
     }
     if (strcmp(name, "committed") == 0) {
         return committed(tool, count, words);

@@ -154,6 +154,27 @@ def assert_sessions(cluster, expected, label, nodes=None):
         assert not wrong, f"{label}: node {node.number}: {len(wrong)} of {len(expected)} users are wrong"
 
 
+def verify_once(cluster, broker, source, topic, events, users, time_ms):
+    """What kafka_tool's `produce` sent is in every node's state, each event once and none otherwise; the offsets are the
+    log's ends, which are returned."""
+    cluster.wait_ready()
+    ends = wait_counted(cluster, broker, source, topic)
+    assert sum(ends.values()) == events, ends
+    for node in cluster.nodes:
+        got = counts(node)
+        assert got["events_applied"] == events, (node.number, got)
+        assert got["late"] == got["refused"] == got["dead_waiting"] == 0, (node.number, got)
+    print(f"offsets are the log's ends: {ends}; {events} events applied on each node", flush=True)
+    cluster.assert_equal_hashes()
+    expected = produced(events, users, time_ms)
+    # The hashes are equal: what one node holds, all hold. Each is asked for a third of the users.
+    for i, node in enumerate(cluster.nodes):
+        part = {user: expected[user] for n, user in enumerate(expected) if n % len(cluster.nodes) == i}
+        assert_sessions(cluster, part, "after the kills", [node])
+    print(f"{len(expected)} users: each event exactly once", flush=True)
+    return ends
+
+
 # ---- what is said of it ----
 
 

@@ -435,6 +435,29 @@ static void test_fetch(void **state)
     mock_destroy(&mock);
 }
 
+/* A broker that says once that an offset is out of range, as a leader may that has just become one: the
+ * message is there all the same, and is not taken for lost. */
+static void test_fetch_is_not_fooled(void **state)
+{
+    (void)state;
+    struct mock mock = mock_make(1);
+    make_topic(&mock, "t", 1);
+    produce(&mock, "t", 0, 0, 10, 0);
+    struct source *source = source_make(mock.brokers, "t");
+    void *fetcher;
+    struct dn_error err = {0};
+    struct dn_message message;
+    assert_int_equal(driver->fetcher_open(&source->config, &source->host, &fetcher, &err), DN_OK);
+    rd_kafka_mock_push_request_errors(mock.cluster, 1 /* Fetch */, 1, RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE);
+    assert_int_equal(driver->fetch(fetcher, "clicks/t", 0, 5, WAIT_MS, &message, &err), DN_UNAVAILABLE);
+    assert_non_null(strstr(err.message, "offset 5"));
+    assert_int_equal(driver->fetch(fetcher, "clicks/t", 0, 5, WAIT_MS, &message, &err), DN_OK);
+    assert_memory_equal(message.bytes, "message 5", 9);
+    driver->fetcher_close(fetcher);
+    free(source);
+    mock_destroy(&mock);
+}
+
 /* ---- the mirror ---- */
 
 static int64_t committed(struct mock *mock, const char *group)
@@ -559,6 +582,7 @@ int main(void)
         cmocka_unit_test(test_topic_missing),
         cmocka_unit_test(test_memory_of_what_is_not_read),
         cmocka_unit_test(test_fetch),
+        cmocka_unit_test(test_fetch_is_not_fooled),
         cmocka_unit_test(test_mirror),
         cmocka_unit_test(test_bad_configuration),
         cmocka_unit_test(test_secrets_are_blanked),
