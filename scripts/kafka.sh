@@ -6,7 +6,8 @@ set -euo pipefail
 usage() {
     cat <<'TEXT'
 Usage: scripts/kafka.sh setup
-       scripts/kafka.sh start DIR [--port N] [--sasl] [--heap SIZE] [--property NAME=VALUE]...
+       scripts/kafka.sh start DIR [--host ADDRESS] [--port N] [--sasl] [--heap SIZE] [--property NAME=VALUE]...
+       scripts/kafka.sh run DIR [the same]
        scripts/kafka.sh stop DIR [--now]
        scripts/kafka.sh --help
 
@@ -14,11 +15,14 @@ Usage: scripts/kafka.sh setup
           Debian's as root (or by sudo) when they are missing
   start   sets up, makes DIR a broker's data folder when it is none yet, starts the broker and waits until it serves;
           prints its address (also in DIR/bootstrap). A DIR that was started before keeps its data, ports and settings
+    --host ADDRESS    listen at this address of this machine (default: 127.0.0.1)
     --port N          listen there (default: a free port)
     --sasl            a second listener with SASL/PLAIN, its address in DIR/bootstrap_sasl: user "dunlin", password
                       "right"
     --heap SIZE       the JVM's heap (default: 512m)
     --property ...    more lines for server.properties
+  run     the same in the foreground: the broker takes this script's place, and its process, and writes its log to
+          standard output. Who starts it so looks after it
   stop    ends the broker that DIR names: cleanly, or with --now at once, as by a power cut. The data stays
 
 Where: $DUNLIN_DEPS/kafka, or ~/.cache/dunlin/kafka.
@@ -101,29 +105,30 @@ XML
     exec 9>&-
 }
 
+# free_port HOST
 free_port() {
-    /usr/bin/python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+    /usr/bin/python3 -c 'import socket, sys; s = socket.socket(); s.bind((sys.argv[1], 0)); print(s.getsockname()[1])' "$1"
 }
 
-# configure DIR PORT SASL PROPERTY...: server.properties and an empty data folder.
+# configure DIR HOST PORT SASL PROPERTY...: server.properties and an empty data folder.
 configure() {
-    local dir=$1 port=$2 sasl=$3 controller listeners map sasl_port
-    shift 3
-    [ -n "$port" ] || port=$(free_port)
-    controller=$(free_port)
-    listeners="PLAIN://127.0.0.1:$port"
+    local dir=$1 host=$2 port=$3 sasl=$4 controller listeners map sasl_port
+    shift 4
+    [ -n "$port" ] || port=$(free_port "$host")
+    controller=$(free_port "$host")
+    listeners="PLAIN://$host:$port"
     map=PLAIN:PLAINTEXT,CONTROLLER:PLAINTEXT
     if [ "$sasl" = 1 ]; then
-        sasl_port=$(free_port)
-        listeners="$listeners,SASL://127.0.0.1:$sasl_port"
+        sasl_port=$(free_port "$host")
+        listeners="$listeners,SASL://$host:$sasl_port"
         map=$map,SASL:SASL_PLAINTEXT
-        echo "127.0.0.1:$sasl_port" >"$dir/bootstrap_sasl"
+        echo "$host:$sasl_port" >"$dir/bootstrap_sasl"
     fi
     cat >"$dir/server.properties.new" <<TEXT
 process.roles=broker,controller
 node.id=1
-controller.quorum.voters=1@127.0.0.1:$controller
-listeners=$listeners,CONTROLLER://127.0.0.1:$controller
+controller.quorum.voters=1@$host:$controller
+listeners=$listeners,CONTROLLER://$host:$controller
 advertised.listeners=$listeners
 listener.security.protocol.map=$map
 inter.broker.listener.name=PLAIN
@@ -160,7 +165,7 @@ TEXT
     java -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xmx128m -Dlog4j.configuration="file:$dir/log4j.properties" \
         -cp "$jars/*" kafka.tools.StorageTool format -t ZHVubGluLWluLXRlc3RzIQ -c "$dir/server.properties.new" \
         >"$dir/format.log" 2>&1 || die "the data folder could not be formatted; see $dir/format.log"
-    echo "127.0.0.1:$port" >"$dir/bootstrap"
+    echo "$host:$port" >"$dir/bootstrap"
     mv "$dir/server.properties.new" "$dir/server.properties"
 }
 
@@ -171,16 +176,19 @@ running() {
         tr '\0' '\n' <"/proc/$pid/cmdline" 2>/dev/null | grep -qxF "$1/server.properties"
 }
 
-start() {
-    local dir=$1 port="" sasl=0 heap=512m properties=() pid
+# prepare DIR OPTION...: DIR becomes one that a broker can be started in. Sets the caller's `dir` and `java_words`.
+prepare() {
+    local host=127.0.0.1 port="" sasl=0 heap=512m properties=()
+    dir=$1
     shift
     while [ $# -gt 0 ]; do
         case "$1" in
             --sasl) sasl=1; shift; continue ;;
-            --port | --heap | --property) [ $# -ge 2 ] || wrong "$1 needs a value" ;;
+            --host | --port | --heap | --property) [ $# -ge 2 ] || wrong "$1 needs a value" ;;
             *) wrong "unknown option '$1'" ;;
         esac
         case "$1" in
+            --host) host=$2 ;;
             --port) port=$2 ;;
             --heap) heap=$2 ;;
             --property) properties+=("$2") ;;
@@ -191,11 +199,24 @@ start() {
     mkdir -p "$dir"
     dir=$(cd "$dir" && pwd)
     running "$dir" && die "the broker of $dir runs already, as process $(cat "$dir/pid")"
-    [ -f "$dir/server.properties" ] || configure "$dir" "$port" "$sasl" "${properties[@]}"
+    [ -f "$dir/server.properties" ] || configure "$dir" "$host" "$port" "$sasl" "${properties[@]}"
+    java_words=("-Xmx$heap" -Xms128m -XX:+UseSerialGC "-Dlog4j.configuration=file:$dir/log4j.properties"
+        -cp "$jars/*" kafka.Kafka "$dir/server.properties")
+}
+
+run() {
+    local dir java_words
+    prepare "$@"
+    echo $$ >"$dir/pid"
+    exec java "${java_words[@]}"
+}
+
+start() {
+    local dir java_words pid
+    prepare "$@"
     : >"$dir/broker.log" # an older run's must not be taken for this one's
     # No console, no input, a session of its own: it outlives this script, and a terminal's Ctrl-C.
-    setsid java "-Xmx$heap" -Xms128m -XX:+UseSerialGC -Dlog4j.configuration="file:$dir/log4j.properties" \
-        -cp "$jars/*" kafka.Kafka "$dir/server.properties" >>"$dir/broker.log" 2>&1 </dev/null &
+    setsid java "${java_words[@]}" >>"$dir/broker.log" 2>&1 </dev/null &
     pid=$!
     echo "$pid" >"$dir/pid"
     for _ in $(seq $((START_SECONDS * 10))); do
@@ -229,8 +250,8 @@ stop() {
 
 case "${1:-}" in
     setup) [ $# = 1 ] || wrong "setup takes no more"; setup; say "Apache Kafka $KAFKA is in $jars" ;;
-    start) [ $# -ge 2 ] || wrong "start needs a folder"; start "${@:2}" ;;
+    start | run) [ $# -ge 2 ] || wrong "$1 needs a folder"; "$1" "${@:2}" ;;
     stop) [ $# -ge 2 ] && [ $# -le 3 ] || wrong "stop needs a folder"; stop "${@:2}" ;;
     --help | -h) usage ;;
-    *) wrong "say setup, start or stop" ;;
+    *) wrong "say setup, start, run or stop" ;;
 esac
