@@ -14,6 +14,9 @@
 #define FAVOURITE 0 /* the client whose users the producer mostly works on, too */
 #define DUD_OF 20   /* one message in so many is no event */
 #define LINE_MAX_BYTES 256
+/* Small batches, many on their way at once: whatever a change of leaders or an outage may lose, it meets
+ * some. */
+#define BATCH_YAML "    batch: {events: 8, ms: 1, inflight: 16}\n"
 #define RANDOM_STREAM 1000000 /* far from the numbers of clients */
 
 enum dn_code workload_stream_create(const char *path, struct dn_error *err)
@@ -34,7 +37,7 @@ bool workload_stream_yaml(enum workload_stream_kind kind, const char *path, char
             : snprintf(ret_text, size,
                        "sources:\n  - name: " WORKLOAD_STREAM
                        "\n    kind: kafka\n    brokers: \"" CLUSTER_BROKERS "\"\n    topics: [" CHAOS_TOPIC
-                       "]\n    keyed: %s\n",
+                       "]\n    keyed: %s\n" BATCH_YAML,
                        kind == WORKLOAD_KAFKA ? "true" : "false");
     return length > 0 && (size_t)length < size;
 }

@@ -208,7 +208,7 @@ run() {
     local dir java_words
     prepare "$@"
     echo $$ >"$dir/pid"
-    exec java "${java_words[@]}"
+    exec java -XX:TieredStopAtLevel=1 "${java_words[@]}" # starts in less time, and is asked for little
 }
 
 start() {
