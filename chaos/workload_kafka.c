@@ -12,7 +12,8 @@
 #define NUMBER_HEADER "n" /* of a message: its place in `list`, so that it is known again */
 #define METADATA_MS 1000
 #define FULL_MS 100 /* how long a full queue is waited for, again and again */
-#define FLUSH_MS (3 * WORKLOAD_KAFKA_TIMEOUT_MS)
+#define FLUSH_MS (3 * WORKLOAD_KAFKA_PATIENCE_MS)
+#define PURGE_MS 2000
 #define READ_BACK_MS 60000
 #define READ_MS 500
 
@@ -20,7 +21,8 @@ struct message {
     uint64_t user;
     struct chaos_event event; /* offset: -1 while it is not known */
     uint32_t partition;
-    bool confirmed, noted, found; /* noted: the history has its :ok; found: read back */
+    bool confirmed, given_up, noted, found; /* noted: the history has its :ok; found: read back */
+    uint64_t sent_us;
 };
 
 struct workload_kafka {
@@ -31,6 +33,7 @@ struct workload_kafka {
     unsigned partitions; /* that the producer knows of */
     struct message *list;
     size_t count, capacity;
+    size_t oldest; /* all before it are confirmed or given up */
     struct workload_kafka_counts counts;
 };
 
@@ -60,6 +63,7 @@ static void on_delivery(rd_kafka_t *producer, const rd_kafka_message_t *report, 
     struct message *message = &kafka->list[(uintptr_t)report->_private];
     (void)producer;
     if (report->err) {
+        message->given_up = true;
         kafka->counts.given_up++;
         return;
     }
@@ -98,35 +102,43 @@ static rd_kafka_t *open_client(struct workload_kafka *kafka, rd_kafka_type_t typ
     return rk;
 }
 
+static enum dn_code open_producer(struct workload_kafka *kafka, struct dn_error *err)
+{
+    static const struct setting settings[] = {{"log_level", "0"},
+                                              {"enable.idempotence", "true"},
+                                              {"linger.ms", "2"},
+                                              {"message.timeout.ms", "0"}, /* never: see the header */
+                                              {"reconnect.backoff.max.ms", "500"},
+                                              {NULL, NULL}};
+    kafka->producer = open_client(kafka, RD_KAFKA_PRODUCER, settings, err);
+    return kafka->producer ? DN_OK : DN_INTERNAL;
+}
+
 enum dn_code workload_kafka_open(struct chaos_topic *topic, struct chaos_history *history, const char *stream,
                                  struct workload_kafka **ret, struct dn_error *err)
 {
-    char timeout[16];
-    const struct setting settings[] = {{"log_level", "0"},
-                                       {"enable.idempotence", "true"},
-                                       {"linger.ms", "2"},
-                                       {"message.timeout.ms", timeout},
-                                       {"reconnect.backoff.max.ms", "500"},
-                                       {NULL, NULL}};
     struct workload_kafka *kafka = calloc(1, sizeof *kafka);
     if (!kafka)
         return dn_fail(err, DN_NO_MEMORY, "the stream's producer");
-    snprintf(timeout, sizeof timeout, "%d", WORKLOAD_KAFKA_TIMEOUT_MS);
     *kafka = (struct workload_kafka){
         .topic = topic, .history = history, .stream = stream, .partitions = atomic_load(&topic->partitions)};
-    kafka->producer = open_client(kafka, RD_KAFKA_PRODUCER, settings, err);
-    if (!kafka->producer) {
+    enum dn_code code = open_producer(kafka, err);
+    if (code != DN_OK) {
         workload_kafka_close(kafka);
-        return DN_INTERNAL;
+        return code;
     }
     *ret = kafka;
     return DN_OK;
 }
 
+/* What waits is given up, in the queue and on its way. */
 static void close_producer(struct workload_kafka *kafka)
 {
-    if (kafka->producer)
+    if (kafka->producer) {
+        (void)rd_kafka_purge(kafka->producer, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT);
+        (void)rd_kafka_flush(kafka->producer, PURGE_MS); /* its reports */
         rd_kafka_destroy(kafka->producer);
+    }
     kafka->producer = NULL;
 }
 
@@ -194,18 +206,34 @@ static rd_kafka_resp_err_t produce(struct workload_kafka *kafka, const char *key
     return code;
 }
 
+/* Whether the oldest that waits has waited for too long. */
+static bool is_stuck(struct workload_kafka *kafka)
+{
+    while (kafka->oldest < kafka->count &&
+           (kafka->list[kafka->oldest].confirmed || kafka->list[kafka->oldest].given_up))
+        kafka->oldest++;
+    return kafka->oldest < kafka->count && dn_monotonic_us() - kafka->list[kafka->oldest].sent_us >
+                                               WORKLOAD_KAFKA_PATIENCE_MS * UINT64_C(1000);
+}
+
 enum dn_code workload_kafka_put(struct workload_kafka *kafka, const char *key, uint64_t user,
                                 const struct chaos_event *event, const char *text, struct dn_error *err)
 {
     char why[256];
-    look_for_partitions(kafka);
     enum dn_code code = has_room(kafka, err);
+    if (code == DN_OK && is_stuck(kafka)) {
+        close_producer(kafka);
+        code = open_producer(kafka, err);
+    }
     if (code != DN_OK)
         return code;
+    look_for_partitions(kafka);
     size_t number = kafka->count++;
     struct message *message = &kafka->list[number];
-    *message = (struct message){
-        .user = user, .event = *event, .partition = dn_murmur2(key, strlen(key)) % kafka->partitions};
+    *message = (struct message){.user = user,
+                                .sent_us = dn_monotonic_us(),
+                                .event = *event,
+                                .partition = dn_murmur2(key, strlen(key)) % kafka->partitions};
     message->event.offset = -1;
     note(kafka, CHAOS_INFO, message);
     kafka->counts.produced++;
@@ -324,14 +352,21 @@ static enum dn_code read_all(struct reading *reading, struct dn_error *err)
 static enum dn_code settle(struct workload_kafka *kafka, struct dn_error *err)
 {
     size_t lost = 0;
+    const struct message *first = NULL;
     for (size_t i = 0; i < kafka->count; i++) {
         struct message *message = &kafka->list[i];
-        lost += message->confirmed && !message->found;
-        if (!message->confirmed && !message->found)
+        if (message->confirmed && !message->found) {
+            first = lost++ == 0 ? message : first;
+        } else if (!message->found) {
             note(kafka, CHAOS_FAIL, message);
+        }
     }
-    return lost == 0 ? DN_OK
-                     : dn_fail(err, DN_CORRUPT, "the broker lost %zu messages that it had confirmed", lost);
+    return lost == 0
+               ? DN_OK
+               : dn_fail(err, DN_CORRUPT,
+                         "the broker lost %zu messages that it had confirmed; the first: number %" PRIu64
+                         " for partition %" PRIu32 ", offset %" PRId32 " (-1: it did not say)",
+                         lost, first->event.id, first->partition, first->event.offset);
 }
 
 enum dn_code workload_kafka_finish(struct workload_kafka *kafka, int64_t *ret_ends, unsigned *ret_partitions,
@@ -339,7 +374,7 @@ enum dn_code workload_kafka_finish(struct workload_kafka *kafka, int64_t *ret_en
 {
     static const struct setting settings[] = {
         {"log_level", "0"}, {"group.id", "chaos-read-back"}, {"enable.auto.commit", "false"}, {NULL, NULL}};
-    (void)rd_kafka_flush(kafka->producer, FLUSH_MS); /* what it gives up on is seen by reading */
+    (void)rd_kafka_flush(kafka->producer, FLUSH_MS); /* what became of the rest is seen by reading */
     close_producer(kafka);
     struct reading reading = {
         .kafka = kafka, .ends = ret_ends, .until_us = dn_monotonic_us() + READ_BACK_MS * UINT64_C(1000)};

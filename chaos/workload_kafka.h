@@ -1,17 +1,21 @@
 /* A producer of the stream's topic that knows what became of each message.
  *
- * A message is WAITING until its fate is known: the broker confirms it (delivery report), or nothing comes
- * for WORKLOAD_KAFKA_TIMEOUT_MS and the producer gives it up: the broker may have it or not. When all is over
- * the topic is read from its beginning to its end: what is there is there once (the producer is idempotent),
- * every confirmed message is, where the broker said; one that was given up is, or surely is not. One thread.
- */
+ * A message waits until the broker confirms it (delivery report). When the oldest has waited for
+ * WORKLOAD_KAFKA_PATIENCE_MS, the producer gives up all that wait and another one takes its place, as if a
+ * program had been started again: the broker may have them or not, and nobody sends them again. A producer by
+ * itself may neither be given a timeout nor go on after one: librdkafka then sends what it had sent before
+ * under a new epoch, and the broker, which has it already, takes it as new.
+ *
+ * When all is over the topic is read from its beginning to its end: what is there is there once (a producer
+ * is idempotent), every confirmed message is, where the broker said; one that was given up is, or surely is
+ * not. One thread. */
 #ifndef DN_CHAOS_WORKLOAD_KAFKA_H
 #define DN_CHAOS_WORKLOAD_KAFKA_H
 
 #include "chaos/history.h"
 #include "chaos/topic.h"
 
-#define WORKLOAD_KAFKA_TIMEOUT_MS 4000
+#define WORKLOAD_KAFKA_PATIENCE_MS 4000
 
 struct workload_kafka;
 
