@@ -16,7 +16,7 @@
 #define LINE_MAX_BYTES 256
 /* Small batches, many on their way at once: whatever a change of leaders or an outage may lose, it meets
  * some. */
-#define BATCH_YAML "    batch: {events: 8, ms: 1, inflight: 16}\n"
+#define BATCH_YAML "    batch: {events: 4, ms: 0, inflight: 64}\n"
 #define RANDOM_STREAM 1000000 /* far from the numbers of clients */
 
 enum dn_code workload_stream_create(const char *path, struct dn_error *err)
