@@ -10,9 +10,10 @@
  * faults and pauses (by the beginning of the name, check_cluster.c). Its term may go back only in what wipes
  * a disk.
  *   - STATUS of process CHAOS_NEMESIS: what a node's log says of leaders, written when all is over.
- *   - INGEST: one user's events in one partition (:name), :info before it has them, :ok when it does; of
- * CHAOS_NO_USER: messages that are no events. Nothing in a stream is late or too much for the server.
- * An event of a user counts once for ever, also across an erasure: it is never taken again. */
+ *   - INGEST: one user's events in one partition (:name), :info before it has them, :ok when it does, :fail
+ * when it never will; of CHAOS_NO_USER: messages that are no events. Nothing in a stream is late or too much
+ * for the server. An event of a user counts once for ever, also across an erasure: it is never taken again.
+ */
 #ifndef DN_CHAOS_CHECK_H
 #define DN_CHAOS_CHECK_H
 

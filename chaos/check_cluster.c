@@ -130,8 +130,9 @@ static bool is_one_of(const char *name, const char *const names[], size_t count)
 static bool never_restarts(const char *name)
 {
     static const char *const names[] = {
-        "partition", "isolate", "flapping",          "slow",  "narrow", "packet", "corrupt-wire",
-        "duplicate", "reorder", "break-connections", "reset", "pause",  "final"};
+        "partition", "isolate",      "flapping",  "slow",    "narrow",
+        "packet",    "corrupt-wire", "duplicate", "reorder", "break-connections",
+        "reset",     "pause",        "broker",    "topic",   "final"};
     return is_one_of(name, names, sizeof names / sizeof *names);
 }
 

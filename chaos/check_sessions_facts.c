@@ -162,6 +162,11 @@ static void ingest(struct facts *facts, const struct chaos_op *op)
         }
         event->asked = chaos_min(event->asked, at);
         event->time_ms = op->events[i].time_ms;
+        if (op->type == CHAOS_FAIL) {
+            event->possible = CHAOS_NEVER;
+            event->refused = at;
+            continue;
+        }
         event->written = op->type == CHAOS_OK ? chaos_min(event->written, at) : event->written;
         possible(event, at);
     }

@@ -5,8 +5,10 @@
  * had, nor more dead letters than there were messages that are no events; nothing that was produced is late,
  * ahead or refused for want of room. At the end, when all there is was read: every shard stands at the end of
  * every partition, no further back than any node ever said, and the counts are exact but for users who were
- * erased (their events may have been dropped as such). That no node goes back meanwhile is judged with the
- * commit indexes (check_cluster.c); events themselves with their sessions (check_sessions.c). */
+ * erased (their events may have been dropped as such). A message whose end nobody knows (:info alone) may be
+ * there or not; one that is surely not there (:fail) is as if it had never been asked for. That no node goes
+ * back meanwhile is judged with the commit indexes (check_cluster.c); events themselves with their sessions
+ * (check_sessions.c). */
 #include "chaos/check_private.h"
 
 #include <inttypes.h>
@@ -20,6 +22,7 @@ struct partition {
     uint64_t asked, firm;               /* events: perhaps in it; surely, and of users whom nobody erased */
     uint64_t end;                       /* the offset after its last message */
     uint32_t end_at;                    /* NEVER: not told */
+    uint64_t only;                      /* the one shard that reads it; 0: all do */
     uint64_t stream;                    /* hash of its name, where the end was told */
     uint64_t reached[CHAOS_GROUPS_MAX]; /* by shard: the largest next offset that was told, */
     uint32_t reached_at[CHAOS_GROUPS_MAX];
@@ -60,7 +63,10 @@ static void ingest(struct streams *streams, const struct chaos_op *op)
 {
     struct partition *partition = partition_of(streams, chaos_source_hash(op->name));
     bool sure = op->type == CHAOS_OK;
-    if (op->key == CHAOS_NO_USER) {
+    if (op->type == CHAOS_FAIL) {
+        uint64_t *asked = op->key == CHAOS_NO_USER ? &streams->dead_asked : &partition->asked;
+        *asked -= op->events_count < *asked ? op->events_count : *asked;
+    } else if (op->key == CHAOS_NO_USER) {
         streams->dead_asked += sure ? 0 : op->events_count;
         streams->dead_firm += sure ? op->events_count : 0;
     } else if (!sure) {
@@ -81,6 +87,12 @@ static void judge_row(struct streams *streams, const struct chaos_op *ok, bool f
     partition->shards_seen++;
     if (shard >= CHAOS_GROUPS_MAX) {
         return;
+    }
+    if (final && partition->end_at != NEVER && partition->only != 0 && shard != partition->only) {
+        chaos_violated(streams->check, CHAOS_RULE_OFFSET, partition->end_at, at, NEVER,
+                       "%s, partition %" PRIu64 ": only shard %" PRIu64 " reads it, and shard %" PRIu64
+                       " of node %" PRIu32 " has an offset of it",
+                       ok->name, row->of[CHAOS_ROW_PARTITION], partition->only, shard, ok->node);
     }
     if (final && partition->end_at != NEVER && next != partition->end) {
         chaos_violated(streams->check, CHAOS_RULE_OFFSET, partition->end_at, at, NEVER,
@@ -118,11 +130,12 @@ static void judge_counts(struct streams *streams, const struct chaos_op *ok, boo
                        " of users whom nobody erased",
                        ok->name, ok->node, partition->sum, partition->firm);
     }
-    if (partition->shards_seen != streams->shards) {
+    uint32_t shards = partition->only != 0 ? 1 : streams->shards;
+    if (partition->shards_seen != shards) {
         chaos_violated(streams->check, CHAOS_RULE_OFFSET, partition->end_at, at, NEVER,
                        "%s: in the end node %" PRIu32 " has offsets of a partition in %" PRIu32
                        " shards of %" PRIu32,
-                       ok->name, ok->node, partition->shards_seen, streams->shards);
+                       ok->name, ok->node, partition->shards_seen, shards);
     }
 }
 
@@ -172,6 +185,7 @@ static void take_end(struct streams *streams, const struct chaos_op *op)
         uint64_t name = chaos_partition_hash(op->name, op->rows[i].of[CHAOS_ROW_PARTITION]);
         struct partition *partition = partition_of(streams, name);
         partition->end = op->rows[i].of[CHAOS_ROW_NEXT_OFFSET];
+        partition->only = op->rows[i].of[CHAOS_ROW_SHARD];
         partition->end_at = (uint32_t)op->index;
         partition->stream = chaos_source_hash(op->name);
     }

@@ -3,14 +3,18 @@
 
 #include "base/clock.h"
 #include "chaos/proxy.h"
+#include "chaos/topic.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#define BROKER_LOOK_MS 100
 
 /* ---- network and disks
  * -------------------------------------------------------------------------------------- */
@@ -103,6 +107,10 @@ void cluster_links_clear(struct chaos_cluster *c)
         for (unsigned j = 1; j <= c->count; j++)
             if (i != j)
                 cluster_link_set(c, i, j, &none);
+    for (unsigned i = 1; c->sw != NULL && i <= c->count; i++) {
+        cluster_link_set(c, i, NET_BROKER, &none);
+        cluster_link_set(c, NET_BROKER, i, &none);
+    }
 }
 
 /* ---- life
@@ -151,6 +159,8 @@ static enum dn_code make(struct chaos_cluster *c, struct dn_error *err)
         return code;
     name_nodes(c);
     code = make_net(c, err);
+    if (code == DN_OK)
+        code = cluster_broker_make(c, err);
     if (code != DN_OK)
         return code;
     make_disks(c);
@@ -195,7 +205,7 @@ void chaos_cluster_destroy(struct chaos_cluster *c)
     cluster_keeper_stop(c);
     net_switch_destroy(c->sw);
     proxy_destroy(c->proxy);
-    for (unsigned i = 1; i <= c->count && i < NET_PLACES; i++)
+    for (unsigned i = 1; i <= c->count && i <= CHAOS_NODES_MAX; i++)
         if (c->nodes[i].number != 0)
             cluster_disk_destroy(&c->nodes[i]);
     pthread_cond_destroy(&c->changed);
@@ -217,6 +227,24 @@ enum dn_code chaos_cluster_start(struct chaos_cluster *c, unsigned timeout_ms, s
         if (!chaos_cluster_is_running(c, i))
             code = dn_fail(err, DN_INTERNAL, "node %u ended while it started: see '%s'", i, c->nodes[i].log);
     return code;
+}
+
+enum dn_code chaos_cluster_start_broker(struct chaos_cluster *c, unsigned timeout_ms, struct dn_error *err)
+{
+    uint64_t end_us = dn_monotonic_us() + (uint64_t)timeout_ms * 1000;
+    enum dn_code code = cluster_node_start(c, CLUSTER_BROKER, err);
+
+    while (code == DN_OK && !cluster_broker_ready(c) && dn_monotonic_us() < end_us)
+        poll(NULL, 0, BROKER_LOOK_MS);
+    if (code == DN_OK && (!cluster_broker_ready(c) || !cluster_has_broker(c)))
+        code = dn_fail(err, DN_UNAVAILABLE, "the broker does not serve within %u s: see '%s'",
+                       timeout_ms / 1000, c->nodes[CLUSTER_BROKER].log);
+    return code == DN_OK ? chaos_topic_create(&c->topic, timeout_ms, err) : code;
+}
+
+struct chaos_topic *chaos_cluster_topic(struct chaos_cluster *c)
+{
+    return c->o.broker_script == NULL ? NULL : &c->topic;
 }
 
 void chaos_cluster_stop(struct chaos_cluster *c)

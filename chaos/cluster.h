@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "chaos/history.h"
+#include "chaos/topic.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -27,10 +28,17 @@ struct chaos_cluster_options {
     const char *programs; /* folder of dunlind and dunlin */
     enum chaos_net net;
     const char *environment; /* "NAME=value" for every node, e.g. DUNLIN_MUTANT=...; NULL: none */
-    const char *yaml; /* appended to every configuration, e.g. "session: {...}\n"; not node, cluster, peers,
-                         api, admin, raft or secrets, which are the cluster's own; NULL: nothing */
+    /* scripts/kafka.sh: the cluster has a broker, and a topic on it (topic.h); NULL: none. The broker is
+     * behind an address of its own, in this program's network namespace. */
+    const char *broker_script;
+    unsigned partitions, partitions_step, partitions_max; /* of that topic: first, more at a time, at most */
+    const char *yaml; /* CLUSTER_BROKERS in it becomes the broker's address. Appended to every configuration,
+                         e.g. "session: {...}\n"; not node, cluster, peers, api, admin, raft or secrets, which
+                         are the cluster's own; NULL: nothing */
     bool plain_disks; /* data in plain folders, also as root: faster, and no nemesis of the disk works */
 };
+
+#define CLUSTER_BROKERS "@BROKERS@"
 
 struct chaos_cluster;
 
@@ -38,6 +46,12 @@ enum dn_code chaos_cluster_create(const struct chaos_cluster_options *options, s
                                   struct dn_error *err);
 void chaos_cluster_destroy(
     struct chaos_cluster *cluster); /* kills what runs; leaves the folder; NULL allowed */
+/* Starts the broker, waits until it serves, and makes the topic. DN_UNAVAILABLE: this machine cannot have
+ * one; the message says why. */
+enum dn_code chaos_cluster_start_broker(struct chaos_cluster *cluster, unsigned timeout_ms,
+                                        struct dn_error *err);
+/* The broker's topic; NULL: there is no broker. */
+struct chaos_topic *chaos_cluster_topic(struct chaos_cluster *cluster);
 /* Starts the first members and waits until each says that it is ready. */
 enum dn_code chaos_cluster_start(struct chaos_cluster *cluster, unsigned timeout_ms, struct dn_error *err);
 /* SIGTERM to all that run, and waits: at the end of a run, so that sanitizers report what leaked. A node that
@@ -56,7 +70,7 @@ void chaos_cluster_describe(const struct chaos_cluster *cluster, char *ret_text,
 /* What must not happen: a node that ended by itself, or did not leave when asked; lines of its log that tell
  * of a failed assertion, a sanitizer's finding or a fatal error. */
 struct chaos_crash {
-    unsigned node;
+    unsigned node;   /* 0: the broker */
     int64_t time_ms; /* since the cluster was created; when it was found, for a line of a log */
     char text[400];  /* for people */
 };

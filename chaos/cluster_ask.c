@@ -76,6 +76,25 @@ bool cluster_node_ready(const struct chaos_cluster *c, unsigned node, char *why,
     return say(why, size, body == NULL ? "its admin port gives no answer" : body + 4);
 }
 
+bool cluster_has_broker(const struct chaos_cluster *c)
+{
+    struct chaos_cluster *own = (struct chaos_cluster *)c; /* only its lock changes */
+
+    pthread_mutex_lock(&own->lock);
+    bool there = c->nodes[CLUSTER_BROKER].pid != 0 && !c->nodes[CLUSTER_BROKER].paused;
+    pthread_mutex_unlock(&own->lock);
+    return there;
+}
+
+bool cluster_broker_ready(const struct chaos_cluster *c)
+{
+    int fd = cluster_has_broker(c) ? dial(c->topic.brokers) : -1;
+
+    if (fd >= 0)
+        close(fd);
+    return fd >= 0 || !cluster_has_broker(c);
+}
+
 enum dn_code cluster_wait_ready(struct chaos_cluster *c, unsigned timeout_ms, struct dn_error *err)
 {
     uint64_t end_us = dn_monotonic_us() + (uint64_t)timeout_ms * 1000;
@@ -88,6 +107,12 @@ enum dn_code cluster_wait_ready(struct chaos_cluster *c, unsigned timeout_ms, st
                                timeout_ms / 1000, why, c->nodes[i].log);
             poll(NULL, 0, LOOK_EVERY_MS);
         }
+    }
+    while (!cluster_broker_ready(c)) {
+        if (dn_monotonic_us() > end_us)
+            return dn_fail(err, DN_DEADLINE, "the broker takes no connection within %u s; see '%s'",
+                           timeout_ms / 1000, c->nodes[CLUSTER_BROKER].log);
+        poll(NULL, 0, LOOK_EVERY_MS);
     }
     return DN_OK;
 }

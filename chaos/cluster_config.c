@@ -14,7 +14,9 @@
 #define PEER_PORT 7071
 #define API_PORT 7070
 #define ADMIN_PORT 7072
+#define BROKER_PORT 9092
 #define HASH_KEY_BYTES 16
+#define OUTPUT_MAX 600
 
 /* Small, so that disks fill up, segments change and snapshots are sent within seconds. */
 #define RAFT_YAML                                                                                            \
@@ -30,6 +32,7 @@ void cluster_addresses_spaces(struct chaos_cluster *c, const char *prefix)
         snprintf(n->api, sizeof n->api, "%s.%u:%d", prefix, i, API_PORT);
         snprintf(n->admin, sizeof n->admin, "%s.%u:%d", prefix, i, ADMIN_PORT);
     }
+    snprintf(c->topic.brokers, sizeof c->topic.brokers, "%s.%d:%d", prefix, NET_BROKER_NUMBER, BROKER_PORT);
 }
 
 #define PORTS_OF_NODE 3
@@ -76,7 +79,47 @@ enum dn_code cluster_addresses_loopback(struct chaos_cluster *c, struct dn_error
             snprintf(n->admin, sizeof n->admin, "%s:%u", host, ports[2]);
         }
     }
+    if (code == DN_OK) {
+        uint16_t ports[PORTS_OF_NODE];
+        char host[32];
+        snprintf(host, sizeof host, "127.%u.%u.%u", 1 + place[0] % 250u, place[1], NET_BROKER_NUMBER);
+        code = free_ports(host, ports, err);
+        if (code == DN_OK)
+            snprintf(c->topic.brokers, sizeof c->topic.brokers, "%s:%u", host, ports[0]);
+    }
     return code;
+}
+
+/* ---- the broker -------------------------------------------------------------------------------------------
+ */
+
+enum dn_code cluster_broker_make(struct chaos_cluster *c, struct dn_error *err)
+{
+    struct cluster_node *n = &c->nodes[CLUSTER_BROKER];
+    char output[OUTPUT_MAX];
+    int status = 0;
+
+    n->image_fd = n->device_fd = n->pidfd = -1;
+    if (c->o.broker_script == NULL)
+        return DN_OK;
+    const char *const setup[] = {c->o.broker_script, "setup", NULL};
+    enum dn_code code = cluster_command(setup, output, sizeof output, &status, err);
+    if (code != DN_OK)
+        return dn_wrap(err, code, "a Kafka broker: name scripts/kafka.sh with --kafka");
+    if (status != 0)
+        return dn_fail(err, DN_UNAVAILABLE, "no Kafka broker: '%s setup' ended with code %d: %.300s",
+                       setup[0], status, output);
+    if (strlen(setup[0]) >= sizeof c->broker_script)
+        return dn_fail(err, DN_INVALID, "the path '%.100s...' is too long", setup[0]);
+    snprintf(c->broker_script, sizeof c->broker_script, "%s", setup[0]);
+    snprintf(n->name, sizeof n->name, "broker");
+    snprintf(n->data, sizeof n->data, "%s/broker", c->folder);
+    snprintf(n->log, sizeof n->log, "%s/broker.log", c->folder);
+    c->topic.name = CHAOS_TOPIC;
+    c->topic.step = c->o.partitions_step;
+    c->topic.most = c->o.partitions_max;
+    atomic_init(&c->topic.partitions, c->o.partitions);
+    return DN_OK;
 }
 
 /* ---- keys -----------------------------------------------------------------------------------------------
@@ -128,6 +171,18 @@ enum dn_code cluster_keys(struct chaos_cluster *c, struct dn_error *err)
 /* ---- files ----------------------------------------------------------------------------------------------
  */
 
+/* The text, with the broker's address where its mark stands. */
+static void write_yaml(const struct chaos_cluster *c, FILE *out)
+{
+    const char *text = c->o.yaml, *mark;
+
+    while ((mark = strstr(text, CLUSTER_BROKERS)) != NULL) {
+        fprintf(out, "%.*s%s", (int)(mark - text), text, c->topic.brokers);
+        text = mark + strlen(CLUSTER_BROKERS);
+    }
+    fputs(text, out);
+}
+
 enum dn_code cluster_config_write(struct chaos_cluster *c, const struct cluster_node *node,
                                   struct dn_error *err)
 {
@@ -146,7 +201,7 @@ enum dn_code cluster_config_write(struct chaos_cluster *c, const struct cluster_
     fprintf(out, "admin:\n  address: \"%s\"\nsecrets:\n  hash_key_file: \"%s\"\n", node->admin, c->hash_key);
     fputs(RAFT_YAML, out);
     if (c->o.yaml != NULL)
-        fputs(c->o.yaml, out);
+        write_yaml(c, out);
     bool bad = ferror(out) != 0;
     if (fclose(out) != 0 || bad)
         return dn_fail(err, DN_IO, "write '%s': %s", node->config, strerror(errno));

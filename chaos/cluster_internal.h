@@ -5,7 +5,9 @@
  *    told to die with the thread that made it (PR_SET_PDEATHSIG), so that nothing outlives this program.
  * 2. `lock` covers every node's pid, pidfd and flags. A pid is given back to the kernel (waited for) with the
  *    lock held, so a signal never hits a stranger.
- * 3. A process that ends while `expected` is false has crashed, and is remembered for good.
+ * 3. The broker of a stream is place CLUSTER_BROKER among the nodes: it is started, paused, killed and reaped
+ * as they are, and is in no namespace. Loops over nodes begin at 1.
+ * 4. A process that ends while `expected` is false has crashed, and is remembered for good.
  *
  *   DOWN -cluster_node_start-> RUNNING -pause-> PAUSED -continue-> RUNNING -kill, stop, crash-> DOWN */
 #ifndef DN_CHAOS_CLUSTER_INTERNAL_H
@@ -20,6 +22,7 @@
 #include <time.h>
 
 #define CLUSTER_CRASHES_MAX 64
+#define CLUSTER_BROKER 0
 #define CLUSTER_FAKETIME "/usr/lib/" CLUSTER_ARCH "-linux-gnu/faketime/libfaketimeMT.so.1" /* Debian's */
 #if defined(__aarch64__)
 #define CLUSTER_ARCH "aarch64"
@@ -65,8 +68,10 @@ struct chaos_cluster {
     char folder[CLUSTER_PATH_MAX - 64], dunlind[CLUSTER_PATH_MAX], dunlin[CLUSTER_PATH_MAX];
     char key[CLUSTER_PATH_MAX], hash_key[CLUSTER_PATH_MAX];
     char *environment;
-    unsigned count; /* nodes + spares; nodes[0] is unused */
-    struct cluster_node nodes[NET_PLACES];
+    unsigned count;                                 /* nodes + spares */
+    struct cluster_node nodes[CHAOS_NODES_MAX + 1]; /* nodes[CLUSTER_BROKER]: when there is one */
+    struct chaos_topic topic;
+    char broker_script[CLUSTER_PATH_MAX];
     enum chaos_net net;
     struct net_switch *sw;
     struct proxy *proxy;
@@ -92,6 +97,8 @@ struct chaos_cluster {
 /* Loopback ports for the proxied network. */
 enum dn_code cluster_addresses_loopback(struct chaos_cluster *c, struct dn_error *err);
 void cluster_addresses_spaces(struct chaos_cluster *c, const char *prefix);
+/* The broker's process, in nodes[CLUSTER_BROKER]: folders, and that it can be had. */
+enum dn_code cluster_broker_make(struct chaos_cluster *c, struct dn_error *err);
 /* Runs a program (arguments[0], NULL at the end) to its end. What it prints, on either output, is kept as far
  * as it fits. *ret_status: its exit code, or 128 + signal. An error: it could not be run at all. */
 enum dn_code cluster_command(const char *const *arguments, char *ret_output, size_t size, int *ret_status,
@@ -129,10 +136,14 @@ void cluster_crash(struct chaos_cluster *c, unsigned node, const char *text);
 
 /* GET /readyz. False: *why (if not NULL) says why not. */
 bool cluster_node_ready(const struct chaos_cluster *c, unsigned node, char *why, size_t size);
+/* The broker takes connections. True as well where there is none, or it does not run. */
+bool cluster_broker_ready(const struct chaos_cluster *c);
 /* Waits until all nodes that run say that they are ready. DN_DEADLINE names the one that does not. */
 enum dn_code cluster_wait_ready(struct chaos_cluster *c, unsigned timeout_ms, struct dn_error *err);
 /* The node that leads the group, as those that run say; 0: none says so. */
 unsigned cluster_leader(struct chaos_cluster *c, unsigned group);
+/* There is a broker, and it runs and is not paused. */
+bool cluster_has_broker(const struct chaos_cluster *c);
 
 /* What was not judged of its log yet holds the text. */
 bool cluster_log_has(struct chaos_cluster *c, unsigned node, const char *text);

@@ -25,6 +25,9 @@
 
 #define CHILD_FAILED 126 /* exit code of a child that did not get as far as dunlind */
 #define ENVIRONMENT_MAX 256
+#define NAME_MAX_BYTES 24
+#define BROKER_HEAP "256m"
+#define JAVA_ENDED 143 /* exit code of a Java program that left on SIGTERM */
 
 /* ---- a program that ends by itself ------------------------------------------------------------------------
  */
@@ -167,50 +170,99 @@ static char **environment_of(const struct chaos_cluster *c, const struct cluster
     return all;
 }
 
-/* Lock held. */
-static enum dn_code spawn(struct chaos_cluster *c, struct cluster_node *node, struct dn_error *err)
+static bool is_broker(const struct chaos_cluster *c, const struct cluster_node *node)
 {
-    char *const arguments[] = {c->dunlind, (char *)"--config", node->config, NULL};
-    char clock_file[CLUSTER_PATH_MAX + 32];
-    struct child child = {.program = c->dunlind,
-                          .log = node->log,
-                          .arguments = arguments,
-                          .space = c->sw == NULL ? -1 : net_switch_space(c->sw, node->number),
-                          .parent = getpid()};
+    return node == &c->nodes[CLUSTER_BROKER];
+}
 
-    if (node->pid != 0)
-        return DN_OK;
+/* Lock held. */
+static enum dn_code spawn_child(struct chaos_cluster *c, struct cluster_node *node, struct child *child,
+                                struct dn_error *err)
+{
+    char clock_file[CLUSTER_PATH_MAX + 32];
+
     snprintf(clock_file, sizeof clock_file, "FAKETIME_TIMESTAMP_FILE=%s", node->clock);
-    child.environment = environment_of(c, node, clock_file);
-    if (child.environment == NULL)
-        return dn_fail(err, DN_NO_MEMORY, "start node %u", node->number);
+    child->environment = environment_of(c, node, clock_file);
+    if (child->environment == NULL)
+        return dn_fail(err, DN_NO_MEMORY, "start %s", node->name);
     pid_t pid = fork();
     if (pid == 0)
-        child_run(&child, node);
-    free(child.environment);
+        child_run(child, node);
+    free(child->environment);
     if (pid < 0)
-        return dn_fail(err, DN_EXHAUSTED, "start node %u: fork: %s", node->number, strerror(errno));
+        return dn_fail(err, DN_EXHAUSTED, "start %s: fork: %s", node->name, strerror(errno));
     int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
     if (pidfd < 0) {
         int why = errno;
         kill(pid, SIGKILL);
         waitpid(pid, NULL, 0);
-        return dn_fail(err, DN_UNAVAILABLE, "start node %u: pidfd_open: %s", node->number, strerror(why));
+        return dn_fail(err, DN_UNAVAILABLE, "start %s: pidfd_open: %s", node->name, strerror(why));
     }
     fcntl(pidfd, F_SETFD, FD_CLOEXEC);
     node->pid = pid;
     node->pidfd = pidfd;
     node->paused = false;
     node->lives++;
-    if (c->proxy != NULL)
+    if (c->proxy != NULL && !is_broker(c, node))
         proxy_process(c->proxy, node->number, pid);
     return DN_OK;
+}
+
+/* Lock held. The script becomes the broker: the same process. */
+static enum dn_code spawn_broker(struct chaos_cluster *c, struct cluster_node *node, struct dn_error *err)
+{
+    char host[sizeof c->topic.brokers];
+    char *colon;
+
+    snprintf(host, sizeof host, "%s", c->topic.brokers);
+    colon = strchr(host, ':');
+    DN_ASSERT(colon != NULL);
+    *colon = '\0';
+    /* For so long (9 s by default) a controller thinks that a killed broker still runs, and lets no new one
+     * in. */
+    const char *const session = "broker.session.timeout.ms=2000", *const beat =
+                                                                      "broker.heartbeat.interval.ms=500";
+    const char *const words[] = {c->broker_script, "run",        node->data, "--host",    host,
+                                 "--port",         colon + 1,    "--heap",   BROKER_HEAP, "--property",
+                                 session,          "--property", beat,       NULL};
+    struct child child = {.program = c->broker_script,
+                          .log = node->log,
+                          .arguments = (char *const *)words,
+                          .space = -1,
+                          .parent = getpid()};
+    return spawn_child(c, node, &child, err);
+}
+
+/* Lock held. */
+static enum dn_code spawn(struct chaos_cluster *c, struct cluster_node *node, struct dn_error *err)
+{
+    char *const arguments[] = {c->dunlind, (char *)"--config", node->config, NULL};
+    struct child child = {
+        .program = c->dunlind, .log = node->log, .arguments = arguments, .space = -1, .parent = getpid()};
+
+    if (node->pid != 0)
+        return DN_OK;
+    if (is_broker(c, node))
+        return spawn_broker(c, node, err);
+    if (c->sw != NULL)
+        child.space = net_switch_space(c->sw, node->number);
+    return spawn_child(c, node, &child, err);
+}
+
+/* For people: "node 2", "the broker". */
+static void name_of(const struct chaos_cluster *c, const struct cluster_node *node,
+                    char ret_name[NAME_MAX_BYTES])
+{
+    if (is_broker(c, node))
+        snprintf(ret_name, NAME_MAX_BYTES, "the broker");
+    else
+        snprintf(ret_name, NAME_MAX_BYTES, "node %u", node->number);
 }
 
 /* Lock held: the process of this node has ended. */
 static void settle(struct chaos_cluster *c, struct cluster_node *node)
 {
-    char text[128];
+    char text[128], name[NAME_MAX_BYTES];
     int status = 0;
 
     if (waitpid(node->pid, &status, WNOHANG) != node->pid)
@@ -220,16 +272,16 @@ static void settle(struct chaos_cluster *c, struct cluster_node *node)
     node->pidfd = -1;
     node->paused = false;
     node->status = status;
-    if (c->proxy != NULL)
+    if (c->proxy != NULL && !is_broker(c, node))
         proxy_process(c->proxy, node->number, 0);
     if (node->expected)
         return;
+    name_of(c, node, name);
     if (WIFSIGNALED(status))
-        snprintf(text, sizeof text, "node %u was ended by signal %d (%s)", node->number, WTERMSIG(status),
+        snprintf(text, sizeof text, "%s was ended by signal %d (%s)", name, WTERMSIG(status),
                  strsignal(WTERMSIG(status)));
     else
-        snprintf(text, sizeof text, "node %u ended by itself with code %d", node->number,
-                 WEXITSTATUS(status));
+        snprintf(text, sizeof text, "%s ended by itself with code %d", name, WEXITSTATUS(status));
     note_crash(c, node->number, text);
 }
 
@@ -249,19 +301,19 @@ static void serve_request(struct chaos_cluster *c)
 static void *keep(void *data)
 {
     struct chaos_cluster *c = data;
-    struct pollfd fds[NET_PLACES];
+    struct pollfd fds[CHAOS_NODES_MAX + 2]; /* by place, the broker's too; behind them: wake */
     eventfd_t count;
 
     pthread_mutex_lock(&c->lock);
     while (!c->stop) {
-        fds[0] = (struct pollfd){.fd = c->wake, .events = POLLIN};
-        for (unsigned i = 1; i <= c->count; i++)
+        fds[c->count + 1] = (struct pollfd){.fd = c->wake, .events = POLLIN};
+        for (unsigned i = 0; i <= c->count; i++)
             fds[i] = (struct pollfd){.fd = c->nodes[i].pid == 0 ? -1 : c->nodes[i].pidfd, .events = POLLIN};
         pthread_mutex_unlock(&c->lock);
-        (void)poll(fds, c->count + 1, -1);
+        (void)poll(fds, c->count + 2, -1);
         pthread_mutex_lock(&c->lock);
         (void)eventfd_read(c->wake, &count);
-        for (unsigned i = 1; i <= c->count; i++)
+        for (unsigned i = 0; i <= c->count; i++)
             if (fds[i].fd >= 0 && fds[i].revents != 0 && c->nodes[i].pid != 0)
                 settle(c, &c->nodes[i]);
         serve_request(c);
@@ -288,6 +340,7 @@ void cluster_keeper_stop(struct chaos_cluster *c)
         return;
     for (unsigned i = 1; i <= c->count; i++)
         cluster_node_kill(c, i);
+    cluster_node_kill(c, CLUSTER_BROKER);
     pthread_mutex_lock(&c->lock);
     c->stop = true;
     pthread_mutex_unlock(&c->lock);
@@ -303,7 +356,7 @@ void cluster_keeper_stop(struct chaos_cluster *c)
 static enum dn_code start(struct chaos_cluster *c, unsigned node, bool refuses, struct dn_error *err)
 {
     pthread_mutex_lock(&c->lock);
-    DN_ASSERT(node >= 1 && node <= c->count && c->request.node == NULL);
+    DN_ASSERT(node <= c->count && c->request.node == NULL);
     c->request = (struct cluster_request){.node = &c->nodes[node], .refuses = refuses, .err = err};
     (void)eventfd_write(c->wake, 1);
     while (!c->request.done)
@@ -399,16 +452,16 @@ void cluster_node_kill(struct chaos_cluster *c, unsigned node)
 
 static void judge_stop(struct chaos_cluster *c, const struct cluster_node *n)
 {
-    char text[128];
+    char text[128], name[NAME_MAX_BYTES];
+    int good = is_broker(c, n) ? JAVA_ENDED : 0;
 
+    name_of(c, n, name);
     if (n->pid != 0)
-        snprintf(text, sizeof text, "node %u did not leave within %d s of SIGTERM", n->number,
-                 CLUSTER_STOP_MS / 1000);
+        snprintf(text, sizeof text, "%s did not leave within %d s of SIGTERM", name, CLUSTER_STOP_MS / 1000);
     else if (WIFSIGNALED(n->status))
-        snprintf(text, sizeof text, "node %u left on SIGTERM by signal %d", n->number, WTERMSIG(n->status));
-    else if (WEXITSTATUS(n->status) != 0)
-        snprintf(text, sizeof text, "node %u left on SIGTERM with code %d", n->number,
-                 WEXITSTATUS(n->status));
+        snprintf(text, sizeof text, "%s left on SIGTERM by signal %d", name, WTERMSIG(n->status));
+    else if (WEXITSTATUS(n->status) != good)
+        snprintf(text, sizeof text, "%s left on SIGTERM with code %d", name, WEXITSTATUS(n->status));
     else
         return;
     note_crash(c, n->number, text);

@@ -37,12 +37,19 @@
 #define OPEN_WRITES_MS 1000 /* beyond the deadline of what clients gave up on */
 #define FINDINGS_MAX 64
 #define LINE_MAX_BYTES 600
+#define BROKER_TIMEOUT_MS 90000
+#define TOPIC_GROWS 4        /* a keyed topic's partitions: from one a shard to so many */
+#define UNKEYED_PARTITIONS 3 /* not a multiple of anything */
+#define UNKEYED_STEP 2
+#define UNKEYED_PARTITIONS_MAX 9
 
 struct run {
     struct chaos_run_options options;
     char folder[CHAOS_RUN_TEXT], nodes_folder[CHAOS_RUN_TEXT + 8], programs[CHAOS_RUN_TEXT];
     char command[2 * CHAOS_RUN_TEXT], environment[128];
-    char stream[CHAOS_RUN_TEXT + 16], yaml[2 * CHAOS_RUN_TEXT]; /* the stream's file; "": none */
+    char stream_path[CHAOS_RUN_TEXT + 16], yaml[2 * CHAOS_RUN_TEXT];
+    struct workload_stream_options stream;
+    char broker_script[CHAOS_RUN_TEXT];
     struct chaos_cluster *cluster;
     struct chaos_history *history;
     struct chaos_pool *pool;
@@ -55,7 +62,7 @@ struct run {
     unsigned long unread; /* final reads without an answer */
     bool converged;
     /* for the report */
-    char description[CHAOS_RUN_TEXT + 256];
+    char description[CHAOS_RUN_TEXT + 512];
     char skipped[CHAOS_NEMESES_MAX][LINE_MAX_BYTES], findings[FINDINGS_MAX][LINE_MAX_BYTES];
     size_t skipped_count, findings_count;
 };
@@ -141,16 +148,51 @@ static enum dn_code make_folders(struct run *run, struct dn_error *err)
     return DN_OK;
 }
 
-/* Beside the nodes' folders, where all of them see it. */
+static bool has_broker(const struct run *run)
+{
+    return run->options.workload->stream && run->options.stream != WORKLOAD_FILE;
+}
+
+/* A stream's file is beside the nodes' folders, where all of them see it. */
 static enum dn_code make_stream(struct run *run, struct dn_error *err)
 {
     size_t used = (size_t)snprintf(run->yaml, sizeof run->yaml, "%s", WORKLOAD_SESSION_YAML);
     if (!run->options.workload->stream)
         return DN_OK;
-    snprintf(run->stream, sizeof run->stream, "%s/stream.jsonl", run->folder);
-    if (!workload_stream_yaml(run->stream, run->yaml + used, sizeof run->yaml - used))
+    run->stream = (struct workload_stream_options){
+        .kind = run->options.stream, .path = run->stream_path, .shards = run->options.shards};
+    snprintf(run->stream_path, sizeof run->stream_path, "%s/stream.jsonl", run->folder);
+    if (!workload_stream_yaml(run->stream.kind, run->stream_path, run->yaml + used, sizeof run->yaml - used))
         return dn_fail(err, DN_INVALID, "the folder '%s': its path is too long", run->folder);
-    return workload_stream_create(run->stream, err);
+    return has_broker(run) ? DN_OK : workload_stream_create(run->stream_path, err);
+}
+
+static enum dn_code find_broker(struct run *run, struct dn_error *err)
+{
+    const char *path = run->options.kafka ? run->options.kafka : "scripts/kafka.sh";
+    char *whole = realpath(path, NULL);
+    bool fits = whole && strlen(whole) < sizeof run->broker_script;
+    if (fits)
+        snprintf(run->broker_script, sizeof run->broker_script, "%s", whole);
+    free(whole);
+    return fits ? DN_OK
+                : dn_fail(err, DN_NOT_FOUND,
+                          "a Kafka broker: no '%s': begin in the source tree, or name scripts/kafka.sh with "
+                          "--kafka",
+                          path);
+}
+
+/* A keyed topic has a multiple of the shards, always. */
+static void want_broker(const struct run *run, struct chaos_cluster_options *cluster)
+{
+    unsigned shards = run->options.shards;
+    bool keyed = run->options.stream == WORKLOAD_KAFKA;
+    cluster->broker_script = run->broker_script;
+    cluster->partitions = keyed ? shards : UNKEYED_PARTITIONS;
+    cluster->partitions_step = keyed ? shards : UNKEYED_STEP;
+    cluster->partitions_max = keyed && TOPIC_GROWS * shards < CHAOS_PARTITIONS_MAX ? TOPIC_GROWS * shards
+                              : keyed ? CHAOS_PARTITIONS_MAX / shards * shards
+                                      : UNKEYED_PARTITIONS_MAX;
 }
 
 static enum dn_code start_cluster(struct run *run, struct dn_error *err)
@@ -175,21 +217,17 @@ static enum dn_code start_cluster(struct run *run, struct dn_error *err)
         code = make_folders(run, err);
     if (code == DN_OK)
         code = make_stream(run, err);
+    if (code == DN_OK && has_broker(run)) {
+        want_broker(run, &cluster);
+        code = find_broker(run, err);
+    }
     if (code == DN_OK)
         code = chaos_cluster_create(&cluster, &run->cluster, err);
+    if (code == DN_OK && has_broker(run)) {
+        run->stream.topic = chaos_cluster_topic(run->cluster);
+        code = chaos_cluster_start_broker(run->cluster, BROKER_TIMEOUT_MS, err);
+    }
     return code == DN_OK ? chaos_cluster_start(run->cluster, START_TIMEOUT_MS, err) : code;
-}
-
-/* Whether a comma separated list names it; "all" does. */
-static bool named(const char *names, const char *name)
-{
-    size_t length = strlen(name);
-    if (strcmp(names, "all") == 0)
-        return true;
-    for (const char *at = names; (at = strstr(at, name)) != NULL; at += length)
-        if ((at == names || at[-1] == ',') && (at[length] == ',' || at[length] == '\0'))
-            return true;
-    return false;
 }
 
 /* Tells what the machine cannot do, of what was asked for. */
@@ -200,7 +238,7 @@ static void probe(struct run *run)
     const struct chaos_nemesis_info *list = chaos_nemesis_list(&count);
     chaos_nemesis_probe(run->cluster, why);
     for (unsigned i = 0; i < count && i < CHAOS_NEMESES_MAX; i++) {
-        if (!why[i] || !named(run->options.nemeses, list[i].name))
+        if (!why[i] || !chaos_nemesis_is_named(run->options.nemeses, i))
             continue;
         /* The first line of the reason: it may be what a program printed. */
         snprintf(run->skipped[run->skipped_count], LINE_MAX_BYTES, "%s: %.*s", list[i].name,
@@ -294,8 +332,14 @@ static enum dn_code run_final(struct run *run, struct dn_error *err)
     while (chaos_history_now_ns(run->history) < until_ns)
         turn(run, "healed");
     char text[LINE_MAX_BYTES] = "";
-    if (chaos_pool_stream_error(run->pool))
-        found(run, "the stream ended early: %s", chaos_pool_stream_error(run->pool));
+    struct dn_error why = {.code = DN_OK};
+    if (chaos_pool_finish_stream(run->pool, text, sizeof text, &why) != DN_OK)
+        found(run, "the stream: %s", why.message);
+    if (text[0] != '\0') {
+        size_t used = strlen(run->description);
+        snprintf(run->description + used, sizeof run->description - used, "; %s", text);
+        run_progress_say(&run->progress, "%s", text);
+    }
     if (!chaos_pool_wait_stream(run->pool, STREAM_TIMEOUT_MS, text, sizeof text)) {
         found(run, "the stream was not read to its end within %d s: %s", STREAM_TIMEOUT_MS / 1000, text);
         run_progress_say(&run->progress, "%s", run->findings[run->findings_count - 1]);
@@ -311,13 +355,20 @@ static enum dn_code run_final(struct run *run, struct dn_error *err)
 
 /* ---- after ------------------------------------------------------------------------------------------ */
 
+static void crash_found(struct run *run, const struct chaos_crash *crash)
+{
+    char name[24] = "broker";
+    if (crash->node != 0)
+        snprintf(name, sizeof name, "node %u", crash->node);
+    found(run, "%s, %.3f s: %s", name, (double)crash->time_ms / 1000, crash->text);
+}
+
 static void gather_findings(struct run *run)
 {
     static struct chaos_crash crashes[FINDINGS_MAX];
     unsigned count = chaos_cluster_crashes(run->cluster, crashes, FINDINGS_MAX);
     for (unsigned i = 0; i < count && i < FINDINGS_MAX; i++)
-        found(run, "node %u, %.3f s: %s", crashes[i].node, (double)crashes[i].time_ms / 1000,
-              crashes[i].text);
+        crash_found(run, &crashes[i]);
     if (!run->converged)
         found(run, "the nodes' status did not become the same within %d s", CONVERGE_TIMEOUT_MS / 1000);
     if (run->unread > 0)
@@ -423,7 +474,7 @@ static int run_all(struct run *run)
         .deadline_ms = run->options.deadline_ms,
         .seed = run->options.seed,
         .shards = run->options.shards,
-        .stream = run->stream[0] ? run->stream : NULL,
+        .stream = run->options.workload->stream ? &run->stream : NULL,
     };
     enum dn_code code = chaos_pool_create(&pool, &run->pool, &err);
     if (code != DN_OK)

@@ -20,6 +20,9 @@
 #define DEFAULT_SHARDS 4
 #define FAULT_MS_MAX 600000
 
+static const char *const streams[] = {
+    [WORKLOAD_FILE] = "file", [WORKLOAD_KAFKA] = "kafka", [WORKLOAD_KAFKA_UNKEYED] = "kafka-unkeyed"};
+
 enum {
     KEY_NODES = 256,
     KEY_MINUTES,
@@ -38,6 +41,8 @@ enum {
     KEY_PROGRAMS,
     KEY_OUT,
     KEY_MUTANT,
+    KEY_STREAM,
+    KEY_KAFKA,
     KEY_PLAIN_DISKS,
     KEY_KEEP,
     KEY_JSON,
@@ -48,8 +53,15 @@ static const struct argp_option option_list[] = {
     {"seconds", KEY_SECONDS, "N", 0, "The same in seconds (default 60)", 0},
     {"seed", KEY_SEED, "N", 0, "Makes the schedule and what clients ask for (default: by the clock)", 0},
     {"nemesis", KEY_NEMESIS, "NAMES", 0,
-     "Faults, comma separated; all, none; see `dunlin-chaos list` (default: the workload's)", 0},
+     "Faults, comma separated; all, stream (those of a broker), none; see `dunlin-chaos list` (default: the "
+     "workload's, and those of the broker)",
+     0},
     {"workload", KEY_WORKLOAD, "NAME", 0, "mixed (default), sessions, catalogue, membership, ingest", 0},
+    {"stream", KEY_STREAM, "KIND", 0,
+     "What nodes read as a stream: file (default), kafka (a real broker; messages keyed by user), "
+     "kafka-unkeyed",
+     0},
+    {"kafka", KEY_KAFKA, "PATH", 0, "scripts/kafka.sh, which has the broker (default: of this folder)", 0},
     {"nodes", KEY_NODES, "N", 0, "First members: 3 (default) or 5", 0},
     {"spares", KEY_SPARES, "N", 0, "Nodes that can join later (default 1)", 0},
     {"shards", KEY_SHARDS, "N", 0, "Session shards (default 4)", 0},
@@ -114,29 +126,21 @@ static const struct chaos_workload *workload_parse(struct argp_state *state, con
     return workload;
 }
 
-/* A name of the list as long as this. */
-static bool is_nemesis(const char *name, size_t length)
+static enum workload_stream_kind stream_parse(struct argp_state *state, const char *text)
 {
-    unsigned count = 0;
-    const struct chaos_nemesis_info *list = chaos_nemesis_list(&count);
-    for (unsigned i = 0; i < count; i++)
-        if (strlen(list[i].name) == length && memcmp(list[i].name, name, length) == 0)
-            return true;
-    return false;
+    for (size_t i = 0; i < sizeof streams / sizeof *streams; i++)
+        if (strcmp(text, streams[i]) == 0)
+            return (enum workload_stream_kind)i;
+    argp_error(state, "--stream must be file, kafka or kafka-unkeyed, not '%s'", text);
+    return WORKLOAD_FILE;
 }
 
 static void nemeses_check(struct argp_state *state, const char *names)
 {
-    if (strcmp(names, "all") == 0 || strcmp(names, "none") == 0)
-        return;
-    for (const char *at = names;; at++) {
-        size_t length = strcspn(at, ",");
-        if (!is_nemesis(at, length))
-            argp_error(state, "--nemesis: there is no '%.*s'; see `dunlin-chaos list`", (int)length, at);
-        at += length;
-        if (*at == '\0')
-            return;
-    }
+    size_t length;
+    const char *unknown = chaos_nemesis_unknown(names, &length);
+    if (unknown)
+        argp_error(state, "--nemesis: there is no '%.*s'; see `dunlin-chaos list`", (int)length, unknown);
 }
 
 static bool parse_number(int key, const char *text, struct argp_state *state,
@@ -185,6 +189,12 @@ static error_t parse(int key, char *text, struct argp_state *state)
         nemeses_check(state, text);
         options->nemeses = text;
         return 0;
+    case KEY_STREAM:
+        options->stream = stream_parse(state, text);
+        return 0;
+    case KEY_KAFKA:
+        options->kafka = text;
+        return 0;
     case KEY_WORKLOAD:
         options->workload = workload_parse(state, text);
         return 0;
@@ -221,6 +231,8 @@ static error_t parse(int key, char *text, struct argp_state *state)
     case ARGP_KEY_END:
         if (options->nodes == 4)
             argp_error(state, "--nodes must be 3 or 5, not 4");
+        if (options->stream != WORKLOAD_FILE && !options->workload->stream)
+            argp_error(state, "--stream: the workload '%s' has none", options->workload->name);
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -252,7 +264,9 @@ void chaos_run_options_parse(int argc, char **argv, struct chaos_run_options *re
     argp_err_exit_status = CHAOS_EXIT_USAGE;
     argp_parse(&argp, argc, argv, 0, NULL, ret);
     if (!ret->nemeses)
-        ret->nemeses = ret->workload->nemeses;
+        ret->nemeses = ret->stream != WORKLOAD_FILE && strcmp(ret->workload->nemeses, "all") == 0
+                           ? "all,stream"
+                           : ret->workload->nemeses;
 }
 
 /* Appends; what does not fit is cut. */
@@ -280,6 +294,10 @@ void chaos_run_options_print(const struct chaos_run_options *options, char *ret_
         add(ret_text, size, " --quiet %" PRId64 "-%" PRId64, options->quiet_ms[0], options->quiet_ms[1]);
     if (options->net != CHAOS_NET_AUTO)
         add(ret_text, size, " --net %s", nets[options->net]);
+    if (options->stream != WORKLOAD_FILE)
+        add(ret_text, size, " --stream %s", streams[options->stream]);
+    if (options->kafka)
+        add(ret_text, size, " --kafka %s", options->kafka);
     if (options->plain_disks)
         add(ret_text, size, " --plain-disks");
     if (options->programs)

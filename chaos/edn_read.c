@@ -584,8 +584,9 @@ static bool events_fit(struct parser *p)
     bool may_be_answered = answered || (p->op.f == CHAOS_PUBLISH && p->op.type == CHAOS_INFO);
     for (size_t i = 0; i < p->op.events_count; i++) {
         const struct chaos_event *event = &p->events[i];
-        if ((event->outcome >= 0 && !may_be_answered) || (event->outcome < 0 && answered) ||
-            (event->offset >= 0) != (p->op.f == CHAOS_INGEST)) {
+        bool offset_fits =
+            p->op.f != CHAOS_INGEST ? event->offset < 0 : event->offset >= 0 || p->op.type != CHAOS_OK;
+        if ((event->outcome >= 0 && !may_be_answered) || (event->outcome < 0 && answered) || !offset_fits) {
             return refuse(p, "an event of :%s :%s is %s", type_name((int)p->op.type), f_name((int)p->op.f),
                           p->op.f == CHAOS_INGEST ? "[id time offset]"
                           : answered              ? "[id time :outcome]"

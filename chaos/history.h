@@ -49,7 +49,8 @@ enum chaos_f {
     CHAOS_GET,     /* one catalogue item read */
     CHAOS_SIMILAR, /* which catalogue items are near a vector that only this item has */
     /* What a stream has: one user's events with their offsets (user 0: messages that are no events). :info
-     * before it has them, :ok once it surely has. No client asks: process CHAOS_NEMESIS, without pairs. */
+     * before it has them (a broker's offsets are not known then), :ok once it surely has; :fail once it
+     * surely has not and never will. No client asks: process CHAOS_NEMESIS, without pairs. */
     CHAOS_INGEST,
     CHAOS_MEMBER,  /* a change of members */
     CHAOS_STATUS,  /* a node's terms, leaders, indexes and state hashes */
@@ -66,7 +67,7 @@ struct chaos_event {
     uint64_t id;
     int64_t time_ms;
     int32_t outcome; /* of dunlin.v1.EventOutcome, in the :ok of a publish; -1 elsewhere */
-    int32_t offset;  /* CHAOS_INGEST: its offset; -1 elsewhere */
+    int32_t offset;  /* CHAOS_INGEST: its offset, in an :ok always; -1: not known, and elsewhere */
 };
 
 struct chaos_group {
@@ -77,9 +78,9 @@ struct chaos_group {
     uint64_t hash_index, hash; /* the state's hash after this index; 0, 0: none told */
 };
 
-/* Numbers of a row. OFFSETS: a partition as a shard holds it (of the nemesis: shard 0, the offset after the
- * last message). DEAD_LETTERS: a shard; undecodable messages and all other dead ones it ever counted, and
- * those that are not written elsewhere yet. */
+/* Numbers of a row. OFFSETS: a partition as a shard holds it (of the nemesis: the offset after the last
+ * message; the only shard that reads it, or 0: all do). DEAD_LETTERS: a shard; undecodable messages and all
+ * other dead ones it ever counted, and those that are not written elsewhere yet. */
 enum { CHAOS_ROW_PARTITION, CHAOS_ROW_SHARD, CHAOS_ROW_NEXT_OFFSET, CHAOS_ROW_EVENTS, CHAOS_ROW_NUMBERS };
 enum { CHAOS_ROW_DEAD_SHARD, CHAOS_ROW_UNDECODABLE, CHAOS_ROW_REFUSED, CHAOS_ROW_WAITING };
 

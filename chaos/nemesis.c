@@ -29,6 +29,7 @@ static const struct {
     {NEMESES_PROCESS, &NEMESES_PROCESS_COUNT}, {NEMESES_NET, &NEMESES_NET_COUNT},
     {NEMESES_DISK, &NEMESES_DISK_COUNT},       {NEMESES_JOURNAL, &NEMESES_JOURNAL_COUNT},
     {NEMESES_CLOCK, &NEMESES_CLOCK_COUNT},     {NEMESES_MEMBERS, &NEMESES_MEMBERS_COUNT},
+    {NEMESES_STREAM, &NEMESES_STREAM_COUNT},
 };
 
 const struct nemesis *nemesis_at(unsigned number)
@@ -41,13 +42,47 @@ const struct nemesis *nemesis_at(unsigned number)
     return number == 0 ? &COMBINATION : NULL;
 }
 
-const struct nemesis *nemesis_named(const char *name, size_t length)
+bool nemesis_is_meant(const struct nemesis *one, const char *name, size_t length)
+{
+    if (length == strlen("all") && memcmp(name, "all", length) == 0)
+        return one->class != NEMESIS_STREAM;
+    if (length == strlen("stream") && memcmp(name, "stream", length) == 0)
+        return one->class == NEMESIS_STREAM;
+    return strlen(one->info.name) == length && memcmp(one->info.name, name, length) == 0;
+}
+
+bool chaos_nemesis_is_named(const char *names, unsigned number)
+{
+    const struct nemesis *one = nemesis_at(number);
+
+    for (const char *at = names; one != NULL && strcmp(names, "none") != 0; at++) {
+        size_t length = strcspn(at, ",");
+        if (nemesis_is_meant(one, at, length))
+            return true;
+        at += length;
+        if (*at == 0)
+            return false;
+    }
+    return false;
+}
+
+const char *chaos_nemesis_unknown(const char *names, size_t *ret_length)
 {
     const struct nemesis *one;
 
-    for (unsigned i = 0; (one = nemesis_at(i)) != NULL; i++)
-        if (strlen(one->info.name) == length && memcmp(one->info.name, name, length) == 0)
-            return one;
+    for (const char *at = names; strcmp(names, "none") != 0; at++) {
+        size_t length = strcspn(at, ",");
+        bool known = false;
+        for (unsigned i = 0; !known && (one = nemesis_at(i)) != NULL; i++)
+            known = nemesis_is_meant(one, at, length);
+        if (!known) {
+            *ret_length = length;
+            return at;
+        }
+        at += length;
+        if (*at == 0)
+            return NULL;
+    }
     return NULL;
 }
 
@@ -175,6 +210,8 @@ enum dn_code nemesis_settle(struct chaos_cluster *c, struct dn_error *err)
 
     for (unsigned i = 1; code == DN_OK && i <= c->o.nodes; i++)
         code = cluster_node_start(c, i, err);
+    if (code == DN_OK && chaos_cluster_topic(c) != NULL)
+        code = cluster_node_start(c, CLUSTER_BROKER, err);
     return code == DN_OK ? cluster_wait_ready(c, CLUSTER_READY_MS, err) : code;
 }
 
@@ -203,7 +240,7 @@ static enum dn_code do_step(struct running *r, const struct nemesis_step *step, 
 static void heal_all(struct chaos_cluster *c)
 {
     cluster_links_clear(c);
-    for (unsigned i = 1; i <= c->count; i++)
+    for (unsigned i = 0; i <= c->count; i++) /* the broker too */
         if (cluster_node_is_paused(c, i))
             cluster_node_pause(c, i, false);
 }

@@ -18,13 +18,19 @@ struct chaos_nemesis_info {
 /* All there are, in the order of --help. */
 const struct chaos_nemesis_info *chaos_nemesis_list(unsigned *ret_count);
 
+/* Whether a comma separated list of names means this one (of chaos_nemesis_list): "all" stands for all but
+ * those of a stream's broker, "stream" for these. */
+bool chaos_nemesis_is_named(const char *names, unsigned number);
+/* The first word of the list that means nothing; NULL: there is none. "none" is a list of its own. */
+const char *chaos_nemesis_unknown(const char *names, size_t *ret_length);
+
 /* Tries each on this machine and cluster: ret_why[i] is NULL where it works, otherwise why not (static or
  * owned by the cluster): these are skipped, and printed. */
 void chaos_nemesis_probe(struct chaos_cluster *cluster, const char *ret_why[CHAOS_NEMESES_MAX]);
 
 struct chaos_schedule {
     uint64_t seed;
-    const char *names; /* comma separated; "all"; "none" */
+    const char *names; /* comma separated, "all" and "stream" among them; or "none" */
     int64_t duration_ms;
     int64_t fault_ms[2]; /* how long a fault lasts: between these (0, 0: the default) */
     int64_t quiet_ms[2]; /* how long none lasts in between */

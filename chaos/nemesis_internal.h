@@ -20,6 +20,7 @@ enum nemesis_class {
     NEMESIS_DISK,
     NEMESIS_CLOCK,
     NEMESIS_MEMBERS,
+    NEMESIS_STREAM,
     NEMESIS_COMBINED
 };
 
@@ -51,13 +52,14 @@ struct nemesis {
 
 /* All of them: one table a file, joined by nemesis.c. */
 extern const struct nemesis NEMESES_PROCESS[], NEMESES_NET[], NEMESES_DISK[], NEMESES_JOURNAL[],
-    NEMESES_CLOCK[], NEMESES_MEMBERS[];
+    NEMESES_CLOCK[], NEMESES_MEMBERS[], NEMESES_STREAM[];
 extern const unsigned NEMESES_PROCESS_COUNT, NEMESES_NET_COUNT, NEMESES_DISK_COUNT, NEMESES_JOURNAL_COUNT,
-    NEMESES_CLOCK_COUNT, NEMESES_MEMBERS_COUNT;
+    NEMESES_CLOCK_COUNT, NEMESES_MEMBERS_COUNT, NEMESES_STREAM_COUNT;
 
 /* The number'th of the list; NULL behind its end. */
 const struct nemesis *nemesis_at(unsigned number);
-const struct nemesis *nemesis_named(const char *name, size_t length);
+/* Whether this name of a list, of that length, names it: by its own, or by "all" or "stream". */
+bool nemesis_is_meant(const struct nemesis *one, const char *name, size_t length);
 
 /* ---- nemesis_choose.c
  * -------------------------------------------------------------------------------------- */

@@ -28,25 +28,27 @@ static int64_t between(struct nemesis_plan *plan, const int64_t range[2])
 static enum dn_code add_names(struct nemesis_plan *plan, const char *names, struct dn_error *err)
 {
     const struct nemesis *one;
+    size_t length;
+    const char *unknown = chaos_nemesis_unknown(names, &length);
 
+    if (unknown != NULL)
+        return dn_fail(err, DN_INVALID, "there is no nemesis '%.*s'; --help lists them", (int)length,
+                       unknown);
     if (strcmp(names, "none") == 0)
         return DN_OK;
-    if (strcmp(names, "all") == 0) {
-        while (plan->count < NEMESIS_NAMES_MAX && (one = nemesis_at(plan->count)) != NULL)
+    for (const char *at = names;; at++) { /* one named twice is drawn twice as often */
+        length = strcspn(at, ",");
+        for (unsigned i = 0; (one = nemesis_at(i)) != NULL; i++) {
+            if (!nemesis_is_meant(one, at, length))
+                continue;
+            if (plan->count == NEMESIS_NAMES_MAX)
+                return dn_fail(err, DN_INVALID, "more than %d nemeses are named", NEMESIS_NAMES_MAX);
             plan->names[plan->count++] = one;
-        return DN_OK;
+        }
+        at += length;
+        if (*at == 0)
+            return DN_OK;
     }
-    for (const char *at = names; *at != 0;) {
-        size_t length = strcspn(at, ",");
-        one = nemesis_named(at, length);
-        if (one == NULL)
-            return dn_fail(err, DN_INVALID, "there is no nemesis '%.*s'; --help lists them", (int)length, at);
-        if (plan->count == NEMESIS_NAMES_MAX)
-            return dn_fail(err, DN_INVALID, "more than %d nemeses are named", NEMESIS_NAMES_MAX);
-        plan->names[plan->count++] = one;
-        at += length + (at[length] == ',');
-    }
-    return DN_OK;
 }
 
 enum dn_code nemesis_plan_begin(const struct chaos_schedule *schedule, struct nemesis_plan *ret,

@@ -8,7 +8,9 @@
  * (proxy.c) a link carries the bytes of TCP connections: those cannot be lost, reordered or sent twice one by
  * one, only held, delayed, throttled, corrupted or cut for good.
  *
- * Clients' packets (place 0) are never touched. */
+ * Clients' packets (place 0) are never touched. A stream's broker (place NET_BROKER) is in this program's own
+ * namespace, behind an address of its own: its links to nodes can be cut, and no fault between nodes touches
+ * them. */
 #ifndef DN_CHAOS_NET_H
 #define DN_CHAOS_NET_H
 
@@ -19,7 +21,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#define NET_PLACES (CHAOS_NODES_MAX + 1) /* place 0: this program; place i: node i */
+#define NET_BROKER (CHAOS_NODES_MAX + 1)
+#define NET_PLACES (NET_BROKER + 1) /* place 0: this program; place i: node i */
 
 /* What is done to a link. All zero: nothing. *_pm: of a thousand packets, or of a thousand reads of a proxied
  * connection. */
@@ -40,8 +43,11 @@ struct net_counts {
 
 struct net_switch;
 
+#define NET_BROKER_NUMBER 253
+
 /* The runner's device, one namespace with one device a node, and the thread that switches. prefix: the first
- * three numbers of the addresses, "10.77.3"; the runner gets .254, node i gets .i. DN_UNAVAILABLE: this
+ * three numbers of the addresses, "10.77.3"; the runner gets .254, and NET_BROKER_NUMBER for a broker; node i
+ * gets .i. DN_UNAVAILABLE: this
  * machine or user cannot have that; err says why. */
 enum dn_code net_switch_create(unsigned nodes, const char *prefix, struct net_switch **ret,
                                struct dn_error *err);
@@ -59,5 +65,7 @@ bool net_packet_corrupt(uint8_t *packet, size_t length, uint32_t bit);
 enum dn_code net_space_create(const char *address, int *ret_space, int *ret_tun, struct dn_error *err);
 /* A TUN device of that name and address in the caller's namespace. */
 enum dn_code net_tun_create(const char *name, const char *address, int *ret_tun, struct dn_error *err);
+/* One more address (/24) for that device. */
+enum dn_code net_address_add(const char *device, const char *address, struct dn_error *err);
 
 #endif

@@ -84,6 +84,22 @@ enum dn_code net_tun_create(const char *name, const char *address, int *ret_tun,
     return DN_OK;
 }
 
+enum dn_code net_address_add(const char *device, const char *address, struct dn_error *err)
+{
+    char label[IFNAMSIZ];
+    enum dn_code code = DN_OK;
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+    if (fd < 0)
+        return refused(err, "a socket to configure devices with");
+    snprintf(label, sizeof label, "%.12s:1", device); /* an address beside the first has a label of its own */
+    if (set_address(fd, SIOCSIFADDR, label, address) != 0 ||
+        set_address(fd, SIOCSIFNETMASK, label, NETMASK) != 0)
+        code = refused(err, "give a TUN device one more address");
+    close(fd);
+    return code;
+}
+
 /* ---- a namespace ----------------------------------------------------------------------------------------
  */
 

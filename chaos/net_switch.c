@@ -84,14 +84,19 @@ bool net_packet_corrupt(uint8_t *packet, size_t length, uint32_t bit)
     return true;
 }
 
-/* The place an IPv4 packet is for; -1: none of ours. */
-static int place_of(const struct net_switch *sw, const uint8_t *packet, size_t length)
+#define SOURCE_AT 15      /* the last number of an IPv4 packet's source, */
+#define DESTINATION_AT 19 /* and of its destination */
+
+/* The place that the address at this byte of an IPv4 packet is of; -1: none of ours. */
+static int place_of(const struct net_switch *sw, const uint8_t *packet, size_t length, size_t at)
 {
     if (length < 20 || packet[0] >> 4 != 4)
         return -1;
-    unsigned number = packet[19];
+    unsigned number = packet[at];
     if (number == RUNNER_NUMBER)
         return 0;
+    if (number == NET_BROKER_NUMBER)
+        return NET_BROKER;
     return number >= 1 && number < sw->places ? (int)number : -1;
 }
 
@@ -158,7 +163,8 @@ static bool chance(struct net_switch *sw, unsigned per_mille)
 static void deliver(struct net_switch *sw, unsigned to, const uint8_t *bytes, size_t length)
 {
     /* A device whose queue is full, or whose namespace is on its way out, loses the packet. */
-    bool sent = write(sw->tun[to], bytes, length) == (ssize_t)length;
+    int tun = sw->tun[to == NET_BROKER ? 0 : to];
+    bool sent = write(tun, bytes, length) == (ssize_t)length;
     sw->counts.sent += sent;
     sw->counts.overflowed += !sent;
 }
@@ -201,9 +207,11 @@ static void forward(struct net_switch *sw, unsigned from, unsigned to, const str
 /* With the lock held: nothing here waits. */
 static void judge(struct net_switch *sw, unsigned from, size_t length)
 {
-    int to = place_of(sw, sw->packet, length);
+    int to = place_of(sw, sw->packet, length, DESTINATION_AT);
     const struct net_link *link;
 
+    if (from == 0 && place_of(sw, sw->packet, length, SOURCE_AT) == NET_BROKER)
+        from = NET_BROKER;
     if (to < 0 || (unsigned)to == from)
         return;
     link = &sw->links[from][to];
@@ -289,6 +297,9 @@ static enum dn_code make_places(struct net_switch *sw, const char *prefix, struc
     snprintf(name, sizeof name, "dnc%d", (int)getpid());
     snprintf(address, sizeof address, "%s.%d", prefix, RUNNER_NUMBER);
     code = net_tun_create(name, address, &sw->tun[0], err);
+    snprintf(address, sizeof address, "%s.%d", prefix, NET_BROKER_NUMBER);
+    if (code == DN_OK)
+        code = net_address_add(name, address, err);
     for (unsigned i = 1; code == DN_OK && i < sw->places; i++) {
         snprintf(address, sizeof address, "%s.%u", prefix, i);
         code = net_space_create(address, &sw->space[i], &sw->tun[i], err);
@@ -304,7 +315,7 @@ enum dn_code net_switch_create(unsigned nodes, const char *prefix, struct net_sw
 
     if (sw == NULL)
         return dn_fail(err, DN_NO_MEMORY, "the switch between the nodes");
-    DN_ASSERT(nodes < NET_PLACES);
+    DN_ASSERT(nodes <= CHAOS_NODES_MAX);
     sw->places = nodes + 1;
     sw->random = dn_monotonic_ns() | 1;
     pthread_mutex_init(&sw->lock, NULL);
@@ -361,7 +372,8 @@ int net_switch_space(const struct net_switch *sw, unsigned node)
 
 void net_switch_set(struct net_switch *sw, unsigned from, unsigned to, const struct net_link *link)
 {
-    DN_ASSERT(from < sw->places && to < sw->places);
+    DN_ASSERT(from < sw->places || from == NET_BROKER);
+    DN_ASSERT(to < sw->places || to == NET_BROKER);
     pthread_mutex_lock(&sw->lock);
     sw->links[from][to] = *link;
     pthread_mutex_unlock(&sw->lock);

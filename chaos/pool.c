@@ -165,9 +165,16 @@ static void *producer_run(void *data)
     return NULL;
 }
 
-const char *chaos_pool_stream_error(const struct chaos_pool *pool)
+enum dn_code chaos_pool_finish_stream(struct chaos_pool *pool, char *ret_text, size_t size,
+                                      struct dn_error *err)
 {
-    return pool->stream_code == DN_OK ? NULL : pool->stream_err.message;
+    if (!pool->options.stream)
+        return DN_OK;
+    enum dn_code code = workload_stream_finish(&pool->stream, err);
+    workload_stream_describe(&pool->stream, ret_text, size);
+    if (pool->stream_code != DN_OK)
+        return dn_fail(err, pool->stream_code, "%s", pool->stream_err.message);
+    return code;
 }
 
 /* Whether the node's shards have all of the stream, and wait for no dead letter. */
@@ -176,22 +183,13 @@ static bool has_stream(struct chaos_pool *pool, unsigned node, char *ret_text, s
     struct chaos_row rows[CHAOS_LIST_MAX];
     struct workload_client *client = &pool->producer.client;
     size_t count = 0;
+    int used = snprintf(ret_text, size, "node %u: ", node);
     if (workload_offsets(client, node, WORKLOAD_STREAM, rows, &count) != CHAOS_OK) {
         snprintf(ret_text, size, "node %u does not tell its offsets", node);
         return false;
     }
-    for (size_t i = 0; i < count; i++) {
-        if (rows[i].of[CHAOS_ROW_NEXT_OFFSET] != (uint64_t)pool->stream.end) {
-            snprintf(ret_text, size,
-                     "shard %" PRIu64 " of node %u stands at %" PRIu64 " of %" PRId64 " bytes",
-                     rows[i].of[CHAOS_ROW_SHARD], node, rows[i].of[CHAOS_ROW_NEXT_OFFSET], pool->stream.end);
-            return false;
-        }
-    }
-    if (count != pool->options.shards && pool->stream.end > 0) {
-        snprintf(ret_text, size, "%zu shards of node %u know an offset", count, node);
+    if (!workload_stream_is_read(&pool->stream, rows, count, ret_text + used, size - (size_t)used))
         return false;
-    }
     if (workload_dead_letters(client, node, rows, &count) != CHAOS_OK) {
         snprintf(ret_text, size, "node %u does not tell its dead letters", node);
         return false;
@@ -213,7 +211,6 @@ bool chaos_pool_wait_stream(struct chaos_pool *pool, unsigned timeout_ms, char *
     unsigned node = 1;
     if (!pool->options.stream)
         return true;
-    workload_stream_tell_end(&pool->stream);
     while (node <= pool->options.first_nodes && dn_monotonic_ns() < until_ns) {
         if (has_stream(pool, node, ret_text, size))
             node++;

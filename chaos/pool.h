@@ -6,6 +6,7 @@
 
 #include "chaos/cluster.h"
 #include "chaos/workload.h"
+#include "chaos/workload_stream.h"
 
 #define CHAOS_CLIENTS_MAX 256
 
@@ -20,7 +21,7 @@ struct chaos_pool_options {
     unsigned deadline_ms;
     uint64_t seed;
     unsigned shards;
-    const char *stream; /* the file that nodes read as a stream, made and empty; NULL: none */
+    const struct workload_stream_options *stream; /* that nodes read, made and empty; NULL: none */
 };
 
 struct chaos_pool;
@@ -34,9 +35,12 @@ enum dn_code chaos_pool_start(struct chaos_pool *pool, struct dn_error *err);
 /* Clients end with the operation they are at; the watch goes on. */
 void chaos_pool_stop(struct chaos_pool *pool);
 
-/* Why the stream ended early; NULL: it did not, or there is none. After chaos_pool_stop. */
-const char *chaos_pool_stream_error(const struct chaos_pool *pool);
-/* After chaos_pool_stop, once: tells the history where the stream ends, and waits until all shards of all
+/* After chaos_pool_stop, once: settles what the stream has, and tells the history where it ends. ret_text:
+ * what it has, for people. An error: it ended early, or does not have what it confirmed. Nothing where there
+ * is none. */
+enum dn_code chaos_pool_finish_stream(struct chaos_pool *pool, char *ret_text, size_t size,
+                                      struct dn_error *err);
+/* After chaos_pool_finish_stream, once: waits until all shards of all
  * first nodes have read it to there and written its dead letters. False: not within timeout_ms; ret_text
  * tells what is missing. */
 bool chaos_pool_wait_stream(struct chaos_pool *pool, unsigned timeout_ms, char *ret_text, size_t size);

@@ -4,6 +4,7 @@
 
 #include "chaos/cluster.h"
 #include "chaos/workload.h"
+#include "chaos/workload_stream.h"
 
 enum { CHAOS_EXIT_VALID = 0, CHAOS_EXIT_VIOLATED = 1, CHAOS_EXIT_USAGE = 2, CHAOS_EXIT_UNABLE = 3 };
 
@@ -16,9 +17,11 @@ struct chaos_run_options {
     const char *nemeses; /* comma separated; "all", "none"; NULL: the workload's default */
     const struct chaos_workload *workload;
     enum chaos_net net;
-    const char *programs; /* NULL: where this program is */
-    const char *out;      /* NULL: a new folder under TMPDIR */
-    const char *mutant;   /* NULL: none */
+    const char *programs;             /* NULL: where this program is */
+    const char *out;                  /* NULL: a new folder under TMPDIR */
+    const char *mutant;               /* NULL: none */
+    enum workload_stream_kind stream; /* of workloads that have one */
+    const char *kafka; /* scripts/kafka.sh; NULL: of the folder that this program was begun in */
     bool plain_disks, keep, json;
 };
 

@@ -22,7 +22,8 @@ static const struct chaos_workload workloads[] = {
     {"catalogue", "upserts and deletes against Get and Similar", 0, "all", false},
     {"membership", "mixed, while nodes join, leave and are replaced", 75, "grow,shrink,wipe-and-replace",
      true},
-    {"ingest", "sessions, and events in a stream that all nodes read: a file", 100, "all", true},
+    {"ingest", "sessions, and events in a stream that nodes read: a file, or a topic (--stream)", 100, "all",
+     true},
 };
 
 const struct chaos_workload *chaos_workload_list(unsigned *ret_count)

@@ -16,6 +16,8 @@ Usage: scripts/chaos.sh [--minutes N] [--seed N] [--nemesis NAMES] [--nodes 3|5]
   --seed N         makes the schedule and what clients ask for (default: by the clock)
   --nemesis NAMES  comma separated; all (default); none
   --nodes 3|5      first members (default 3)
+  --workload NAME  mixed (default), sessions, catalogue, membership, ingest
+  --stream KIND    what nodes read as a stream: file (default); kafka, kafka-unkeyed: a real broker (scripts/kafka.sh)
   --out DIR        the report's folder; with --rounds one folder in it for each seed
 
 As root each node gets a network namespace and a disk of its own, and all faults that this machine can make; without,

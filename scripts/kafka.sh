@@ -6,7 +6,8 @@ set -euo pipefail
 usage() {
     cat <<'TEXT'
 Usage: scripts/kafka.sh setup
-       scripts/kafka.sh start DIR [--port N] [--sasl] [--tls] [--heap SIZE] [--property NAME=VALUE]...
+       scripts/kafka.sh start DIR [--host ADDRESS] [--port N] [--sasl] [--tls] [--heap SIZE] [--property NAME=VALUE]...
+       scripts/kafka.sh run DIR [the same]
        scripts/kafka.sh cluster DIR NODES [--property NAME=VALUE]...
        scripts/kafka.sh stop DIR [--now]
        scripts/kafka.sh --help
@@ -15,6 +16,7 @@ Usage: scripts/kafka.sh setup
           Debian's as root (or by sudo) when they are missing
   start   sets up, makes DIR a broker's data folder when it is none yet, starts the broker and waits until it serves;
           prints its address (also in DIR/bootstrap). A DIR that was started before keeps its data, ports and settings
+    --host ADDRESS    listen at this address of this machine (default: 127.0.0.1)
     --port N          listen there (default: a free port)
     --sasl            a second listener with SASL/PLAIN, its address in DIR/bootstrap_sasl: user "dunlin", password
                       "right"
@@ -24,6 +26,8 @@ Usage: scripts/kafka.sh setup
     --property ...    more lines for server.properties
   cluster makes DIR/1 to DIR/NODES the data folders of brokers, each a controller too, that form one cluster. Start all of
           them at once, in the background: none serves before most of them run. All addresses are in DIR/bootstrap
+  run     start in the foreground: the broker takes this script's place, and its process, and writes its log to
+          standard output. Who starts it so looks after it
   stop    ends the broker that DIR names: cleanly, or with --now at once, as by a power cut. The data stays
 
 Where: $DUNLIN_DEPS/kafka, or ~/.cache/dunlin/kafka.
@@ -106,66 +110,66 @@ XML
     exec 9>&-
 }
 
-# free_ports COUNT: all of them different.
+# free_ports HOST COUNT: all of them different.
 free_ports() {
-    /usr/bin/python3 - "$1" <<'PY'
+    /usr/bin/python3 - "$1" "$2" <<'PY'
 import socket, sys
-sockets = [socket.socket() for _ in range(int(sys.argv[1]))]
+sockets = [socket.socket() for _ in range(int(sys.argv[2]))]
 for s in sockets:
-    s.bind(("127.0.0.1", 0))
+    s.bind((sys.argv[1], 0))
 print(*[s.getsockname()[1] for s in sockets])
 PY
 }
 
-# certify DIR NAME: an authority, DIR/NAME.pem, whose key is lost at once; what it signs first is DIR/NAME-server.pem,
-# a key and a certificate for 127.0.0.1.
+# certify DIR NAME HOST: an authority, DIR/NAME.pem, whose key is lost at once; what it signs first is DIR/NAME-server.pem,
+# a key and a certificate for HOST.
 certify() {
-    local dir=$1 name=$2 work
+    local dir=$1 name=$2 host=$3 work
     work=$(mktemp -d)
     {
         openssl req -x509 -newkey rsa:2048 -nodes -days 3650 -subj "/CN=dunlin test $name" -keyout "$work/ca.key" \
             -out "$work/ca.pem" &&
-            openssl req -newkey rsa:2048 -nodes -subj "/CN=127.0.0.1" -keyout "$work/key" -out "$work/request" &&
+            openssl req -newkey rsa:2048 -nodes -subj "/CN=$host" -keyout "$work/key" -out "$work/request" &&
             openssl x509 -req -in "$work/request" -CA "$work/ca.pem" -CAkey "$work/ca.key" -CAcreateserial -days 3650 \
-                -extfile <(echo "subjectAltName=IP:127.0.0.1") -out "$work/cert"
+                -extfile <(echo "subjectAltName=IP:$host") -out "$work/cert"
     } >"$dir/openssl.log" 2>&1 || die "no certificate could be made; see $dir/openssl.log"
     (umask 077 && cat "$work/key" "$work/cert" >"$dir/$name-server.pem")
     cp "$work/ca.pem" "$dir/$name.pem"
     rm -rf "$work"
 }
 
-# configure DIR ID VOTERS CONTROLLER_PORT PORT SASL TLS PROPERTY...: server.properties and an empty data folder.
+# configure DIR HOST ID VOTERS CONTROLLER_PORT PORT SASL TLS PROPERTY...: server.properties and an empty data folder.
 configure() {
-    local dir=$1 id=$2 voters=$3 controller=$4 port=$5 sasl=$6 tls=$7 listeners map sasl_port tls_port format=()
-    shift 7
-    listeners="PLAIN://127.0.0.1:$port"
+    local dir=$1 host=$2 id=$3 voters=$4 controller=$5 port=$6 sasl=$7 tls=$8 listeners map sasl_port tls_port format=()
+    shift 8
+    listeners="PLAIN://$host:$port"
     map=PLAIN:PLAINTEXT,CONTROLLER:PLAINTEXT
     if [ "$sasl" = 1 ]; then
-        sasl_port=$(free_ports 1)
-        listeners="$listeners,SASL://127.0.0.1:$sasl_port"
+        sasl_port=$(free_ports "$host" 1)
+        listeners="$listeners,SASL://$host:$sasl_port"
         map=$map,SASL:SASL_PLAINTEXT
-        echo "127.0.0.1:$sasl_port" >"$dir/bootstrap_sasl"
+        echo "$host:$sasl_port" >"$dir/bootstrap_sasl"
     fi
     if [ "$tls" = 1 ]; then
         command -v openssl >/dev/null || install_package openssl ||
             cannot "openssl, which makes the certificates, is not here, and apt could not install it"
-        certify "$dir" ca
-        certify "$dir" other-ca
-        tls_port=$(free_ports 1)
-        listeners="$listeners,TLS://127.0.0.1:$tls_port"
+        certify "$dir" ca "$host"
+        certify "$dir" other-ca "$host"
+        tls_port=$(free_ports "$host" 1)
+        listeners="$listeners,TLS://$host:$tls_port"
         map=$map,TLS:SASL_SSL
         format=(--add-scram "SCRAM-SHA-512=[name=dunlin,password=right]")
         set -- "listener.name.tls.ssl.keystore.type=PEM" "listener.name.tls.ssl.keystore.location=$dir/ca-server.pem" \
             "listener.name.tls.sasl.enabled.mechanisms=SCRAM-SHA-512" \
             "listener.name.tls.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;" \
             "$@"
-        echo "127.0.0.1:$tls_port" >"$dir/bootstrap_tls"
+        echo "$host:$tls_port" >"$dir/bootstrap_tls"
     fi
     cat >"$dir/server.properties.new" <<TEXT
 process.roles=broker,controller
 node.id=$id
 controller.quorum.voters=$voters
-listeners=$listeners,CONTROLLER://127.0.0.1:$controller
+listeners=$listeners,CONTROLLER://$host:$controller
 advertised.listeners=$listeners
 listener.security.protocol.map=$map
 inter.broker.listener.name=PLAIN
@@ -202,7 +206,7 @@ TEXT
     java -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xmx128m -Dlog4j.configuration="file:$dir/log4j.properties" \
         -cp "$jars/*" kafka.tools.StorageTool format -t ZHVubGluLWluLXRlc3RzIQ -c "$dir/server.properties.new" "${format[@]}" \
         >"$dir/format.log" 2>&1 || die "the data folder could not be formatted; see $dir/format.log"
-    echo "127.0.0.1:$port" >"$dir/bootstrap"
+    echo "$host:$port" >"$dir/bootstrap"
     mv "$dir/server.properties.new" "$dir/server.properties"
 }
 
@@ -213,12 +217,12 @@ running() {
         tr '\0' '\n' <"/proc/$pid/cmdline" 2>/dev/null | grep -qxF "$1/server.properties"
 }
 
-# configure_one DIR PORT SASL TLS PROPERTY...: a cluster of one node.
+# configure_one DIR HOST PORT SASL TLS PROPERTY...: a cluster of one node.
 configure_one() {
-    local dir=$1 port=$2 controller
-    controller=$(free_ports 1)
-    [ -n "$port" ] || port=$(free_ports 1)
-    configure "$dir" 1 "1@127.0.0.1:$controller" "$controller" "$port" "${@:3}"
+    local dir=$1 host=$2 port=$3 controller
+    controller=$(free_ports "$host" 1)
+    [ -n "$port" ] || port=$(free_ports "$host" 1)
+    configure "$dir" "$host" 1 "1@$host:$controller" "$controller" "$port" "${@:4}"
 }
 
 cluster() {
@@ -233,30 +237,33 @@ cluster() {
     setup
     mkdir -p "$dir"
     dir=$(cd "$dir" && pwd)
-    read -ra ports <<<"$(free_ports $((2 * nodes)))"
+    read -ra ports <<<"$(free_ports 127.0.0.1 $((2 * nodes)))"
     for id in $(seq "$nodes"); do
         voters="$voters,$id@127.0.0.1:${ports[id - 1]}"
         addresses="$addresses,127.0.0.1:${ports[nodes + id - 1]}"
     done
     for id in $(seq "$nodes"); do
         mkdir "$dir/$id" || die "$dir is a cluster already"
-        configure "$dir/$id" "$id" "${voters#,}" "${ports[id - 1]}" "${ports[nodes + id - 1]}" 0 0 "${properties[@]}"
+        configure "$dir/$id" 127.0.0.1 "$id" "${voters#,}" "${ports[id - 1]}" "${ports[nodes + id - 1]}" 0 0 "${properties[@]}"
     done
     echo "${addresses#,}" >"$dir/bootstrap"
     cat "$dir/bootstrap"
 }
 
-start() {
-    local dir=$1 port="" sasl=0 tls=0 heap=512m properties=() pid
+# prepare DIR OPTION...: DIR becomes one that a broker can be started in. Sets the caller's `dir` and `java_words`.
+prepare() {
+    local host=127.0.0.1 port="" sasl=0 tls=0 heap=512m properties=()
+    dir=$1
     shift
     while [ $# -gt 0 ]; do
         case "$1" in
             --sasl) sasl=1; shift; continue ;;
             --tls) tls=1; shift; continue ;;
-            --port | --heap | --property) [ $# -ge 2 ] || wrong "$1 needs a value" ;;
+            --host | --port | --heap | --property) [ $# -ge 2 ] || wrong "$1 needs a value" ;;
             *) wrong "unknown option '$1'" ;;
         esac
         case "$1" in
+            --host) host=$2 ;;
             --port) port=$2 ;;
             --heap) heap=$2 ;;
             --property) properties+=("$2") ;;
@@ -267,11 +274,24 @@ start() {
     mkdir -p "$dir"
     dir=$(cd "$dir" && pwd)
     running "$dir" && die "the broker of $dir runs already, as process $(cat "$dir/pid")"
-    [ -f "$dir/server.properties" ] || configure_one "$dir" "$port" "$sasl" "$tls" "${properties[@]}"
+    [ -f "$dir/server.properties" ] || configure_one "$dir" "$host" "$port" "$sasl" "$tls" "${properties[@]}"
+    java_words=("-Xmx$heap" -Xms128m -XX:+UseSerialGC "-Dlog4j.configuration=file:$dir/log4j.properties"
+        -cp "$jars/*" kafka.Kafka "$dir/server.properties")
+}
+
+run() {
+    local dir java_words
+    prepare "$@"
+    echo $$ >"$dir/pid"
+    exec java -XX:TieredStopAtLevel=1 "${java_words[@]}" # starts in less time, and is asked for little
+}
+
+start() {
+    local dir java_words pid
+    prepare "$@"
     : >"$dir/broker.log" # an older run's must not be taken for this one's
     # No console, no input, a session of its own: it outlives this script, and a terminal's Ctrl-C.
-    setsid java "-Xmx$heap" -Xms128m -XX:+UseSerialGC -Dlog4j.configuration="file:$dir/log4j.properties" \
-        -cp "$jars/*" kafka.Kafka "$dir/server.properties" >>"$dir/broker.log" 2>&1 </dev/null &
+    setsid java "${java_words[@]}" >>"$dir/broker.log" 2>&1 </dev/null &
     pid=$!
     echo "$pid" >"$dir/pid"
     for _ in $(seq $((START_SECONDS * 10))); do
@@ -306,8 +326,8 @@ stop() {
 case "${1:-}" in
     setup) [ $# = 1 ] || wrong "setup takes no more"; setup; say "Apache Kafka $KAFKA is in $jars" ;;
     cluster) [ $# -ge 3 ] || wrong "cluster needs a folder and a number of nodes"; cluster "${@:2}" ;;
-    start) [ $# -ge 2 ] || wrong "start needs a folder"; start "${@:2}" ;;
+    start | run) [ $# -ge 2 ] || wrong "$1 needs a folder"; "$1" "${@:2}" ;;
     stop) [ $# -ge 2 ] && [ $# -le 3 ] || wrong "stop needs a folder"; stop "${@:2}" ;;
     --help | -h) usage ;;
-    *) wrong "say setup, start, cluster or stop" ;;
+    *) wrong "say setup, start, run, cluster or stop" ;;
 esac

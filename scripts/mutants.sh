@@ -8,7 +8,8 @@ usage() {
 Usage: scripts/mutants.sh [--real] [--lives N] [--seconds N] [--only NAME] [--build DIR]
 
 Each mutant runs in virtual time (tests/virtual) until a life goes wrong; then 150 lives of the same build without a
-mutant must be well. With --real also in real clusters (dunlin-chaos run), those that clients can see.
+mutant must be well. With --real also in real clusters (dunlin-chaos run), those that clients can see; and those of
+streams once more with a real Kafka broker, where one can be had (scripts/kafka.sh).
 
   --lives N    virtual lives until a mutant counts as missed (default 3000)
   --seconds N  of chaos for each of three seeds with --real (default 30)
@@ -20,8 +21,9 @@ TEXT
 
 MUTANTS=$(sed -n 's/^ *X([A-Z_]*, "\([a-z-]*\)",.*/\1/p' base/mutant.h)
 [ -n "$MUTANTS" ] || { echo "mutants.sh: no mutant found in base/mutant.h" >&2; exit 1; }
-# accept-gap needs a batch that is lost while one behind it is not: sure in virtual time only (docs/chaos.md).
+# accept-gap needs a batch that is lost while one behind it is not: of a file, sure in virtual time only (docs/chaos.md).
 SEEN_IN_STREAMS="forget-offset"
+SEEN_WITH_KAFKA="forget-offset accept-gap"
 SEEN_BY_CLIENTS="ack-before-commit skip-deduplication skip-token-wait skip-barrier apply-late understate-age"
 FAULTS=kill-leader,pause-leader,isolate-leader,partition-halves,slow-link,restart
 WELL_LIVES=150
@@ -77,13 +79,12 @@ if [ -z "$only" ]; then
 fi
 [ "$real" = 1 ] || exit $((missed > 0))
 
-for mutant in ${only:-$SEEN_BY_CLIENTS $SEEN_IN_STREAMS}; do
-    grep -qw -- "$mutant" <<<"$SEEN_BY_CLIENTS $SEEN_IN_STREAMS" || continue
-    caught="" load=(--nemesis "$FAULTS" --rate 500)
-    grep -qw -- "$mutant" <<<"$SEEN_IN_STREAMS" && load+=(--workload ingest)
+# in_real_clusters MUTANT WHAT LOAD...: until a run is violated, three seeds at most.
+in_real_clusters() {
+    local mutant=$1 what=$2 caught="" seed code rules
+    shift 2
     for seed in 1 2 3; do
-        "$build/bin/dunlin-chaos" run --mutant "$mutant" --seed "$seed" --seconds "$seconds" "${load[@]}" \
-            --out "$folder/report" >"$folder/out" 2>&1
+        "$build/bin/dunlin-chaos" run --mutant "$mutant" --seed "$seed" --out "$folder/report" "$@" >"$folder/out" 2>&1
         code=$?
         rules=$(sed -n 's/^ *\([a-z-]*\)  *VIOLATED .*/\1/p' "$folder/report/verdict.txt" 2>/dev/null | tr '\n' ' ')
         if [ -z "$rules" ] && grep -q "state at index .* is in the minority" "$folder/report/verdict.txt" 2>/dev/null
@@ -93,8 +94,28 @@ for mutant in ${only:-$SEEN_BY_CLIENTS $SEEN_IN_STREAMS}; do
         if [ "$code" = 3 ]; then tail -n 2 "$folder/out"; exit 1; fi
         if [ -n "$rules" ]; then caught="seed $seed: $rules"; break; fi
     done
-    if [ -n "$caught" ]; then echo "caught: $mutant: real cluster, $caught"
-    else echo "MISSED: $mutant: three real clusters were well"; missed=$((missed + 1))
+    if [ -n "$caught" ]; then echo "caught: $mutant: $what, $caught"
+    else echo "MISSED: $mutant: $what: three were well"; missed=$((missed + 1))
     fi
+}
+
+for mutant in ${only:-$SEEN_BY_CLIENTS $SEEN_IN_STREAMS}; do
+    grep -qw -- "$mutant" <<<"$SEEN_BY_CLIENTS $SEEN_IN_STREAMS" || continue
+    load=(--nemesis "$FAULTS" --rate 500 --seconds "$seconds")
+    grep -qw -- "$mutant" <<<"$SEEN_IN_STREAMS" && load+=(--workload ingest)
+    in_real_clusters "$mutant" "real cluster" "${load[@]}"
+done
+
+# As many changes of leaders as fit, and much in the stream: batches must be lost.
+load=(--nemesis isolate-leader,pause-leader,kill-leader,partition-one-way --fault 400-1500 --quiet 300-900 --rate 1500
+    --seconds "$((seconds + 10))" --workload ingest --stream kafka)
+for mutant in ${only:-$SEEN_WITH_KAFKA}; do
+    grep -qw -- "$mutant" <<<"$SEEN_WITH_KAFKA" || continue
+    if ! scripts/kafka.sh setup >"$folder/out" 2>&1; then
+        echo "skipped: $mutant with Kafka: $(tail -n 1 "$folder/out")"
+        [[ ",${DUNLIN_REQUIRE:-}," == *",kafka,"* ]] && missed=$((missed + 1))
+        continue
+    fi
+    in_real_clusters "$mutant" "real cluster with Kafka" "${load[@]}"
 done
 exit $((missed > 0))

@@ -1,6 +1,7 @@
 """A minute of chaos on three real nodes: the verdict must be valid; its history, judged again from its file, gives the
 same; and the same history with one acknowledged event taken out of what was read at the end is rejected. Then a short
-run of the stream alone, and its history with one event of the stream taken out at the end, and with a dead letter more."""
+run of the stream alone, and its history with one event of the stream taken out at the end, and with a dead letter more.
+With --kafka: the same with a real Kafka broker as the stream, which is killed, restarted, paused and cut off meanwhile."""
 
 import json
 import os
@@ -10,12 +11,17 @@ import sys
 import tempfile
 
 from cluster import BIN
+from kafka import ROOT, SKIP
 
 PROGRAM = os.path.join(BIN, "dunlin-chaos")
 NEMESES = "kill-leader,kill-all,pause-leader,isolate-leader,partition-halves,slow-link,restart"
 SEED = 20261121
 STREAM_NEMESES = "kill-leader,kill-follower,isolate-leader,partition-halves,pause-leader"
 STREAM_SECONDS = 20
+KAFKA_NEMESES = "broker-kill,broker-restart,broker-pause,broker-cut,topic-grow,kill-leader,isolate-leader"
+KAFKA_SECONDS = 24
+KAFKA_SEED = 630  # each of them is among the first seven
+KAFKA = os.path.join(ROOT, "scripts", "kafka.sh")
 
 
 def judged(verdict):
@@ -27,8 +33,8 @@ def check(history):
     return done.returncode, json.loads(done.stdout)
 
 
-def run(folder, seconds, nemeses, *more):
-    done = subprocess.run([PROGRAM, "run", "--seconds", str(seconds), "--seed", str(SEED), "--nodes", "3", "--nemesis",
+def run(folder, seconds, nemeses, *more, seed=SEED):
+    done = subprocess.run([PROGRAM, "run", "--seconds", str(seconds), "--seed", str(seed), "--nodes", "3", "--nemesis",
                            nemeses, "--json", "--out", folder, *more], stdout=subprocess.PIPE, text=True,
                           timeout=seconds + 300)
     if done.returncode == 3:
@@ -91,9 +97,16 @@ def rejected_by(history, rule):
     assert code == 1 and judged(verdict)[rule][0] == "violated", (rule, code, judged(verdict))
 
 
-def stream():
+def faults_made(history):
+    """Their names, in their order: a slow machine makes fewer in the same time."""
+    lines = (line for line in read_lines(history) if ':type :info, :process :nemesis, :f :fault' in line)
+    return [re.search(r':name "([^"]*)"', line).group(1) for line in lines
+            if ':what "begin"' in line and '"final"' not in line and "not begun" not in line]
+
+
+def stream(seconds, nemeses, *more, seed=SEED):
     folder = tempfile.mkdtemp(prefix="dunlin-test.")
-    code, verdict = run(folder, STREAM_SECONDS, STREAM_NEMESES, "--workload", "ingest")
+    code, verdict = run(folder, seconds, nemeses, "--workload", "ingest", *more, seed=seed)
     assert code == 0, f"violated: see {folder}"
     for rule in ("offset", "stream", "twice", "invented", "lost", "real-time"):
         assert judged(verdict)[rule][0] == "valid", (rule, judged(verdict)[rule])
@@ -106,8 +119,18 @@ def stream():
     rejected_by(broken, "stream")
     change_last(history, broken, "offsets", 2)
     rejected_by(broken, "offset")
-    print(f"{STREAM_SECONDS} s of a stream under {STREAM_NEMESES}: valid; changed by one event, count or offset: rejected")
+    print(f"{seconds} s of a stream under {','.join(faults_made(history))}: valid; changed by one event, count or offset: "
+          "rejected")
     subprocess.run(["rm", "-rf", folder], check=True)
+
+
+def stream_of_kafka():
+    setup = subprocess.run([KAFKA, "setup"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if setup.returncode != 0:
+        print(f"{'SKIPPED' if setup.returncode == SKIP else 'FAILED'} (kafka): {setup.stdout.strip()}")
+        sys.exit(setup.returncode)
+    stream(KAFKA_SECONDS, KAFKA_NEMESES, "--stream", "kafka", "--kafka", KAFKA, "--fault", "800-2000", "--quiet", "300-900",
+           seed=KAFKA_SEED)
 
 
 def main():
@@ -128,8 +151,8 @@ def main():
     rejected_by(broken, "lost")
     print(f"{seconds} s of {NEMESES}: valid; judged again: the same; with a lost event: rejected")
     subprocess.run(["rm", "-rf", folder], check=True)
-    stream()
+    stream(STREAM_SECONDS, STREAM_NEMESES)
 
 
 if __name__ == "__main__":
-    main()
+    stream_of_kafka() if "--kafka" in sys.argv else main()

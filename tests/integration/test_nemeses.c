@@ -1,7 +1,7 @@
 /* Every nemesis once, on a real cluster of three and a spare, on each kind of network, while clients write:
  * each fault begins and ends as the history says, afterwards all nodes are ready and every shard takes
  * writes, and nothing crashed. What this machine cannot have is printed;
- * DUNLIN_REQUIRE=namespaces,disks,faketime makes that a failure.
+ * DUNLIN_REQUIRE=namespaces,disks,faketime,kafka makes that a failure.
  *
  *   test_nemeses namespaces|proxy [SEED] [NAMES]      programs from $DUNLIN_BIN */
 #include "base/clock.h"
@@ -20,6 +20,11 @@
 
 #define SKIPPED 77 /* ctest's SKIP_RETURN_CODE */
 #define NODES 3
+#define SHARDS 2
+#define KAFKA_SCRIPT DUNLIN_SOURCE_DIR "/scripts/kafka.sh"
+#define SOURCE_YAML                                                                                          \
+    "sources:\n  - {name: chaos, kind: kafka, brokers: \"" CLUSTER_BROKERS "\", topics: [" CHAOS_TOPIC       \
+    "], keyed: true}\n"
 #define FAULT_MS 1200
 #define START_MS 60000
 #define CALL_MS 1000
@@ -151,7 +156,7 @@ static void check_crashes(const char *after)
 /* What can be seen of a fault from outside. */
 struct seen {
     struct net_counts net;
-    unsigned lives;
+    unsigned lives, broker_lives, partitions;
     long log_bytes[NODES + 1];
 };
 
@@ -173,6 +178,8 @@ static void look(struct seen *ret)
         ret->lives += cluster->nodes[i].lives;
         ret->log_bytes[i] = length_of(cluster->nodes[i].log);
     }
+    ret->broker_lives = cluster->nodes[CLUSTER_BROKER].lives;
+    ret->partitions = atomic_load(&cluster->topic.partitions);
 }
 
 /* A node's log got a line with this text since then. */
@@ -215,7 +222,8 @@ static void check_effect(const char *name, const struct seen *before)
                     {"corrupt-wire", offsetof(struct net_counts, corrupted)},
                     {"duplicate", offsetof(struct net_counts, duplicated)},
                     {"reorder", offsetof(struct net_counts, reordered)},
-                    {"break-connections", offsetof(struct net_counts, lost)}};
+                    {"break-connections", offsetof(struct net_counts, lost)},
+                    {"broker-cut", offsetof(struct net_counts, cut)}};
     static const char *const RESTARTS[] = {
         "kill-leader",  "kill-follower", "kill-all",         "restart", "rolling-restart",
         "journal-torn", "journal-flip",  "wipe-and-replace", "shrink",  "read-only-disk"};
@@ -235,6 +243,11 @@ static void check_effect(const char *name, const struct seen *before)
         if (strcmp(COUNTERS[i].name, name) == 0 && was == is)
             failed(name, "not one packet was touched");
     }
+    bool restarts = strcmp(name, "broker-kill") == 0 || strcmp(name, "broker-restart") == 0;
+    if (restarts != (after.broker_lives != before->broker_lives))
+        failed(name, "the broker began a new life, or did not");
+    if ((strcmp(name, "topic-grow") == 0) != (after.partitions != before->partitions))
+        failed(name, "the topic grew, or did not");
 }
 
 static void run_one(const char *name, uint64_t seed)
@@ -302,12 +315,34 @@ static unsigned run_all(const char *only, uint64_t seed)
     return run;
 }
 
+static bool has_kafka(void)
+{
+    static const char *const setup[] = {KAFKA_SCRIPT, "setup", NULL};
+    char output[500];
+    int status;
+    struct dn_error err = {0};
+
+    if (cluster_command(setup, output, sizeof output, &status, &err) != DN_OK)
+        failed(KAFKA_SCRIPT, err.message);
+    if (status != 0 && (status != SKIPPED || is_required("kafka")))
+        failed(KAFKA_SCRIPT, output);
+    if (status != 0)
+        printf("SKIPPED (kafka): %s", output);
+    return status == 0;
+}
+
 static void start(bool spaces, const char *folder)
 {
     const char *bin = getenv("DUNLIN_BIN");
+    bool kafka = has_kafka();
     const struct chaos_cluster_options options = {.nodes = NODES,
+                                                  .broker_script = kafka ? KAFKA_SCRIPT : NULL,
+                                                  .partitions = SHARDS,
+                                                  .partitions_step = SHARDS,
+                                                  .partitions_max = 4 * SHARDS,
+                                                  .yaml = kafka ? SOURCE_YAML : NULL,
                                                   .spares = 1,
-                                                  .shards = 2,
+                                                  .shards = SHARDS,
                                                   .folder = folder,
                                                   .programs = bin == NULL ? "build/bin" : bin,
                                                   .net = spaces ? CHAOS_NET_NAMESPACES : CHAOS_NET_PROXY};
@@ -323,6 +358,8 @@ static void start(bool spaces, const char *folder)
         failed("create the cluster", err.message);
     chaos_cluster_describe(cluster, about, sizeof about);
     puts(about);
+    if (kafka && chaos_cluster_start_broker(cluster, START_MS, &err) != DN_OK)
+        failed("start the broker", err.message);
     if (chaos_cluster_start(cluster, START_MS, &err) != DN_OK)
         failed("start the cluster", err.message);
 }

@@ -65,7 +65,7 @@ static void a_fault_repeats(void **state)
 
 static void every_name_is_drawn(void **state)
 {
-    struct nemesis_plan plan = plan_of(1, "all");
+    struct nemesis_plan plan = plan_of(1, "all,stream");
     unsigned count, drawn[CHAOS_NEMESES_MAX] = {0};
     const struct chaos_nemesis_info *list = chaos_nemesis_list(&count);
     struct nemesis_step step;
@@ -122,7 +122,7 @@ static void one_disk_is_lost_at_a_time(void **state)
 
     (void)state;
     for (size_t i = 0; i < sizeof LOSE / sizeof *LOSE; i++)
-        assert_int_equal(nemesis_named(LOSE[i], strlen(LOSE[i]))->class, NEMESIS_MEMBERS);
+        assert_int_equal(plan_of(1, LOSE[i]).names[0]->class, NEMESIS_MEMBERS);
 }
 
 static void times_are_within(void **state)
@@ -142,6 +142,38 @@ static void times_are_within(void **state)
         most |= step.fault_ms == 20;
     }
     assert_true(least && most);
+}
+
+/* "all" is what it was before there was a broker, so that old seeds give what they gave. */
+static void groups_of_names(void **state)
+{
+    unsigned count, stream = 0;
+    size_t length = 0;
+    struct nemesis_plan plan = plan_of(1, "all");
+
+    (void)state;
+    (void)chaos_nemesis_list(&count);
+    for (unsigned i = 0; i < plan.count; i++)
+        assert_true(plan.names[i]->class != NEMESIS_STREAM);
+    for (unsigned i = 0; i < count; i++) {
+        bool of_stream = nemesis_at(i)->class == NEMESIS_STREAM;
+        stream += of_stream;
+        assert_int_equal(chaos_nemesis_is_named("all", i), !of_stream);
+        assert_int_equal(chaos_nemesis_is_named("stream", i), of_stream);
+        assert_true(chaos_nemesis_is_named("stream,all", i));
+        assert_false(chaos_nemesis_is_named("none", i));
+        assert_int_equal(chaos_nemesis_is_named("kill,broker-kill", i),
+                         strcmp(nemesis_at(i)->info.name, "broker-kill") == 0);
+    }
+    assert_true(stream >= 4 && plan.count + stream == count);
+    plan = plan_of(1, "kill-all,stream");
+    assert_int_equal(plan.count, stream + 1);
+    assert_null(chaos_nemesis_unknown("stream,kill-all,all", &length));
+    assert_string_equal(chaos_nemesis_unknown("all,streams", &length), "streams");
+    assert_int_equal(length, strlen("streams"));
+    assert_non_null(chaos_nemesis_unknown("all,", &length));
+    assert_int_equal(length, 0);
+    assert_non_null(chaos_nemesis_unknown("all,none", &length));
 }
 
 static void what_is_wrong_is_refused(void **state)
@@ -260,6 +292,7 @@ int main(void)
         cmocka_unit_test(combinations_are_of_two_kinds),
         cmocka_unit_test(one_disk_is_lost_at_a_time),
         cmocka_unit_test(times_are_within),
+        cmocka_unit_test(groups_of_names),
         cmocka_unit_test(what_is_wrong_is_refused),
         cmocka_unit_test(the_printed_schedule_is_the_one),
         cmocka_unit_test(without_a_leader_none_is_hit),

@@ -213,6 +213,46 @@ static void a_cut_is_one_way_and_spares_clients(void **state)
     assert_int_equal(counts.cut, 1);
 }
 
+/* Nodes that are cut off from each other reach it; one that is cut off from it reaches the others, and is
+ * reached. */
+static void a_broker_has_links_of_its_own(void **state)
+{
+    const struct net_link cut = {.cut = true}, whole = {0};
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(PORT)};
+    char address[32];
+
+    (void)state;
+    if (sw == NULL)
+        skip();
+    snprintf(address, sizeof address, "%s.%d", prefix, NET_BROKER_NUMBER);
+    assert_int_equal(inet_pton(AF_INET, address, &at.sin_addr), 1);
+    int broker = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(bind(broker, (struct sockaddr *)&at, sizeof at), 0);
+    net_switch_set(sw, 1, 2, &cut);
+    net_switch_set(sw, 2, 1, &cut);
+    send_to(one, NET_BROKER_NUMBER, 1);
+    assert_int_equal(next_of(broker, COMES_MS), 1);
+    send_to(broker, 1, 2);
+    assert_int_equal(next_of(one, COMES_MS), 2);
+    net_switch_set(sw, 1, 2, &whole);
+    net_switch_set(sw, 2, 1, &whole);
+    net_switch_set(sw, 1, NET_BROKER, &cut);
+    send_to(one, NET_BROKER_NUMBER, 3);
+    assert_int_equal(next_of(broker, NOTHING_MS), UINT32_MAX);
+    send_to(broker, 1, 4); /* one way alone */
+    assert_int_equal(next_of(one, COMES_MS), 4);
+    net_switch_set(sw, NET_BROKER, 1, &cut);
+    send_to(broker, 1, 5);
+    assert_int_equal(next_of(one, NOTHING_MS), UINT32_MAX);
+    send_to(runner, 1, 6); /* a client is not the broker */
+    assert_int_equal(next_of(one, COMES_MS), 6);
+    send_to(one, 2, 7);
+    assert_int_equal(next_of(two, COMES_MS), 7);
+    send_to(two, NET_BROKER_NUMBER, 8);
+    assert_int_equal(next_of(broker, COMES_MS), 8);
+    close(broker);
+}
+
 static void loss_and_doubling(void **state)
 {
     (void)state;
@@ -304,6 +344,7 @@ int main(void)
         cmocka_unit_test(what_has_no_payload_stays),
         cmocka_unit_test_setup_teardown(packets_pass, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_cut_is_one_way_and_spares_clients, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_broker_has_links_of_its_own, set_up, tear_down),
         cmocka_unit_test_setup_teardown(loss_and_doubling, set_up, tear_down),
         cmocka_unit_test_setup_teardown(delay_keeps_the_order, set_up, tear_down),
         cmocka_unit_test_setup_teardown(reordering, set_up, tear_down),

@@ -1,5 +1,6 @@
-/* The stream's producer: what its history says is what stands in its file, byte for byte and in that order.
- */
+/* The stream: what its history says is what stands in its file, byte for byte and in that order; and when
+ * nodes have read it. */
+#include "chaos/cluster.h"
 #include "chaos/workload_stream.h"
 
 #include "tests/unit/base/cmocka_all.h"
@@ -61,14 +62,15 @@ static void file_and_history(void **state)
     snprintf(path, sizeof path, "%s/stream.jsonl", folder);
     assert_int_equal(workload_stream_create(path, &err), DN_OK);
     assert_int_equal(workload_stream_create(path, &err), DN_IO); /* of an earlier run */
-    assert_true(workload_stream_yaml(path, yaml, sizeof yaml));
+    assert_true(workload_stream_yaml(WORKLOAD_FILE, path, yaml, sizeof yaml));
     assert_non_null(strstr(yaml, path));
-    assert_false(workload_stream_yaml(path, yaml, 40));
-    assert_int_equal(workload_stream_open(&stream, path, history, users, 7, &err), DN_OK);
+    assert_false(workload_stream_yaml(WORKLOAD_FILE, path, yaml, 40));
+    const struct workload_stream_options options = {.kind = WORKLOAD_FILE, .path = path, .shards = 4};
+    assert_int_equal(workload_stream_open(&stream, &options, history, users, 7, &err), DN_OK);
     for (int i = 0; i < STEPS; i++) {
         assert_int_equal(workload_stream_step(&stream, &err), DN_OK);
     }
-    workload_stream_tell_end(&stream);
+    assert_int_equal(workload_stream_finish(&stream, &err), DN_OK);
     workload_stream_close(&stream);
     char *text = whole_file(path, &length);
     for (; at + 2 < chaos_history_count(history); at += 2) {
@@ -87,8 +89,61 @@ static void file_and_history(void **state)
     assert_int_equal(rmdir(folder), 0);
 }
 
+/* ---- have the shards read it? ---- */
+
+static bool is_read(const struct workload_stream *stream, size_t count, const struct chaos_row *rows)
+{
+    char text[200] = "";
+    bool read = workload_stream_is_read(stream, rows, count, text, sizeof text);
+    assert_int_equal(read, text[0] == '\0');
+    return read;
+}
+
+static struct chaos_row row_of(uint64_t partition, uint64_t shard, uint64_t next)
+{
+    return (struct chaos_row){.of = {partition, shard, next, 0}};
+}
+
+/* Two shards. Partition 1 is empty, so that nobody need know of it. */
+static void what_is_read(void **state)
+{
+    struct workload_stream stream = {
+        .options = {.kind = WORKLOAD_KAFKA, .shards = 2}, .ends = {7, 0, 5}, .partitions = 3};
+    const struct chaos_row keyed[] = {row_of(0, 1, 7), row_of(2, 1, 5), row_of(1, 2, 0), row_of(3, 2, 0)};
+    const struct chaos_row all[] = {row_of(0, 1, 7), row_of(2, 1, 5), row_of(0, 2, 7), row_of(2, 2, 5)};
+    const struct chaos_row short_of[] = {row_of(0, 1, 7), row_of(2, 1, 4)};
+    const struct chaos_row past[] = {row_of(0, 1, 7), row_of(2, 1, 5), row_of(3, 2, 1)};
+    (void)state;
+    assert_true(is_read(&stream, 2, keyed));
+    assert_true(is_read(&stream, 4, keyed));
+    assert_false(is_read(&stream, 1, keyed));
+    assert_false(is_read(&stream, 4, all)); /* a shard that is not to read them */
+    assert_false(is_read(&stream, 2, short_of));
+    assert_false(is_read(&stream, 3, past));
+    stream.options.kind = WORKLOAD_KAFKA_UNKEYED;
+    assert_true(is_read(&stream, 4, all));
+    assert_false(is_read(&stream, 3, all));
+    stream = (struct workload_stream){.options = {.kind = WORKLOAD_FILE, .shards = 2}, .partitions = 1};
+    assert_true(is_read(&stream, 0, NULL)); /* nothing was ever written */
+}
+
+static void yaml_of_a_topic(void **state)
+{
+    char yaml[256];
+    (void)state;
+    assert_true(workload_stream_yaml(WORKLOAD_KAFKA, NULL, yaml, sizeof yaml));
+    assert_non_null(strstr(yaml, "keyed: true"));
+    assert_non_null(strstr(yaml, CLUSTER_BROKERS));
+    assert_true(workload_stream_yaml(WORKLOAD_KAFKA_UNKEYED, NULL, yaml, sizeof yaml));
+    assert_non_null(strstr(yaml, "keyed: false"));
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(file_and_history)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(file_and_history),
+        cmocka_unit_test(what_is_read),
+        cmocka_unit_test(yaml_of_a_topic),
+    };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
