@@ -245,6 +245,16 @@ static int each_letter(const struct arguments *arguments,
     return code == DN_OK || code == DN_NOT_FOUND ? DN_CLI_OK : complain(arguments, code, &err);
 }
 
+/* A file without a single letter, in which something else stands, is the wrong one. */
+static int check_letters(const struct arguments *arguments, uint64_t letters, uint64_t broken)
+{
+    if (letters > 0 || broken == 0)
+        return DN_CLI_OK;
+    fprintf(stderr, "dunlin: deadletter: %s holds no dead letter at all: is it the right file?\n",
+            strcmp(arguments->file, "-") == 0 ? "standard input" : dn_cli_clean(arguments->file));
+    return DN_CLI_FAILED;
+}
+
 struct seen { /* a letter, as far as a summary goes */
     uint64_t number;
     int64_t judged_ms;
@@ -346,6 +356,8 @@ static int list_file(const struct arguments *arguments)
         dn_cli_print_json(json_pack("{s:O, s:I}", "reasons", reasons, "broken_lines", (json_int_t)broken));
     else if (exit_code == DN_CLI_OK && broken > 0)
         printf("%llu lines are no letters (cut off by a crash, or not ours)\n", (unsigned long long)broken);
+    if (exit_code == DN_CLI_OK)
+        exit_code = check_letters(arguments, summary.count, broken);
     json_decref(reasons);
     free(summary.letters);
     return exit_code;
@@ -560,6 +572,8 @@ static int replay_file(const struct arguments *arguments)
     if (replay.exit_code != DN_CLI_OK)
         exit_code = replay.exit_code;
     print_replayed(&replay, broken);
+    if (exit_code == DN_CLI_OK && check_letters(arguments, replay.read, broken) != DN_CLI_OK)
+        return DN_CLI_FAILED;
     if (exit_code != DN_CLI_OK)
         fputs("        it stopped there; the same command again counts nothing twice\n", stderr);
     else if (replay.without_bytes + replay.undecodable + dn_cli_totals_refused(&replay.totals) > 0)
@@ -583,7 +597,8 @@ int dn_cli_deadletter(struct dn_cli *cli, int argc, char **argv)
             "A second replay counts nothing twice. Misrouted letters are left out unless --reason names "
             "them: their "
             "events may have been counted since. An event that is too late for its user stays late. Exit "
-            "codes of replay: 0 every chosen letter's event is counted, 1 some could not be."};
+            "codes: 0 done (replay: every chosen letter's event is counted), 1 not, or FILE has lines but "
+            "no letter."};
     struct arguments arguments = {.cli = cli};
 
     argp_parse(&argp, argc, argv, 0, NULL, &arguments);

@@ -259,6 +259,29 @@ static void a_file_is_read_once(void **state)
     stop(b, SIGTERM, 0);
 }
 
+static void files_without_letters(void **state)
+{
+    struct bench *b = *state;
+    char path[2 * PATH_TEXT];
+
+    write_source(b, "");
+    snprintf(path, sizeof(path), "%s/letters", b->folder);
+    assert_int_equal(CLI(b, "deadletter", "list", path), 1); /* there is none */
+    write_file(path, "");
+    assert_int_equal(CLI(b, "deadletter", "list", path), 0);
+    assert_int_equal(CLI(b, "deadletter", "replay", path, "--config", b->config), 0);
+    append_line(path, "2026-11-21 12:00:00 something else");
+    assert_int_equal(CLI(b, "deadletter", "list", path), 1);
+    assert_int_equal(CLI(b, "deadletter", "list", path, "--json"), 1);
+    assert_int_equal(CLI(b, "deadletter", "replay", path, "--config", b->config), 1);
+    /* Beside letters a torn line is nothing special. */
+    append_line(path, "{\"shard\":1,\"number\":0,\"reason\":\"late\",\"source\":\"web\",\"stream\":\"web/a\","
+                      "\"partition\":0,\"offset\":1,\"judged_ms\":1,\"time_ms\":null,\"key\":null,"
+                      "\"bytes\":null,\"gone\":true}");
+    assert_int_equal(CLI(b, "deadletter", "list", path), 0);
+    assert_non_null(strstr(output, "1 lines are no letters"));
+}
+
 /* ---- wrong sources --------------------------------------------------------------------------------------
  */
 
@@ -345,6 +368,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(a_file_is_read_once),
+        TEST(files_without_letters),
         TEST(wrong_sources_end_it),
         TEST(a_broker_that_is_down_is_said),
     };
