@@ -1,11 +1,12 @@
 /* dunlin deadletter: what waits in the queue, what is in a file of dead letters, and trying those again.
  *
  * A letter is tried again as the source's configuration says now: a field that was mapped wrongly gives its
- * event this time. Events go through Events.Publish with ids made of stream, partition and offset, so a
- * second replay, or a letter that stands in the file twice, counts nothing twice. */
+ * event this time. Events go through Events.Publish with ids made of what the letter is about, so a second
+ * replay, or a letter that stands in the file twice, counts nothing twice. */
 #include "node/cli.h"
 
 #include "base/clock.h"
+#include "base/hash.h"
 #include "client/names.h"
 #include "client/progress.h"
 #include "ingest/deadletter.h"
@@ -400,14 +401,25 @@ static struct dn_schema *schema_of(struct replay *replay, const struct dn_dead_l
     return NULL;
 }
 
+/* Tells the message from another one that had its offset: of a topic that was deleted and made anew. The
+ * event itself is not asked, for another configuration may decode it otherwise. */
+static uint64_t message_hash(const struct dn_dead_line *line)
+{
+    uint64_t hash = dn_hash64(&line->time_ms, sizeof line->time_ms, 0);
+
+    if (line->key != NULL)
+        hash = dn_hash64(line->key, line->key_length, hash + 1);
+    return dn_hash64(line->bytes, line->length, hash);
+}
+
 static void event_fill(const struct dn_dead_line *line, const struct dn_decoded *decoded,
                        struct dn_feed_event *ret)
 {
     memset(ret, 0, sizeof *ret);
     memcpy(ret->key, decoded->user, decoded->user_length);
     memcpy(ret->item, decoded->item, decoded->item_length);
-    snprintf(ret->event_id, sizeof ret->event_id, "dead:%s:%u:%" PRId64, line->stream, line->partition,
-             line->offset);
+    snprintf(ret->event_id, sizeof ret->event_id, "dead:%s:%u:%" PRId64 ":%016" PRIx64, line->stream,
+             line->partition, line->offset, message_hash(line));
     ret->type = decoded->type;
     ret->time_ms = decoded->time_ms;
     ret->weight = (float)decoded->weight / DN_WEIGHT_ONE;

@@ -4,6 +4,7 @@
 #include "process.h"
 
 #include <jansson.h>
+#include <sodium.h>
 
 static char output[1 << 16]; /* of the last command */
 
@@ -282,6 +283,64 @@ static void files_without_letters(void **state)
     assert_non_null(strstr(output, "1 lines are no letters"));
 }
 
+/* A letter as it would stand in a file; its message says that `user` viewed i. */
+static void append_letter(const char *path, unsigned number, int64_t time_ms, const char *key,
+                          const char *user)
+{
+    char message[200], base64[300], line[900];
+
+    snprintf(message, sizeof(message), "{\"user_id\":\"%s\",\"item_id\":\"i\"}", user);
+    sodium_bin2base64(base64, sizeof(base64), (const unsigned char *)message, strlen(message),
+                      sodium_base64_VARIANT_ORIGINAL);
+    snprintf(line, sizeof(line),
+             "{\"shard\":1,\"number\":%u,\"reason\":\"late\",\"source\":\"web\",\"stream\":\"web/a\","
+             "\"partition\":0,\"offset\":7,\"judged_ms\":1,\"time_ms\":%lld,\"key\":%s,\"bytes\":\"%s\","
+             "\"gone\":false}",
+             number, (long long)time_ms, key, base64);
+    append_line(path, line);
+}
+
+/* What `deadletter replay` would publish of these letters: how many different ids. */
+static size_t count_ids(const struct bench *b, const char *path, size_t events)
+{
+    char *ids[8];
+    size_t count = 0, different = 0;
+
+    assert_int_equal(CLI(b, "deadletter", "replay", path, "--config", b->config, "--dry-run"), 0);
+    for (char *line = strtok(output, "\n"); line != NULL; line = strtok(NULL, "\n")) {
+        ids[count] = strstr(line, "\"event_id\":\"dead:web/a:0:7:");
+        assert_non_null(ids[count]);
+        ids[count][strcspn(ids[count], "}")] = 0;
+        *strstr(ids[count], ",\"weight") = 0;
+        bool seen = false;
+        for (size_t i = 0; i < count; i++)
+            seen |= strcmp(ids[i], ids[count]) == 0;
+        different += !seen;
+        count++;
+    }
+    assert_int_equal(count, events);
+    return different;
+}
+
+static void ids_of_a_topic_made_anew(void **state)
+{
+    struct bench *b = *state;
+    char path[2 * PATH_TEXT];
+
+    write_source(b, "");
+    snprintf(path, sizeof(path), "%s/letters", b->folder);
+    append_letter(path, 0, 5, "null", "ann");
+    append_letter(path, 0, 5, "null", "ann"); /* the same, written twice */
+    append_letter(path, 3, 5, "null", "ann"); /* and read again after a reset */
+    assert_int_equal(count_ids(b, path, 3), 1);
+    append_letter(path, 1, 5, "null", "bob"); /* that offset in another topic of the name */
+    assert_int_equal(count_ids(b, path, 4), 2);
+    append_letter(path, 2, 6, "null", "ann");
+    assert_int_equal(count_ids(b, path, 5), 3);
+    append_letter(path, 2, 5, "\"YW5u\"", "ann");
+    assert_int_equal(count_ids(b, path, 6), 4);
+}
+
 /* ---- wrong sources --------------------------------------------------------------------------------------
  */
 
@@ -367,10 +426,8 @@ static void a_broker_that_is_down_is_said(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(a_file_is_read_once),
-        TEST(files_without_letters),
-        TEST(wrong_sources_end_it),
-        TEST(a_broker_that_is_down_is_said),
+        TEST(a_file_is_read_once),  TEST(files_without_letters),         TEST(ids_of_a_topic_made_anew),
+        TEST(wrong_sources_end_it), TEST(a_broker_that_is_down_is_said),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
