@@ -26,6 +26,10 @@
 #define PARKED_US 200000  /* between looks at a file that was read to its end */
 #define OPEN_FILES_MAX 64 /* of those not followed, at a time: others wait for their turn */
 #define WHAT_TO_DO "; decide with 'dunlin source skip' or 'dunlin source reset'"
+#define MEND_OR_LEAVE                                                                                        \
+    "; put the whole file there: it is tried again. Or give up its rest: 'dunlin source skip' (of gzip: "    \
+    "take "                                                                                                  \
+    "the file away)"
 
 struct part {
     enum dn_partition_state state;
@@ -423,7 +427,11 @@ static void fail_part(struct source *source, size_t stream, struct part *part, c
     struct dn_file_where where;
 
     dn_file_table_where(source->table, stream, &where);
-    set_state(part, DN_PARTITION_FAILED, "%.160s: %.300s", where.path, err->message);
+    /* What is in the file does not get better by itself; a disk or memory may. */
+    set_state(part, DN_PARTITION_FAILED, "%.160s: %.250s%s", where.path, err->message,
+              err->code == DN_CORRUPT        ? MEND_OR_LEAVE
+              : err->code == DN_PRECONDITION ? WHAT_TO_DO
+                                             : "");
     close_part(source, part);
 }
 

@@ -85,6 +85,7 @@ static void not_the_beginning_of_a_line(void **state)
     (void)state;
     put_text("a", "{1}\n{22}\n{3");
     expect_state("a", 1, DN_PARTITION_FAILED, "no line begins at byte 1");
+    expect_state("a", 1, DN_PARTITION_FAILED, "decide with 'dunlin source skip' or 'dunlin source reset'");
     expect_state("a", 3, DN_PARTITION_FAILED, "no line begins at byte 3");
     expect_state("a", 10, DN_PARTITION_FAILED, "no line begins at byte 10");
     expect_lines("a", 11, "", 11);
@@ -521,6 +522,7 @@ static void compressed(void **state)
     expect_lines("a.gz", 0, "{1}|{2}|{3}|", 13);
     write_file(path_of("a.gz"), "xy", 2, O_APPEND);
     expect_state("a.gz", 0, DN_PARTITION_FAILED, "damaged gzip");
+    expect_state("a.gz", 0, DN_PARTITION_FAILED, "give up its rest: 'dunlin source skip'");
 
     for (size_t i = 0; i < lines; i++) {
         if (i == lines / 2) {
