@@ -221,4 +221,10 @@ void lane_batch_done(struct ingest_batch *batch);
 /* ---- watch.c: rows, stalls */
 void ingest_watch(struct dn_ingest *ingest);
 
+/* ---- reason.c */
+/* What stands still and why; partition UINT32_MAX: a source as a whole. Cut to what fits. */
+void ingest_reason(const char *what, uint32_t partition, const char *why, char ret[DN_STALL_REASON_MAX + 1]);
+/* Puts before a reason how many partitions stand still, where it is not the only one. */
+void ingest_reason_count(char reason[DN_STALL_REASON_MAX + 1], unsigned partitions);
+
 #endif

@@ -28,8 +28,7 @@
 #define WHAT_TO_DO "; decide with 'dunlin source skip' or 'dunlin source reset'"
 #define MEND_OR_LEAVE                                                                                        \
     "; put the whole file there: it is tried again. Or give up its rest: 'dunlin source skip' (of gzip: "    \
-    "take "                                                                                                  \
-    "the file away)"
+    "take the file away)"
 
 struct part {
     enum dn_partition_state state;
@@ -428,7 +427,7 @@ static void fail_part(struct source *source, size_t stream, struct part *part, c
 
     dn_file_table_where(source->table, stream, &where);
     /* What is in the file does not get better by itself; a disk or memory may. */
-    set_state(part, DN_PARTITION_FAILED, "%.160s: %.250s%s", where.path, err->message,
+    set_state(part, DN_PARTITION_FAILED, "%.140s: %.230s%s", where.path, err->message,
               err->code == DN_CORRUPT        ? MEND_OR_LEAVE
               : err->code == DN_PRECONDITION ? WHAT_TO_DO
                                              : "");

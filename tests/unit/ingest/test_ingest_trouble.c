@@ -3,6 +3,7 @@
  * wrong. One node, endless partitions, and a state that is one offset for each. */
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/text.h"
 #include "ingest/ingest.h"
 #include "tests/unit/session/harness.h"
 
@@ -26,6 +27,8 @@ static struct bench {
     _Atomic int64_t stalled_ms; /* as the state says */
     atomic_uint taken_back;
     atomic_bool waits;
+    const char *error;                    /* of each partition while it is silent */
+    char reason[DN_STALL_REASON_MAX + 1]; /* that was told last; behind the lock */
     const struct dn_source_host *host;
     unsigned lost; /* so many answers, from now on */
     pthread_mutex_t lock;
@@ -120,6 +123,7 @@ static void fake_status(void *self, size_t stream, uint32_t p, struct dn_partiti
     if (atomic_load(&bench.silent)) {
         ret->state = DN_PARTITION_CONNECTING;
         ret->waits = atomic_load(&bench.waits);
+        snprintf(ret->error, sizeof ret->error, "%s", bench.error != NULL ? bench.error : "");
         return;
     }
     ret->state = bench.reading[p].end_told ? DN_PARTITION_AT_END : DN_PARTITION_READING;
@@ -157,6 +161,12 @@ static void answer(struct dn_proposal *proposal)
     dn_buffer_init(&result, 64);
     if (kind != DN_RECORD_STREAM) {
         int64_t since_ms = dn_reader_i64(&reader);
+        const uint8_t *reason = dn_reader_blob(&reader, DN_STALL_REASON_MAX, &length);
+        assert_false(reader.failed);
+        pthread_mutex_lock(&bench.lock);
+        memcpy(bench.reason, reason, length);
+        bench.reason[length] = 0;
+        pthread_mutex_unlock(&bench.lock);
         atomic_store(&bench.stalled_ms, since_ms);
         atomic_fetch_add(&bench.taken_back, since_ms == 0);
         dn_buffer_u8(&result, DN_RESULT_OK);
@@ -480,6 +490,58 @@ static void test_old_times_at_the_end(void **state)
           (long long)row.next_offset);
 }
 
+/* Runs until the state is told that the streams stand still, and why. */
+static void told_reason(uint32_t partitions, const char *error, char ret[DN_STALL_REASON_MAX + 1])
+{
+    bench.partitions = partitions;
+    bench.error = error;
+    bench.length = 0;
+    atomic_store(&bench.silent, true);
+    atomic_store(&bench.stalled_ms, 0);
+    struct dn_ingest *ingest = start(1);
+    for (int i = 0; i < 600 && atomic_load(&bench.stalled_ms) == 0; i++)
+        poll(NULL, 0, 10);
+    pthread_mutex_lock(&bench.lock);
+    memcpy(ret, bench.reason, sizeof bench.reason);
+    pthread_mutex_unlock(&bench.lock);
+    assert_true(atomic_load(&bench.stalled_ms) != 0);
+    stop(ingest);
+}
+
+static void test_reasons(void **state)
+{
+    char reason[DN_STALL_REASON_MAX + 1], words[400] = "", umlauts[400] = "";
+
+    (void)state;
+    told_reason(1, "no broker answers", reason);
+    assert_string_equal(reason, "clicks/web partition 0: no broker answers");
+    make_rig(state);
+    told_reason(PARTITIONS, "no broker answers", reason);
+    CHECK(strncmp(reason, "4 partitions, the longest clicks/web partition ", 47) == 0, "%s", reason);
+
+    for (size_t i = 0; i < 55; i++)
+        snprintf(words + strlen(words), sizeof words - strlen(words), "word%zu ", i);
+    make_rig(state);
+    told_reason(1, words, reason);
+    const char *told = strstr(reason, "word0");
+    assert_non_null(told);
+    size_t kept = strlen(told) - 3;
+    assert_string_equal(told + kept, "...");
+    CHECK(strncmp(told, words, kept) == 0 && words[kept] == ' ', "%s", reason);
+    assert_in_range(strlen(reason), DN_STALL_REASON_MAX - 10, DN_STALL_REASON_MAX);
+
+    /* No words in it. */
+    for (int shift = 0; shift < 2; shift++) {
+        snprintf(umlauts, sizeof umlauts, "%s", shift > 0 ? "x" : "");
+        for (size_t i = 0; i < 150; i++)
+            strcat(umlauts, "\xc3\xa4");
+        make_rig(state);
+        told_reason(1, umlauts, reason);
+        CHECK(dn_utf8_valid(reason, strlen(reason)), "%s", reason);
+        assert_in_range(strlen(reason), DN_STALL_REASON_MAX - 1, DN_STALL_REASON_MAX);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -489,6 +551,7 @@ int main(void)
         cmocka_unit_test_setup(test_messages_of_the_future, make_rig),
         cmocka_unit_test_setup(test_stall_is_inherited, make_rig),
         cmocka_unit_test_setup(test_old_errors_go, make_rig),
+        cmocka_unit_test_setup(test_reasons, make_rig),
         cmocka_unit_test_setup(test_a_file_is_behind_by_nobody_knows_what, make_rig),
         cmocka_unit_test_setup(test_old_times_at_the_end, make_rig),
         cmocka_unit_test_setup(test_waiting_is_told_from_trouble, make_rig)};
