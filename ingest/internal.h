@@ -42,6 +42,7 @@
 #define INGEST_RETRY_US 20000u      /* after a first refusal; doubled for each one after it */
 #define INGEST_FULL_US 1000u        /* consensus' queue was full, or there is no memory */
 #define INGEST_RETRY_MAX_US 1000000u
+#define INGEST_KEEP_US 10000000u     /* memory that was not used for so long is given back */
 #define INGEST_HEARD_MS 1500         /* a driver in touch says so at least this often */
 #define INGEST_ALL_READ UINT32_MAX   /* a partition that is a mark: every shard reads all of the stream */
 #define INGEST_STREAMS_MAX 1024u     /* of a source */
@@ -67,7 +68,8 @@ struct ingest_batch { /* one record: on its way, or kept for reuse */
     int64_t state_offset; /* next_offset of the answer */
     bool answered;        /* status and state_offset hold */
     char error[160];
-    struct ingest_batch *next; /* free ones */
+    struct ingest_batch *next; /* free ones, */
+    uint64_t freed_us;         /* since then; the newest first */
 };
 
 struct ingest_lane {
@@ -95,7 +97,7 @@ struct ingest_lane {
     uint32_t event_count, event_capacity, dead_count, dead_capacity;
     struct dn_buffer items;
     size_t bytes;             /* as a record, about */
-    uint64_t oldest_us;       /* when the first was gathered */
+    uint64_t oldest_us;       /* when the first was gathered; still known when they are sent */
     char error[160];          /* why it does not run; empty: it does */
     struct ingest_lane *next; /* of all */
 };
@@ -217,6 +219,8 @@ uint64_t lane_due_us(const struct ingest_lane *lane);
 void lane_desync(struct ingest_lane *lane, uint64_t retry_after_us, const char *why);
 /* A batch that came back. */
 void lane_batch_done(struct ingest_batch *batch);
+/* Frees the batches that nobody took for keep_us. */
+void lane_trim_batches(struct dn_ingest *ingest, uint64_t keep_us);
 
 /* ---- watch.c: rows, stalls */
 void ingest_watch(struct dn_ingest *ingest);

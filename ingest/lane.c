@@ -37,14 +37,24 @@ struct ingest_lane *lane_create(struct ingest_feed *feed, uint32_t group)
     return lane;
 }
 
+/* What a flood left behind. */
+static void give_memory_back(struct ingest_lane *lane)
+{
+    free(lane->events);
+    free(lane->item_at);
+    free(lane->dead);
+    lane->events = NULL;
+    lane->item_at = NULL;
+    lane->dead = NULL;
+    lane->event_capacity = lane->dead_capacity = 0;
+    dn_buffer_free(&lane->items);
+}
+
 void lane_free(struct ingest_lane *lane)
 {
     if (lane == NULL)
         return;
-    free(lane->events);
-    free(lane->item_at);
-    free(lane->dead);
-    dn_buffer_free(&lane->items);
+    give_memory_back(lane);
     free(lane);
 }
 
@@ -205,8 +215,23 @@ static struct ingest_batch *take_batch(struct dn_ingest *ingest)
 
 static void give_back(struct ingest_batch *batch)
 {
+    batch->freed_us = batch->ingest->now_us;
     batch->next = batch->ingest->free_batches;
     batch->ingest->free_batches = batch;
+}
+
+void lane_trim_batches(struct dn_ingest *ingest, uint64_t keep_us)
+{
+    struct ingest_batch **place = &ingest->free_batches;
+
+    while (*place != NULL && ingest->now_us - (*place)->freed_us < keep_us)
+        place = &(*place)->next;
+    while (*place != NULL) {
+        struct ingest_batch *batch = *place;
+        *place = batch->next;
+        dn_buffer_free(&batch->record);
+        free(batch);
+    }
 }
 
 /* Where the lane stands once what is gathered is counted. */
@@ -454,6 +479,9 @@ bool lane_turn(struct ingest_lane *lane)
             lane_desync(lane, 0, NULL);
         return lane->out > 0;
     }
+    if (lane->event_count + lane->dead_count == 0 && lane->event_capacity + lane->dead_capacity > 0 &&
+        ingest->now_us - lane->oldest_us >= INGEST_KEEP_US)
+        give_memory_back(lane);
     if (lane->state == LANE_SYNCING && lane->out == 0 && ingest->now_us >= lane->retry_us)
         sync(lane);
     if (lane->state != LANE_RUNNING)
