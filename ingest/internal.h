@@ -11,6 +11,8 @@
  *  4. Whatever is in doubt (a refusal, a lost answer, an offset moved by others) ends in SYNCING: nothing new
  * is proposed until all that is out has come back, and then the state is asked.
  *  5. What is out and what is gathered is bounded: batches of a group, bytes of a batch.
+ *  6. What a file begins with is in the state (DN_PARTITION_CONTENTS) before any of its events is, if there
+ * is room for it; a lane that stands in the middle of a file runs only where that is so still.
  *
  * A lane:
  *
@@ -61,7 +63,7 @@ struct ingest_batch { /* one record: on its way, or kept for reuse */
     struct dn_buffer record;
     int64_t next_offset;
     int64_t newest_ms; /* what its stream held then is in it; -1: unknown */
-    bool mark;         /* of INGEST_ALL_READ: no offset of the lane's partition */
+    bool mark;         /* of INGEST_ALL_READ or DN_PARTITION_CONTENTS: no offset of the lane's partition */
     /* Written by the consensus thread before it is put into `done`. */
     enum dn_code code;
     enum dn_result_status status;
@@ -82,6 +84,8 @@ struct ingest_lane {
     uint64_t look_us;     /* when the state was last compared */
     int64_t begins_at;    /* of the next batch: end of the one before it, or what the state held */
     int64_t next_offset;  /* everything below was gathered; in step with its feed: or below feed->position */
+    bool vague;           /* what its stream's contents begin with was not known when it was synchronised */
+    bool unmarked;        /* the shard has no room to remember that */
     bool behind;          /* out of step: the feed is past next_offset, and must go back */
     int64_t committed;    /* what the state held last */
     int64_t fresh_ms;     /* wall time: what the stream held then is in the state; at first when the lane was
@@ -213,6 +217,8 @@ bool lane_add_event(struct ingest_lane *lane, int64_t offset, struct dn_hash128 
 bool lane_add_dead(struct ingest_lane *lane, int64_t offset, enum dn_dead_reason reason);
 /* Sends what is due, synchronises; false when it is `leaving` and nothing is out. */
 bool lane_turn(struct ingest_lane *lane);
+/* Whether its stream's contents still are those that the state has read. */
+bool lane_same_contents(const struct ingest_lane *lane);
 /* When lane_turn has something to do by time alone, in us; UINT64_MAX: nothing. */
 uint64_t lane_due_us(const struct ingest_lane *lane);
 /* Back to SYNCING: what is gathered is dropped. */

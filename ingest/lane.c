@@ -184,7 +184,7 @@ static void on_done(struct dn_proposal *proposal, enum dn_code code, uint64_t in
     if (code != DN_OK) {
         snprintf(batch->error, sizeof batch->error, "%.150s",
                  err != NULL ? err->message : dn_code_text(code));
-    } else if (dn_result_parse(result, length, DN_RECORD_STREAM, &answer, NULL) == DN_OK) {
+    } else if (dn_result_parse(result, length, proposal->record[0], &answer, NULL) == DN_OK) {
         batch->answered = true;
         batch->status = answer.status;
         batch->state_offset = answer.next_offset;
@@ -384,6 +384,11 @@ static bool stands(const struct ingest_batch *batch)
            (batch->status == DN_RESULT_OK || batch->status == DN_RESULT_GAP);
 }
 
+static bool is_of_contents(const struct ingest_batch *batch)
+{
+    return batch->mark && batch->proposal.record[0] == DN_RECORD_SOURCE;
+}
+
 void lane_batch_done(struct ingest_batch *batch)
 {
     struct ingest_lane *lane = batch->lane;
@@ -394,7 +399,9 @@ void lane_batch_done(struct ingest_batch *batch)
     batch->ingest->batches_out--;
     if (batch->code != DN_OK || !batch->answered || batch->status != DN_RESULT_OK)
         dn_counter_add(lane->feed->stream->source->refusals, 1);
-    if (!batch->mark || !stands(batch))
+    if (is_of_contents(batch) && batch->answered && batch->status == DN_RESULT_FULL)
+        lane->unmarked = true; /* it is a help, and none that is worth standing still */
+    else if (!batch->mark || !stands(batch))
         judge(lane, batch);
     give_back(batch);
 }
@@ -436,11 +443,66 @@ static bool is_marked(struct ingest_lane *lane)
     return false;
 }
 
+static int64_t contents_of(const struct ingest_lane *lane)
+{
+    const struct ingest_source *source = lane->feed->stream->source;
+
+    if (source->driver->contents == NULL)
+        return 0;
+    return source->driver->contents(source->self, lane->feed->stream->index);
+}
+
+/* What the state has read of that name; DN_OFFSET_UNSET: it does not know. */
+static int64_t contents_read(const struct ingest_lane *lane)
+{
+    const struct dn_ingest_target *target = &lane->feed->stream->source->ingest->options.target;
+    int64_t contents;
+
+    if (!target->next_offset(target->data, lane->group, lane->feed->stream->info.stream,
+                             DN_PARTITION_CONTENTS, &contents))
+        return DN_OFFSET_UNSET;
+    return contents;
+}
+
+bool lane_same_contents(const struct ingest_lane *lane)
+{
+    int64_t contents = contents_of(lane);
+
+    return contents <= 0 || lane->unmarked || contents == contents_read(lane);
+}
+
+/* A file may be replaced under its name while nobody reads it. So the state is told what a file begins with
+ * before anything of it is counted, and one that begins otherwise is not read on in its middle. */
+static bool knows_contents(struct ingest_lane *lane)
+{
+    struct ingest_stream *stream = lane->feed->stream;
+    int64_t contents = contents_of(lane), read = contents > 0 ? contents_read(lane) : DN_OFFSET_UNSET;
+    struct ingest_batch *batch;
+
+    lane->vague = contents < 0;
+    if (contents <= 0 || lane->unmarked || contents == read)
+        return true;
+    if (read != DN_OFFSET_UNSET && state_offset(lane) > 0) {
+        lane->retry_us = stream->source->ingest->now_us + INGEST_RETRY_MAX_US;
+        snprintf(lane->error, sizeof lane->error,
+                 "another file has this name than the one that was read: rename it, or have it read "
+                 "from its beginning: 'dunlin source reset'");
+        return false;
+    }
+    batch = batch_for(lane);
+    if (batch != NULL) {
+        batch->mark = true;
+        dn_record_source(&batch->record, stream->info.stream, DN_PARTITION_CONTENTS, contents, false);
+        propose(lane, batch);
+    }
+    return false;
+}
+
 static void sync(struct ingest_lane *lane)
 {
     struct dn_ingest *ingest = lane->feed->stream->source->ingest;
 
-    if (!is_marked(lane))
+    if (!is_marked(lane) || !knows_contents(lane))
         return;
     lane->begins_at = lane->next_offset = lane->committed = state_offset(lane);
     lane->behind = lane->feed->started && lane->next_offset < lane->feed->position;
@@ -457,7 +519,7 @@ static void look(struct ingest_lane *lane)
     if (lane->out > 0 || ingest->now_us - lane->look_us < INGEST_LOOK_US)
         return;
     lane->look_us = ingest->now_us;
-    if (state_offset(lane) != lane->committed)
+    if (state_offset(lane) != lane->committed || (lane->vague && lane->committed > 0))
         lane_desync(lane, 0, NULL);
 }
 

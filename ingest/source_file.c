@@ -494,7 +494,7 @@ static enum dn_code file_start(void *self, size_t stream, uint32_t partition, in
                                struct dn_error *err)
 {
     struct source *source = self;
-    struct part *part;
+    struct part *part, before;
 
     if (stream >= dn_file_table_streams(source->table, NULL, 0) || partition != 0 ||
         (offset < 0 && offset != DN_STREAM_OFFSET_UNSET)) {
@@ -506,9 +506,16 @@ static enum dn_code file_start(void *self, size_t stream, uint32_t partition, in
     }
     part = source->parts[stream];
     close_part(source, part);
+    before = *part;
     memset(part, 0, sizeof(*part));
     part->state = DN_PARTITION_CONNECTING;
     part->offset = offset == DN_STREAM_OFFSET_UNSET ? 0 : offset;
+    /* It must still begin as it did, where this is a place in what was read; elsewhere it is a person's word.
+     */
+    if (part->offset > 0 && part->offset <= before.offset) {
+        part->prefix_length = before.prefix_length;
+        part->prefix = before.prefix;
+    }
     dn_file_table_replicated(source->table, stream, part->offset);
     return DN_OK;
 }
@@ -523,6 +530,29 @@ static void file_stop(void *self, size_t stream, uint32_t partition)
         part->state = DN_PARTITION_IDLE;
         part->error[0] = '\0';
     }
+}
+
+static int64_t file_contents(void *self, size_t stream)
+{
+    struct source *source = self;
+    struct dn_file_identity identity;
+    struct dn_file_where where;
+    int64_t contents = -1;
+    int fd;
+
+    if (source->config->follow || source->in != NULL) {
+        return 0; /* their names tell */
+    }
+    dn_file_table_where(source->table, stream, &where);
+    fd = open(where.path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (fd < 0) {
+        return -1;
+    }
+    if (dn_file_identify(fd, source->config->format, &identity)) {
+        contents = (int64_t)(identity.first.low >> 1 | 1);
+    }
+    close(fd);
+    return contents;
 }
 
 static void file_status(void *self, size_t stream, uint32_t partition, struct dn_partition_status *ret)
@@ -641,6 +671,7 @@ const struct dn_source_driver dn_source_file = {
     .stop = file_stop,
     .read = file_read,
     .release = file_release,
+    .contents = file_contents,
     .status = file_status,
     .mirror = file_mirror,
     .fetcher_open = dn_file_fetcher_open,

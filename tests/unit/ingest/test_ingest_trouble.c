@@ -27,6 +27,9 @@ static struct bench {
     _Atomic int64_t stalled_ms; /* as the state says */
     atomic_uint taken_back;
     atomic_bool waits;
+    _Atomic int64_t contents;             /* of the stream */
+    _Atomic int64_t contents_told;        /* the state's; -1: none */
+    atomic_bool no_place;                 /* for it in the state */
     const char *error;                    /* of each partition while it is silent */
     char reason[DN_STALL_REASON_MAX + 1]; /* that was told last; behind the lock */
     const struct dn_source_host *host;
@@ -130,6 +133,13 @@ static void fake_status(void *self, size_t stream, uint32_t p, struct dn_partiti
     ret->heard_ms = dn_wall_ms();
 }
 
+static int64_t fake_contents(void *self, size_t stream)
+{
+    (void)self;
+    (void)stream;
+    return atomic_load(&bench.contents);
+}
+
 static const struct dn_source_driver FAKE = {.kind = "fake",
                                              .open = fake_open,
                                              .close = fake_close,
@@ -139,6 +149,7 @@ static const struct dn_source_driver FAKE = {.kind = "fake",
                                              .stop = fake_stop,
                                              .read = fake_read,
                                              .release = fake_stop,
+                                             .contents = fake_contents,
                                              .status = fake_status};
 
 static const struct dn_source_driver *fake_driver(enum dn_source_kind kind)
@@ -159,7 +170,14 @@ static void answer(struct dn_proposal *proposal)
     uint8_t kind = dn_reader_u8(&reader);
     dn_reader_u8(&reader);
     dn_buffer_init(&result, 64);
-    if (kind != DN_RECORD_STREAM) {
+    if (kind == DN_RECORD_SOURCE) {
+        (void)dn_reader_blob(&reader, DN_SOURCE_MAX, &length);
+        assert_int_equal(dn_reader_u32(&reader), DN_PARTITION_CONTENTS);
+        if (!atomic_load(&bench.no_place))
+            atomic_store(&bench.contents_told, dn_reader_i64(&reader));
+        dn_buffer_u8(&result, atomic_load(&bench.no_place) ? DN_RESULT_FULL : DN_RESULT_OK);
+        dn_buffer_i64(&result, DN_OFFSET_UNSET);
+    } else if (kind == DN_RECORD_STALL) {
         int64_t since_ms = dn_reader_i64(&reader);
         const uint8_t *reason = dn_reader_blob(&reader, DN_STALL_REASON_MAX, &length);
         assert_false(reader.failed);
@@ -251,8 +269,10 @@ static bool target_next_offset(void *data, uint32_t group, const char *stream, u
     (void)data;
     (void)group;
     (void)stream;
+    if (partition == DN_PARTITION_CONTENTS)
+        *ret_next_offset = atomic_load(&bench.contents_told);
     if (partition >= PARTITIONS)
-        return false;
+        return partition == DN_PARTITION_CONTENTS && *ret_next_offset >= 0;
     pthread_mutex_lock(&bench.lock);
     *ret_next_offset = bench.state[partition];
     pthread_mutex_unlock(&bench.lock);
@@ -300,6 +320,7 @@ static int make_rig(void **state)
     pthread_mutex_init(&bench.lock, NULL);
     bench.partitions = 1;
     bench.length = INT64_MAX;
+    bench.contents_told = -1;
     bench.message_ms = dn_wall_ms();
     bench.answers_at_once = true;
     for (size_t p = 0; p < PARTITIONS; p++)
@@ -542,6 +563,82 @@ static void test_reasons(void **state)
     }
 }
 
+static void wait_offset(struct dn_ingest *ingest, int64_t wanted)
+{
+    struct dn_ingest_row row = {0};
+
+    for (int i = 0; i < 1000 && row.next_offset != wanted; i++) {
+        poll(NULL, 0, 10);
+        (void)dn_ingest_rows(ingest, &row, 1);
+    }
+    CHECK(row.next_offset == wanted, "at %lld: %s", (long long)row.next_offset, row.error);
+}
+
+static void test_another_file_under_the_name(void **state)
+{
+    struct dn_ingest_row row = {0};
+
+    (void)state;
+    config.kind = DN_SOURCE_FILE;
+    bench.length = 50;
+    bench.contents = 7;
+    struct dn_ingest *ingest = start(1);
+    wait_offset(ingest, 50);
+    assert_int_equal(atomic_load(&bench.contents_told), 7);
+    dn_ingest_stop(ingest, 0);
+    dn_ingest_destroy(ingest);
+
+    /* While nobody reads it is replaced, by a longer one. */
+    bench.contents = 8;
+    bench.length = 80;
+    uint64_t sent = atomic_load(&bench.sent);
+    ingest = start(1);
+    for (int i = 0; i < 1000 && !row.stalled; i++) {
+        poll(NULL, 0, 10);
+        (void)dn_ingest_rows(ingest, &row, 1);
+    }
+    CHECK(row.stalled && strstr(row.error, "another file") != NULL, "%s", row.error);
+    assert_int_equal(atomic_load(&bench.sent), sent);
+    assert_int_equal(atomic_load(&bench.contents_told), 7);
+    pthread_mutex_lock(&bench.lock);
+    bench.state[0] = DN_OFFSET_UNSET; /* an operator's reset */
+    pthread_mutex_unlock(&bench.lock);
+    wait_offset(ingest, 80);
+    assert_int_equal(atomic_load(&bench.contents_told), 8);
+
+    /* And the one that is there grows. */
+    atomic_store(&bench.length, 90);
+    bench.reading[0].end_told = false;
+    wait_offset(ingest, 90);
+    stop(ingest);
+}
+
+/* What it begins with is known only later: it is told as soon as it is. And a state that was read before such
+ * things were told, or has no room for them, is no hindrance. */
+static void test_contents_that_are_not_known(void **state)
+{
+    (void)state;
+    config.kind = DN_SOURCE_FILE;
+    bench.length = 50;
+    bench.contents = -1;
+    struct dn_ingest *ingest = start(1);
+    wait_offset(ingest, 50);
+    assert_int_equal(atomic_load(&bench.contents_told), -1);
+    atomic_store(&bench.contents, 7);
+    for (int i = 0; i < 1000 && atomic_load(&bench.contents_told) != 7; i++)
+        poll(NULL, 0, 10);
+    assert_int_equal(atomic_load(&bench.contents_told), 7);
+    dn_ingest_stop(ingest, 0);
+    dn_ingest_destroy(ingest);
+
+    atomic_store(&bench.contents_told, -1);
+    atomic_store(&bench.no_place, true);
+    bench.length = 60;
+    ingest = start(1);
+    wait_offset(ingest, 60);
+    stop(ingest);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -552,6 +649,8 @@ int main(void)
         cmocka_unit_test_setup(test_stall_is_inherited, make_rig),
         cmocka_unit_test_setup(test_old_errors_go, make_rig),
         cmocka_unit_test_setup(test_reasons, make_rig),
+        cmocka_unit_test_setup(test_another_file_under_the_name, make_rig),
+        cmocka_unit_test_setup(test_contents_that_are_not_known, make_rig),
         cmocka_unit_test_setup(test_a_file_is_behind_by_nobody_knows_what, make_rig),
         cmocka_unit_test_setup(test_old_times_at_the_end, make_rig),
         cmocka_unit_test_setup(test_waiting_is_told_from_trouble, make_rig)};

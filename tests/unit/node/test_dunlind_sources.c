@@ -90,6 +90,17 @@ static void wait_events(const struct bench *b, char *user, size_t count)
     fail_msg("%zu events of %s instead of %zu\n%s", session_events(b, user), user, count, read_log(b));
 }
 
+static void wait_output(const struct bench *b, const char *text, bool there)
+{
+    for (int left = WAIT_S * (1000000 / PAUSE_US); left > 0; left--) {
+        assert_int_equal(CLI(b, "status"), 0);
+        if ((strstr(output, text) != NULL) == there)
+            return;
+        usleep(PAUSE_US);
+    }
+    fail_msg("'%s' %s\n%s\n%s", text, there ? "does not come" : "stays", output, read_log(b));
+}
+
 static json_t *output_json(void)
 {
     json_t *object = json_loads(output, 0, NULL);
@@ -260,6 +271,66 @@ static void a_file_is_read_once(void **state)
     stop(b, SIGTERM, 0);
 }
 
+/* Waits until both shards have an offset of the only stream, and tells its name. */
+static void wait_offsets(const struct bench *b, char ret_stream[PATH_TEXT])
+{
+    for (int left = WAIT_S * (1000000 / PAUSE_US); left > 0; left--) {
+        assert_int_equal(CLI(b, "source", "list", "--json"), 0);
+        json_t *list = output_json();
+        const json_t *partitions = json_object_get(list, "partitions");
+        size_t known = 0;
+        for (size_t i = 0; i < json_array_size(partitions); i++) {
+            const json_t *partition = json_array_get(partitions, i);
+            known += json_is_integer(json_object_get(partition, "next_offset"));
+            snprintf(ret_stream, PATH_TEXT, "%s", json_string_value(json_object_get(partition, "stream")));
+        }
+        assert_true(json_array_size(partitions) <= 2);
+        json_decref(list);
+        if (known == 2)
+            return;
+        usleep(PAUSE_US);
+    }
+    fail_msg("no offsets\n%s\n%s", output, read_log(b));
+}
+
+/* While the node is down another file gets the name, with a line's beginning where reading would go on. */
+static void a_file_replaced_while_down(void **state)
+{
+    struct bench *b = *state;
+    char extra[700], events[PATH_TEXT], other[PATH_TEXT], stream[PATH_TEXT];
+
+    snprintf(events, sizeof(events), "%s/events", b->folder);
+    snprintf(other, sizeof(other), "%s/other", b->folder);
+    snprintf(extra, sizeof(extra),
+             "freshness_alarm_ms: 500\nsources:\n  - {name: web, kind: file, paths: ['%s']}\n", events);
+    write_config(b, 1, "test", extra);
+    append_event(events, "ann", now_ms());
+    start(b);
+    wait_ready(b);
+    wait_offsets(b, stream);
+    assert_int_equal(session_events(b, (char[]){"ann"}), 1);
+    assert_int_equal(CLI(b, "source", "list"), 0);
+    assert_null(strstr(output, "42949672")); /* what is no partition is not shown as one */
+    assert_int_equal(http(b, "GET", "/metrics"), 200);
+    assert_null(strstr(body, "partition=\"42949672"));
+    stop(b, SIGTERM, 0);
+
+    append_event(other, "bob", now_ms());
+    append_event(other, "cyn", now_ms());
+    assert_int_equal(rename(other, events), 0);
+    start(b);
+    wait_ready(b);
+    wait_output(b, "another file has this name", true);
+    assert_int_equal(session_events(b, (char[]){"cyn"}), 0);
+    assert_int_equal(CLI(b, "source", "reset", stream, "0", "--to", "beginning", "--yes"), 0);
+    wait_events(b, (char[]){"bob"}, 1);
+    wait_events(b, (char[]){"cyn"}, 1);
+    wait_output(b, "STREAMS STAND STILL", false);
+    append_event(events, "bob", now_ms()); /* it may grow */
+    wait_events(b, (char[]){"bob"}, 2);
+    stop(b, SIGTERM, 0);
+}
+
 static void files_without_letters(void **state)
 {
     struct bench *b = *state;
@@ -370,17 +441,6 @@ static void wrong_sources_end_it(void **state)
 /* ---- a broker that is down ------------------------------------------------------------------------------
  */
 
-static void wait_output(const struct bench *b, const char *text, bool there)
-{
-    for (int left = WAIT_S * (1000000 / PAUSE_US); left > 0; left--) {
-        assert_int_equal(CLI(b, "status"), 0);
-        if ((strstr(output, text) != NULL) == there)
-            return;
-        usleep(PAUSE_US);
-    }
-    fail_msg("'%s' %s\n%s\n%s", text, there ? "does not come" : "stays", output, read_log(b));
-}
-
 static void a_broker_that_is_down_is_said(void **state)
 {
     struct bench *b = *state;
@@ -426,8 +486,8 @@ static void a_broker_that_is_down_is_said(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(a_file_is_read_once),  TEST(files_without_letters),         TEST(ids_of_a_topic_made_anew),
-        TEST(wrong_sources_end_it), TEST(a_broker_that_is_down_is_said),
+        TEST(a_file_is_read_once),      TEST(a_file_replaced_while_down), TEST(files_without_letters),
+        TEST(ids_of_a_topic_made_anew), TEST(wrong_sources_end_it),       TEST(a_broker_that_is_down_is_said),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
