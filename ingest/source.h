@@ -117,6 +117,7 @@ struct dn_source_host {
     void *data;
     uint64_t node_id;
     const char *data_dir; /* of this node */
+    bool still;           /* nobody waits for more: what stands at the end of a file now is whole */
 };
 
 struct dn_stream_info {

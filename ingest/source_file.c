@@ -22,9 +22,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define RETRY_US 50000    /* between attempts to open */
-#define PARKED_US 200000  /* between looks at a file that was read to its end */
-#define OPEN_FILES_MAX 64 /* of those not followed, at a time: others wait for their turn */
+#define RETRY_US 50000         /* between attempts to open */
+#define PARKED_US 200000       /* between looks at a file that was read to its end */
+#define UNFINISHED_QUIETS 120u /* times dn_file_quiet_ms: so long the rest of a line is waited for */
+#define OPEN_FILES_MAX 64      /* of those not followed, at a time: others wait for their turn */
 #define WHAT_TO_DO "; decide with 'dunlin source skip' or 'dunlin source reset'"
 #define MEND_OR_LEAVE                                                                                        \
     "; put the whole file there: it is tried again. Or give up its rest: 'dunlin source skip' (of gzip: "    \
@@ -164,8 +165,8 @@ static bool begin_reading(struct source *source, struct part *part, const struct
     }
     source->open_count++;
     dn_file_reader_seek(part->reader, part->offset);
-    part->whole = where->gzip;
     part->rests = where->whole && source->in == NULL;
+    part->whole = where->gzip || (part->rests && source->host->still);
     part->lost_us = 0;
     part->grown_us = dn_monotonic_us();
     return true;
@@ -349,19 +350,34 @@ static bool unpark(struct source *source, size_t stream, struct part *part)
     return !part->parked;
 }
 
-/* Others may see a write(2) while it is under way, a page of it: what stands at the end of a file that is not
- * followed may be the beginning of a line. It is a line once nothing was added for a while. */
+/* Others may see a write(2) while it is under way, a page of it, and a file while it is copied: what stands
+ * at the end of a file that is not followed may be the beginning of a line. It is a line once nothing was
+ * added for a while; for long, where it can be seen that it is not all of one. */
 static void note_rest(struct part *part)
 {
     int64_t end = dn_file_reader_end(part->reader);
-    uint64_t now_us = dn_monotonic_us();
+    uint64_t now_us = dn_monotonic_us(), rested_us;
 
     if (end > part->seen_end) {
         part->seen_end = end;
         part->grown_us = now_us;
     }
-    if (part->rests && !part->whole && now_us - part->grown_us >= quiet_us()) {
+    rested_us = now_us - part->grown_us;
+    if (part->rests && !part->whole && rested_us >= quiet_us() &&
+        (rested_us >= UNFINISHED_QUIETS * quiet_us() || dn_file_reader_rest_is_whole(part->reader))) {
         part->whole = part->quiet = true;
+    }
+}
+
+/* A person may know better than to wait for so long. */
+static void tell_rest(struct part *part)
+{
+    int64_t at = dn_file_reader_position(part->reader);
+
+    if (part->rests && !part->whole && at < part->seen_end && !dn_file_reader_rest_is_whole(part->reader)) {
+        snprintf(part->error, sizeof(part->error),
+                 "the last line, from byte %lld on, is unfinished: the rest of it is waited for, for %llu s",
+                 (long long)at, (unsigned long long)(UNFINISHED_QUIETS * quiet_us() / 1000000));
     }
 }
 
@@ -371,6 +387,7 @@ static size_t met_end(struct source *source, size_t stream, struct part *part, s
     size_t count;
 
     set_well(part, DN_PARTITION_AT_END);
+    tell_rest(part);
     part->moved = false;
     count = tell_end(part, ret);
     dn_file_table_where(source->table, stream, &where);

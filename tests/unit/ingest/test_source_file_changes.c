@@ -56,6 +56,81 @@ static void a_line_under_way(void **state)
     dn_file_quiet_ms = 0;
 }
 
+/* Of a file that is being copied, which may stop for long. */
+static void half_a_line(void **state)
+{
+    static const char *const HALVES[] = {"{\"a\": {2}", "{\"a\": \"}", "{\"a\": \"\\\"}", "{\"a\"", "\"a"};
+    struct dn_message messages[2];
+    char text[256], wanted[64];
+
+    (void)state;
+    dn_file_quiet_ms = 100;
+    add_path(path_of("a"));
+    for (size_t i = 0; i < sizeof(HALVES) / sizeof(HALVES[0]); i++) {
+        void *self;
+
+        snprintf(text, sizeof(text), "{1}\n%s", HALVES[i]);
+        put_text("a", text);
+        self = open_source();
+        start(self, 0, 0);
+        assert_int_equal(read_all(self, 0, text, sizeof(text)), 4);
+        for (int turns = 0; turns < 100; turns++) { /* for longer than a line that may be whole rests */
+            assert_int_equal(turn(self, 0, messages, 2), 0);
+        }
+        assert_int_equal(status_of(self, 0).state, DN_PARTITION_AT_END);
+        assert_non_null(strstr(status_of(self, 0).error, "from byte 4 on, is unfinished"));
+        append_text("a", "+}\n");
+        (void)read_all(self, 0, text, sizeof(text));
+        snprintf(wanted, sizeof(wanted), "%s+}|", HALVES[i]);
+        assert_string_equal(text, wanted);
+        assert_string_equal(status_of(self, 0).error, "");
+        dn_source_file.close(self);
+    }
+    dn_file_quiet_ms = 0;
+}
+
+/* It is not waited for in vain. */
+static void half_a_line_for_ever(void **state)
+{
+    char text[256];
+    void *self;
+
+    (void)state;
+    dn_file_quiet_ms = 5;
+    put_text("a", "{1}\n{2");
+    add_path(path_of("a"));
+    self = open_source();
+    start(self, 0, 0);
+    assert_int_equal(read_all(self, 0, text, sizeof(text)), 4);
+    do {
+        (void)read_all(self, 0, text, sizeof(text));
+    } while (text[0] == '\0');
+    assert_string_equal(text, "{2|");
+    assert_string_equal(status_of(self, 0).error, "");
+    dn_source_file.close(self);
+    dn_file_quiet_ms = 0;
+}
+
+/* Nobody waits: the end is told behind all that is there. */
+static void a_last_line_that_stands_still(void **state)
+{
+    char text[256];
+    void *self;
+
+    (void)state;
+    dn_file_quiet_ms = 5000;
+    host.still = true;
+    put_text("a", "{1}\n{2}\n{3");
+    add_path(path_of("a"));
+    self = open_source();
+    start(self, 0, 0);
+    assert_int_equal(read_all(self, 0, text, sizeof(text)), 10);
+    assert_string_equal(text, "{1}|{2}|{3|");
+    dn_source_file.close(self);
+    host.still = false;
+    dn_file_quiet_ms = 0;
+}
+
 static void files_that_grow(void **state)
 {
     struct dn_message messages[2];
@@ -167,6 +242,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(an_unfinished_last_line, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_line_under_way, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(half_a_line, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(half_a_line_for_ever, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_last_line_that_stands_still, set_up, tear_down),
         cmocka_unit_test_setup_teardown(files_that_grow, set_up, tear_down),
         cmocka_unit_test_setup_teardown(files_that_are_replaced, set_up, tear_down),
         cmocka_unit_test_setup_teardown(contents, set_up, tear_down),

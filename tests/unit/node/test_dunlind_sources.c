@@ -331,6 +331,24 @@ static void a_file_replaced_while_down(void **state)
     stop(b, SIGTERM, 0);
 }
 
+static void replay_reads_a_last_line(void **state)
+{
+    struct bench *b = *state;
+    char events[PATH_TEXT], extra[700];
+
+    snprintf(events, sizeof(events), "%s/events", b->folder);
+    snprintf(extra, sizeof(extra), "sources:\n  - {name: web, kind: file, paths: ['%s']}\n", events);
+    write_config(b, 1, "test", extra);
+    append_event(events, "ann", 1700000000000);
+    append_event(events, "bob", 1700000000000);
+    struct stat info;
+    assert_int_equal(stat(events, &info), 0);
+    assert_int_equal(truncate(events, info.st_size - 1), 0); /* without its newline */
+    assert_int_equal(CLI(b, "replay", "source", "--config", b->config, "--dump", "--show-ids"), 0);
+    assert_non_null(strstr(output, "\"ann\""));
+    assert_non_null(strstr(output, "\"bob\""));
+}
+
 static void files_without_letters(void **state)
 {
     struct bench *b = *state;
@@ -486,8 +504,9 @@ static void a_broker_that_is_down_is_said(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(a_file_is_read_once),      TEST(a_file_replaced_while_down), TEST(files_without_letters),
-        TEST(ids_of_a_topic_made_anew), TEST(wrong_sources_end_it),       TEST(a_broker_that_is_down_is_said),
+        TEST(a_file_is_read_once),           TEST(a_file_replaced_while_down), TEST(replay_reads_a_last_line),
+        TEST(files_without_letters),         TEST(ids_of_a_topic_made_anew),   TEST(wrong_sources_end_it),
+        TEST(a_broker_that_is_down_is_said),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
