@@ -267,7 +267,7 @@ static void list_text(const Dunlin__V1__ListSourcesResponse *list)
     print_notes(list);
 }
 
-static int list_call(struct dn_cli *cli, Dunlin__V1__ListSourcesResponse **ret)
+int dn_cli_source_list(struct dn_cli *cli, Dunlin__V1__ListSourcesResponse **ret)
 {
     static const Dunlin__V1__ListSourcesRequest request = DUNLIN__V1__LIST_SOURCES_REQUEST__INIT;
     ProtobufCMessage *answer;
@@ -282,7 +282,7 @@ static int list_call(struct dn_cli *cli, Dunlin__V1__ListSourcesResponse **ret)
 static int list_sources(struct dn_cli *cli)
 {
     Dunlin__V1__ListSourcesResponse *list;
-    int exit_code = list_call(cli, &list);
+    int exit_code = dn_cli_source_list(cli, &list);
 
     if (exit_code != DN_CLI_OK)
         return exit_code;
@@ -437,7 +437,7 @@ static int set_source(struct arguments *arguments)
     struct dn_cli_source_plan plan;
     char problem[PROBLEM_MAX];
     ProtobufCMessage *answer;
-    int exit_code = list_call(arguments->cli, &list);
+    int exit_code = dn_cli_source_list(arguments->cli, &list);
 
     if (exit_code != DN_CLI_OK)
         return exit_code;

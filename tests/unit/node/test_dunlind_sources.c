@@ -150,6 +150,21 @@ static void misroute(const char *letters, const char *path)
     assert_int_equal(fclose(out), 0);
 }
 
+/* The first letter's partition, which is 0, becomes one that no shard reads. */
+static void other_partition(const char *path)
+{
+    FILE *file = fopen(path, "r+e");
+    char text[8192];
+
+    assert_non_null(file);
+    text[fread(text, 1, sizeof(text) - 1, file)] = 0;
+    const char *at = strstr(text, "\"partition\":0");
+    assert_non_null(at);
+    assert_int_equal(fseek(file, at - text + (long)strlen("\"partition\":"), SEEK_SET), 0);
+    assert_int_equal(fputc('7', file), '7');
+    assert_int_equal(fclose(file), 0);
+}
+
 static void a_file_is_read_once(void **state)
 {
     struct bench *b = *state;
@@ -231,6 +246,11 @@ static void a_file_is_read_once(void **state)
     misroute(letters, misrouted);
     assert_int_equal(CLI(b, "deadletter", "replay", misrouted, "--config", b->config, "--dry-run"), 0);
     assert_null(strstr(output, "{\"user\":\"cy\""));
+    assert_int_equal(CLI(b, "deadletter", "replay", misrouted, "--config", b->config, "--dry-run", "--reason",
+                         "misrouted"),
+                     0);
+    assert_null(strstr(output, "{\"user\":\"cy\"")); /* its user's shard reads this partition itself */
+    other_partition(misrouted);
     assert_int_equal(CLI(b, "deadletter", "replay", misrouted, "--config", b->config, "--dry-run", "--reason",
                          "misrouted"),
                      0);
