@@ -1,18 +1,10 @@
 /* What the ingest thread does while the state takes nothing, or little: it neither reads for nothing, nor
  * floods the log, nor forgets a partition over another one; and what it says of a stream whose clock is
  * wrong. One node, endless partitions, and a state that is one offset for each. */
-#include "base/clock.h"
-#include "base/log.h"
 #include "base/text.h"
-#include "ingest/ingest.h"
-#include "tests/unit/session/harness.h"
-
-#include <poll.h>
-#include <pthread.h>
-#include <stdatomic.h>
+#include "tests/unit/ingest/ingest_rig.h"
 
 #define PARTITIONS 4
-#define PENDING_MAX 64
 #define FAR_MS 4000000000000 /* a clock that is a century ahead */
 
 static struct bench {
@@ -35,8 +27,7 @@ static struct bench {
     const struct dn_source_host *host;
     unsigned lost; /* so many answers, from now on */
     pthread_mutex_t lock;
-    struct dn_proposal *pending[PENDING_MAX];
-    size_t pending_count;
+    struct proposals pending;
     int64_t state[PARTITIONS];
     struct {
         int64_t at;
@@ -61,19 +52,9 @@ static void fake_close(void *self)
     (void)self;
 }
 
-static size_t fake_streams(void *self, struct dn_stream_info *ret, size_t max)
+static uint32_t fake_partitions(void)
 {
-    (void)self;
-    assert_true(max >= 1);
-    *ret = (struct dn_stream_info){.stream = "clicks/web", .partition_count = bench.partitions};
-    return 1;
-}
-
-static int64_t fake_trouble(void *self, char ret_text[DN_SOURCE_TEXT_MAX])
-{
-    (void)self;
-    ret_text[0] = 0;
-    return 0;
+    return bench.partitions;
 }
 
 static enum dn_code fake_start(void *self, size_t stream, uint32_t p, int64_t offset, struct dn_error *err)
@@ -138,24 +119,6 @@ static int64_t fake_contents(void *self, size_t stream)
     (void)self;
     (void)stream;
     return atomic_load(&bench.contents);
-}
-
-static const struct dn_source_driver FAKE = {.kind = "fake",
-                                             .open = fake_open,
-                                             .close = fake_close,
-                                             .streams = fake_streams,
-                                             .trouble = fake_trouble,
-                                             .start = fake_start,
-                                             .stop = fake_stop,
-                                             .read = fake_read,
-                                             .release = fake_stop,
-                                             .contents = fake_contents,
-                                             .status = fake_status};
-
-static const struct dn_source_driver *fake_driver(enum dn_source_kind kind)
-{
-    (void)kind;
-    return &FAKE;
 }
 
 /* ---- the state -------------------------------------------------------------------------------------- */
@@ -235,25 +198,23 @@ static bool target_propose(void *data, struct dn_proposal *proposal)
         return true;
     }
     pthread_mutex_lock(&bench.lock);
-    assert_true(bench.pending_count < PENDING_MAX);
-    bench.pending[bench.pending_count++] = proposal;
+    assert_true(proposals_put(&bench.pending, proposal));
     pthread_mutex_unlock(&bench.lock);
     return true;
 }
 
 static bool answer_oldest(void)
 {
-    struct dn_proposal *oldest = NULL;
+    struct pending oldest;
 
     pthread_mutex_lock(&bench.lock);
-    if (bench.pending_count > 0) {
-        oldest = bench.pending[0];
-        memmove(bench.pending, bench.pending + 1, --bench.pending_count * sizeof bench.pending[0]);
-    }
+    bool some = proposals_take(&bench.pending, &oldest);
     pthread_mutex_unlock(&bench.lock);
-    if (oldest != NULL)
-        answer(oldest);
-    return oldest != NULL;
+    if (!some)
+        return false;
+    free(oldest.record);
+    answer(oldest.proposal);
+    return true;
 }
 
 static bool target_leads(void *data, uint32_t group)
@@ -293,24 +254,9 @@ static struct dn_source_config config;
 
 static struct dn_ingest *start(uint32_t shards)
 {
-    struct dn_ingest_options options = {
-        .sources = &config,
-        .source_count = 1,
-        .shard_count = shards,
-        .node_id = 1,
-        .data_dir = ".",
-        .stall_ms = 200,
-        .driver = fake_driver,
-        .target = {.propose = target_propose,
-                   .leads = target_leads,
-                   .next_offset = target_next_offset,
-                   .stalled = target_stalled},
-    };
-    struct dn_ingest *ingest = NULL;
-    struct dn_error err = {0};
+    static const uint8_t KEY[DN_HASH_KEY_BYTES] = {0};
 
-    CHECK(dn_ingest_start(&options, &ingest, &err) == DN_OK, "%s", err.message);
-    return ingest;
+    return start_ingest(&config, shards, 1, 200, NULL, KEY, NULL);
 }
 
 static int make_rig(void **state)
@@ -325,13 +271,7 @@ static int make_rig(void **state)
     bench.answers_at_once = true;
     for (size_t p = 0; p < PARTITIONS; p++)
         bench.state[p] = DN_OFFSET_UNSET;
-    memset(&config, 0, sizeof config);
-    snprintf(config.name, sizeof config.name, "clicks");
-    config.message_bytes = 65536;
-    config.batch_events = 100;
-    config.batch_bytes = 65536;
-    config.batch_ms = 2;
-    config.inflight_batches = 1;
+    config = configuration();
     return 0;
 }
 
