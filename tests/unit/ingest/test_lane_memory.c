@@ -49,6 +49,7 @@ static struct bench {
 
 static void make_bench(void)
 {
+    static const struct dn_source_driver NONE = {.kind = "none"};
     struct dn_ingest *ingest = calloc(1, sizeof *ingest);
     struct ingest_source *source = &ingest->sources[0];
 
@@ -67,6 +68,7 @@ static void make_bench(void)
     bench.config.batch_bytes = 1u << 20;
     source->ingest = ingest;
     source->config = &bench.config;
+    source->driver = &NONE;
     source->proposals = dn_metrics_counter(ingest->metrics, "a", "", "a");
     source->refusals = dn_metrics_counter(ingest->metrics, "b", "", "b");
     source->invalid = dn_metrics_counter(ingest->metrics, "c", "", "c");
