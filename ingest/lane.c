@@ -287,11 +287,23 @@ static struct ingest_batch *batch_for(struct ingest_lane *lane)
     return batch;
 }
 
-/* False: not now, nothing changed. */
+static int64_t contents_of(const struct ingest_lane *lane)
+{
+    const struct ingest_source *source = lane->feed->stream->source;
+
+    if (source->driver->contents == NULL)
+        return 0;
+    return source->driver->contents(source->self, lane->feed->stream->index);
+}
+
+/* False: not now, nothing changed; or the lane has to look what it reads. */
 static bool send(struct ingest_lane *lane)
 {
+    if (lane->vague && contents_of(lane) > 0) { /* known by now: is it what the state has read? */
+        lane_desync(lane, 0, NULL);
+        return false;
+    }
     struct ingest_batch *batch = batch_for(lane);
-
     if (batch == NULL)
         return false;
     for (uint32_t i = 0; i < lane->event_count; i++)
@@ -441,15 +453,6 @@ static bool is_marked(struct ingest_lane *lane)
         propose(lane, batch);
     }
     return false;
-}
-
-static int64_t contents_of(const struct ingest_lane *lane)
-{
-    const struct ingest_source *source = lane->feed->stream->source;
-
-    if (source->driver->contents == NULL)
-        return 0;
-    return source->driver->contents(source->self, lane->feed->stream->index);
 }
 
 /* What the state has read of that name; DN_OFFSET_UNSET: it does not know. */

@@ -548,7 +548,6 @@ static void test_another_file_under_the_name(void **state)
 
     /* And the one that is there grows. */
     atomic_store(&bench.length, 90);
-    bench.reading[0].end_told = false;
     wait_offset(ingest, 90);
     stop(ingest);
 }
@@ -570,6 +569,18 @@ static void test_contents_that_are_not_known(void **state)
     assert_int_equal(atomic_load(&bench.contents_told), 7);
     dn_ingest_stop(ingest, 0);
     dn_ingest_destroy(ingest);
+
+    /* Known again when something comes of it, and then it is another one: nothing of it is counted. */
+    bench.contents = -1;
+    ingest = start(1);
+    poll(NULL, 0, 300);
+    atomic_store(&bench.contents, 8);
+    atomic_store(&bench.length, 55);
+    bench.host->wake(bench.host->data);
+    poll(NULL, 0, 700);
+    dn_ingest_stop(ingest, 0);
+    dn_ingest_destroy(ingest);
+    assert_int_equal(bench.state[0], 50);
 
     atomic_store(&bench.contents_told, -1);
     atomic_store(&bench.no_place, true);
