@@ -75,7 +75,7 @@ static bool take_shards(struct dn_call *call, struct listing *listing)
             return false;
         size_t count = dn_shard_sources(shard, views, room);
         for (size_t i = 0; i < count && i < room; i++)
-            if (!take_view(call, listing, group, &views[i]))
+            if (views[i].partition != DN_PARTITION_CONTENTS && !take_view(call, listing, group, &views[i]))
                 return false;
     }
     return true;

@@ -70,12 +70,29 @@ static bool wanted(const struct ingest_feed *feed, int64_t *ret_offset)
     return any;
 }
 
+/* False: a lane has to ask the state again, for another file stands there than it reads. */
+static bool same_contents(struct ingest_feed *feed)
+{
+    bool same = true;
+
+    for (uint32_t i = 0; i < feed->stream->source->ingest->options.shard_count; i++) {
+        struct ingest_lane *lane = feed->lanes[i];
+        if (!runs(lane) || lane_same_contents(lane))
+            continue;
+        lane_desync(lane, 0, NULL);
+        same = false;
+    }
+    return same;
+}
+
 static bool start(struct ingest_feed *feed, int64_t offset)
 {
     struct ingest_source *source = feed->stream->source;
     struct dn_error err = {0};
 
     feed_stop(feed);
+    if (!same_contents(feed))
+        return false;
     if (source->driver->start(source->self, feed->stream->index, feed->partition, offset, &err) != DN_OK) {
         feed->retry_us = source->ingest->now_us + INGEST_RETRY_MAX_US;
         snprintf(feed->error, sizeof feed->error, "%s", err.message);

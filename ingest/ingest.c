@@ -139,6 +139,7 @@ static void look_around(struct dn_ingest *ingest)
     }
     if (ingest->now_us - ingest->watch_us >= INGEST_WATCH_US) {
         ingest_watch(ingest);
+        lane_trim_batches(ingest, INGEST_KEEP_US);
         ingest->watch_us = ingest->now_us;
     }
 }
@@ -370,16 +371,6 @@ void dn_ingest_stop(struct dn_ingest *ingest, unsigned wait_ms)
     ingest->threaded = false;
 }
 
-static void free_batches(struct dn_ingest *ingest)
-{
-    while (ingest->free_batches != NULL) {
-        struct ingest_batch *batch = ingest->free_batches;
-        ingest->free_batches = batch->next;
-        dn_buffer_free(&batch->record);
-        free(batch);
-    }
-}
-
 void dn_ingest_destroy(struct dn_ingest *ingest)
 {
     if (ingest == NULL)
@@ -391,7 +382,7 @@ void dn_ingest_destroy(struct dn_ingest *ingest)
     for (size_t s = 0; s < ingest->options.source_count; s++)
         dn_schema_destroy(ingest->sources[s].schema);
     ingest_topology_free(ingest);
-    free_batches(ingest);
+    lane_trim_batches(ingest, 0);
     for (uint32_t group = 0; group < DN_GROUPS_MAX; group++)
         dn_buffer_free(&ingest->groups[group].stall_record);
     if (ingest->done != NULL)

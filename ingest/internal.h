@@ -11,6 +11,8 @@
  *  4. Whatever is in doubt (a refusal, a lost answer, an offset moved by others) ends in SYNCING: nothing new
  * is proposed until all that is out has come back, and then the state is asked.
  *  5. What is out and what is gathered is bounded: batches of a group, bytes of a batch.
+ *  6. What a file begins with is in the state (DN_PARTITION_CONTENTS) before any of its events is, if there
+ * is room for it; a lane that stands in the middle of a file runs only where that is so still.
  *
  * A lane:
  *
@@ -42,6 +44,7 @@
 #define INGEST_RETRY_US 20000u      /* after a first refusal; doubled for each one after it */
 #define INGEST_FULL_US 1000u        /* consensus' queue was full, or there is no memory */
 #define INGEST_RETRY_MAX_US 1000000u
+#define INGEST_KEEP_US 10000000u     /* memory that was not used for so long is given back */
 #define INGEST_HEARD_MS 1500         /* a driver in touch says so at least this often */
 #define INGEST_ALL_READ UINT32_MAX   /* a partition that is a mark: every shard reads all of the stream */
 #define INGEST_STREAMS_MAX 1024u     /* of a source */
@@ -61,14 +64,15 @@ struct ingest_batch { /* one record: on its way, or kept for reuse */
     int64_t next_offset;
     int64_t newest_ms; /* what its stream held then is in it; -1: unknown */
     uint64_t sent_us;
-    bool mark; /* of INGEST_ALL_READ: no offset of the lane's partition */
+    bool mark;         /* of INGEST_ALL_READ or DN_PARTITION_CONTENTS: no offset of the lane's partition */
     /* Written by the consensus thread before it is put into `done`. */
     enum dn_code code;
     enum dn_result_status status;
     int64_t state_offset; /* next_offset of the answer */
     bool answered;        /* status and state_offset hold */
     char error[160];
-    struct ingest_batch *next; /* free ones */
+    struct ingest_batch *next; /* free ones, */
+    uint64_t freed_us;         /* since then; the newest first */
 };
 
 struct ingest_lane {
@@ -81,6 +85,8 @@ struct ingest_lane {
     uint64_t look_us;     /* when the state was last compared */
     int64_t begins_at;    /* of the next batch: end of the one before it, or what the state held */
     int64_t next_offset;  /* everything below was gathered; in step with its feed: or below feed->position */
+    bool vague;           /* what its stream's contents begin with was not known when it was synchronised */
+    bool unmarked;        /* the shard has no room to remember that */
     bool behind;          /* out of step: the feed is past next_offset, and must go back */
     int64_t committed;    /* what the state held last */
     int64_t fresh_ms;     /* wall time: what the stream held then is in the state; at first when the lane was
@@ -96,7 +102,7 @@ struct ingest_lane {
     uint32_t event_count, event_capacity, dead_count, dead_capacity;
     struct dn_buffer items;
     size_t bytes;             /* as a record, about */
-    uint64_t oldest_us;       /* when the first was gathered */
+    uint64_t oldest_us;       /* when the first was gathered; still known when they are sent */
     char error[160];          /* why it does not run; empty: it does */
     struct ingest_lane *next; /* of all */
 };
@@ -216,14 +222,24 @@ bool lane_add_event(struct ingest_lane *lane, int64_t offset, struct dn_hash128 
 bool lane_add_dead(struct ingest_lane *lane, int64_t offset, enum dn_dead_reason reason);
 /* Sends what is due, synchronises; false when it is `leaving` and nothing is out. */
 bool lane_turn(struct ingest_lane *lane);
+/* Whether its stream's contents still are those that the state has read. */
+bool lane_same_contents(const struct ingest_lane *lane);
 /* When lane_turn has something to do by time alone, in us; UINT64_MAX: nothing. */
 uint64_t lane_due_us(const struct ingest_lane *lane);
 /* Back to SYNCING: what is gathered is dropped. */
 void lane_desync(struct ingest_lane *lane, uint64_t retry_after_us, const char *why);
 /* A batch that came back. */
 void lane_batch_done(struct ingest_batch *batch);
+/* Frees the batches that nobody took for keep_us. */
+void lane_trim_batches(struct dn_ingest *ingest, uint64_t keep_us);
 
 /* ---- watch.c: rows, stalls */
 void ingest_watch(struct dn_ingest *ingest);
+
+/* ---- reason.c */
+/* What stands still and why; partition UINT32_MAX: a source as a whole. Cut to what fits. */
+void ingest_reason(const char *what, uint32_t partition, const char *why, char ret[DN_STALL_REASON_MAX + 1]);
+/* Puts before a reason how many partitions stand still, where it is not the only one. */
+void ingest_reason_count(char reason[DN_STALL_REASON_MAX + 1], unsigned partitions);
 
 #endif

@@ -38,14 +38,24 @@ struct ingest_lane *lane_create(struct ingest_feed *feed, uint32_t group)
     return lane;
 }
 
+/* What a flood left behind. */
+static void give_memory_back(struct ingest_lane *lane)
+{
+    free(lane->events);
+    free(lane->item_at);
+    free(lane->dead);
+    lane->events = NULL;
+    lane->item_at = NULL;
+    lane->dead = NULL;
+    lane->event_capacity = lane->dead_capacity = 0;
+    dn_buffer_free(&lane->items);
+}
+
 void lane_free(struct ingest_lane *lane)
 {
     if (lane == NULL)
         return;
-    free(lane->events);
-    free(lane->item_at);
-    free(lane->dead);
-    dn_buffer_free(&lane->items);
+    give_memory_back(lane);
     free(lane);
 }
 
@@ -175,7 +185,7 @@ static void on_done(struct dn_proposal *proposal, enum dn_code code, uint64_t in
     if (code != DN_OK) {
         snprintf(batch->error, sizeof batch->error, "%.150s",
                  err != NULL ? err->message : dn_code_text(code));
-    } else if (dn_result_parse(result, length, DN_RECORD_STREAM, &answer, NULL) == DN_OK) {
+    } else if (dn_result_parse(result, length, proposal->record[0], &answer, NULL) == DN_OK) {
         batch->answered = true;
         batch->status = answer.status;
         batch->state_offset = answer.next_offset;
@@ -206,8 +216,23 @@ static struct ingest_batch *take_batch(struct dn_ingest *ingest)
 
 static void give_back(struct ingest_batch *batch)
 {
+    batch->freed_us = batch->ingest->now_us;
     batch->next = batch->ingest->free_batches;
     batch->ingest->free_batches = batch;
+}
+
+void lane_trim_batches(struct dn_ingest *ingest, uint64_t keep_us)
+{
+    struct ingest_batch **place = &ingest->free_batches;
+
+    while (*place != NULL && ingest->now_us - (*place)->freed_us < keep_us)
+        place = &(*place)->next;
+    while (*place != NULL) {
+        struct ingest_batch *batch = *place;
+        *place = batch->next;
+        dn_buffer_free(&batch->record);
+        free(batch);
+    }
 }
 
 /* Where the lane stands once what is gathered is counted. */
@@ -264,11 +289,23 @@ static struct ingest_batch *batch_for(struct ingest_lane *lane)
     return batch;
 }
 
-/* False: not now, nothing changed. */
+static int64_t contents_of(const struct ingest_lane *lane)
+{
+    const struct ingest_source *source = lane->feed->stream->source;
+
+    if (source->driver->contents == NULL)
+        return 0;
+    return source->driver->contents(source->self, lane->feed->stream->index);
+}
+
+/* False: not now, nothing changed; or the lane has to look what it reads. */
 static bool send(struct ingest_lane *lane)
 {
+    if (lane->vague && contents_of(lane) > 0) { /* known by now: is it what the state has read? */
+        lane_desync(lane, 0, NULL);
+        return false;
+    }
     struct ingest_batch *batch = batch_for(lane);
-
     if (batch == NULL)
         return false;
     for (uint32_t i = 0; i < lane->event_count; i++)
@@ -361,6 +398,11 @@ static bool stands(const struct ingest_batch *batch)
            (batch->status == DN_RESULT_OK || batch->status == DN_RESULT_GAP);
 }
 
+static bool is_of_contents(const struct ingest_batch *batch)
+{
+    return batch->mark && batch->proposal.record[0] == DN_RECORD_SOURCE;
+}
+
 void lane_batch_done(struct ingest_batch *batch)
 {
     struct ingest_lane *lane = batch->lane;
@@ -373,7 +415,9 @@ void lane_batch_done(struct ingest_batch *batch)
     batch->ingest->batches_out--;
     if (batch->code != DN_OK || !batch->answered || batch->status != DN_RESULT_OK)
         dn_counter_add(lane->feed->stream->source->refusals, 1);
-    if (!batch->mark || !stands(batch))
+    if (is_of_contents(batch) && batch->answered && batch->status == DN_RESULT_FULL)
+        lane->unmarked = true; /* it is a help, and none that is worth standing still */
+    else if (!batch->mark || !stands(batch))
         judge(lane, batch);
     give_back(batch);
 }
@@ -415,11 +459,57 @@ static bool is_marked(struct ingest_lane *lane)
     return false;
 }
 
+/* What the state has read of that name; DN_OFFSET_UNSET: it does not know. */
+static int64_t contents_read(const struct ingest_lane *lane)
+{
+    const struct dn_ingest_target *target = &lane->feed->stream->source->ingest->options.target;
+    int64_t contents;
+
+    if (!target->next_offset(target->data, lane->group, lane->feed->stream->info.stream,
+                             DN_PARTITION_CONTENTS, &contents))
+        return DN_OFFSET_UNSET;
+    return contents;
+}
+
+bool lane_same_contents(const struct ingest_lane *lane)
+{
+    int64_t contents = contents_of(lane);
+
+    return contents <= 0 || lane->unmarked || contents == contents_read(lane);
+}
+
+/* A file may be replaced under its name while nobody reads it. So the state is told what a file begins with
+ * before anything of it is counted, and one that begins otherwise is not read on in its middle. */
+static bool knows_contents(struct ingest_lane *lane)
+{
+    struct ingest_stream *stream = lane->feed->stream;
+    int64_t contents = contents_of(lane), read = contents > 0 ? contents_read(lane) : DN_OFFSET_UNSET;
+    struct ingest_batch *batch;
+
+    lane->vague = contents < 0;
+    if (contents <= 0 || lane->unmarked || contents == read)
+        return true;
+    if (read != DN_OFFSET_UNSET && state_offset(lane) > 0) {
+        lane->retry_us = stream->source->ingest->now_us + INGEST_RETRY_MAX_US;
+        snprintf(lane->error, sizeof lane->error,
+                 "another file has this name than the one that was read: rename it, or have it read "
+                 "from its beginning: 'dunlin source reset'");
+        return false;
+    }
+    batch = batch_for(lane);
+    if (batch != NULL) {
+        batch->mark = true;
+        dn_record_source(&batch->record, stream->info.stream, DN_PARTITION_CONTENTS, contents, false);
+        propose(lane, batch);
+    }
+    return false;
+}
+
 static void sync(struct ingest_lane *lane)
 {
     struct dn_ingest *ingest = lane->feed->stream->source->ingest;
 
-    if (!is_marked(lane))
+    if (!is_marked(lane) || !knows_contents(lane))
         return;
     lane->begins_at = lane->next_offset = lane->committed = state_offset(lane);
     lane->behind = lane->feed->started && lane->next_offset < lane->feed->position;
@@ -428,7 +518,8 @@ static void sync(struct ingest_lane *lane)
     lane->feed->seek = true;
 }
 
-/* Somebody else may have moved the offset: an operator, or a leader before this one. */
+/* Somebody else may have moved the offset: an operator, or a leader before this one. (The state's list is
+ * searched for it: 2.5 us where it knows 4,096 partitions, so 1 % of a core for as many idle lanes.) */
 static void look(struct ingest_lane *lane)
 {
     struct dn_ingest *ingest = lane->feed->stream->source->ingest;
@@ -436,7 +527,7 @@ static void look(struct ingest_lane *lane)
     if (lane->out > 0 || ingest->now_us - lane->look_us < INGEST_LOOK_US)
         return;
     lane->look_us = ingest->now_us;
-    if (state_offset(lane) != lane->committed)
+    if (state_offset(lane) != lane->committed || (lane->vague && lane->committed > 0))
         lane_desync(lane, 0, NULL);
 }
 
@@ -459,6 +550,9 @@ bool lane_turn(struct ingest_lane *lane)
             lane_desync(lane, 0, NULL);
         return lane->out > 0;
     }
+    if (lane->event_count + lane->dead_count == 0 && lane->event_capacity + lane->dead_capacity > 0 &&
+        ingest->now_us - lane->oldest_us >= INGEST_KEEP_US)
+        give_memory_back(lane);
     if (lane->state == LANE_SYNCING && lane->out == 0 && ingest->now_us >= lane->retry_us)
         sync(lane);
     if (lane->state != LANE_RUNNING)

@@ -117,6 +117,7 @@ struct dn_source_host {
     void *data;
     uint64_t node_id;
     const char *data_dir; /* of this node */
+    bool still;           /* nobody waits for more: what stands at the end of a file now is whole */
 };
 
 struct dn_stream_info {
@@ -151,6 +152,9 @@ struct dn_source_driver {
      * more than a little ahead. */
     size_t (*read)(void *self, size_t stream, uint32_t partition, struct dn_message *ret, size_t max);
     void (*release)(void *self, size_t stream, uint32_t partition);
+    /* What stands under the stream's name now, told from other contents by what they begin with: > 0. 0: they
+     * cannot be mistaken for others; -1: not known now. NULL: 0. */
+    int64_t (*contents)(void *self, size_t stream);
     void (*status)(void *self, size_t stream, uint32_t partition, struct dn_partition_status *ret);
     /* Everything below is in the replicated state: mirrored where people look for it, best effort. May be
      * NULL. */

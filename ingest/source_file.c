@@ -22,10 +22,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define RETRY_US 50000    /* between attempts to open */
-#define PARKED_US 200000  /* between looks at a file that was read to its end */
-#define OPEN_FILES_MAX 64 /* of those not followed, at a time: others wait for their turn */
+#define RETRY_US 50000         /* between attempts to open */
+#define PARKED_US 200000       /* between looks at a file that was read to its end */
+#define UNFINISHED_QUIETS 120u /* times dn_file_quiet_ms: so long the rest of a line is waited for */
+#define OPEN_FILES_MAX 64      /* of those not followed, at a time: others wait for their turn */
 #define WHAT_TO_DO "; decide with 'dunlin source skip' or 'dunlin source reset'"
+#define MEND_OR_LEAVE                                                                                        \
+    "; put the whole file there: it is tried again. Or give up its rest: 'dunlin source skip' (of gzip: "    \
+    "take the file away)"
 
 struct part {
     enum dn_partition_state state;
@@ -161,8 +165,8 @@ static bool begin_reading(struct source *source, struct part *part, const struct
     }
     source->open_count++;
     dn_file_reader_seek(part->reader, part->offset);
-    part->whole = where->gzip;
     part->rests = where->whole && source->in == NULL;
+    part->whole = where->gzip || (part->rests && source->host->still);
     part->lost_us = 0;
     part->grown_us = dn_monotonic_us();
     return true;
@@ -346,19 +350,34 @@ static bool unpark(struct source *source, size_t stream, struct part *part)
     return !part->parked;
 }
 
-/* Others may see a write(2) while it is under way, a page of it: what stands at the end of a file that is not
- * followed may be the beginning of a line. It is a line once nothing was added for a while. */
+/* Others may see a write(2) while it is under way, a page of it, and a file while it is copied: what stands
+ * at the end of a file that is not followed may be the beginning of a line. It is a line once nothing was
+ * added for a while; for long, where it can be seen that it is not all of one. */
 static void note_rest(struct part *part)
 {
     int64_t end = dn_file_reader_end(part->reader);
-    uint64_t now_us = dn_monotonic_us();
+    uint64_t now_us = dn_monotonic_us(), rested_us;
 
     if (end > part->seen_end) {
         part->seen_end = end;
         part->grown_us = now_us;
     }
-    if (part->rests && !part->whole && now_us - part->grown_us >= quiet_us()) {
+    rested_us = now_us - part->grown_us;
+    if (part->rests && !part->whole && rested_us >= quiet_us() &&
+        (rested_us >= UNFINISHED_QUIETS * quiet_us() || dn_file_reader_rest_is_whole(part->reader))) {
         part->whole = part->quiet = true;
+    }
+}
+
+/* A person may know better than to wait for so long. */
+static void tell_rest(struct part *part)
+{
+    int64_t at = dn_file_reader_position(part->reader);
+
+    if (part->rests && !part->whole && at < part->seen_end && !dn_file_reader_rest_is_whole(part->reader)) {
+        snprintf(part->error, sizeof(part->error),
+                 "the last line, from byte %lld on, is unfinished: the rest of it is waited for, for %llu s",
+                 (long long)at, (unsigned long long)(UNFINISHED_QUIETS * quiet_us() / 1000000));
     }
 }
 
@@ -368,6 +387,7 @@ static size_t met_end(struct source *source, size_t stream, struct part *part, s
     size_t count;
 
     set_well(part, DN_PARTITION_AT_END);
+    tell_rest(part);
     part->moved = false;
     count = tell_end(part, ret);
     dn_file_table_where(source->table, stream, &where);
@@ -423,7 +443,11 @@ static void fail_part(struct source *source, size_t stream, struct part *part, c
     struct dn_file_where where;
 
     dn_file_table_where(source->table, stream, &where);
-    set_state(part, DN_PARTITION_FAILED, "%.160s: %.300s", where.path, err->message);
+    /* What is in the file does not get better by itself; a disk or memory may. */
+    set_state(part, DN_PARTITION_FAILED, "%.140s: %.230s%s", where.path, err->message,
+              err->code == DN_CORRUPT        ? MEND_OR_LEAVE
+              : err->code == DN_PRECONDITION ? WHAT_TO_DO
+                                             : "");
     close_part(source, part);
 }
 
@@ -487,7 +511,7 @@ static enum dn_code file_start(void *self, size_t stream, uint32_t partition, in
                                struct dn_error *err)
 {
     struct source *source = self;
-    struct part *part;
+    struct part *part, before;
 
     if (stream >= dn_file_table_streams(source->table, NULL, 0) || partition != 0 ||
         (offset < 0 && offset != DN_STREAM_OFFSET_UNSET)) {
@@ -499,9 +523,16 @@ static enum dn_code file_start(void *self, size_t stream, uint32_t partition, in
     }
     part = source->parts[stream];
     close_part(source, part);
+    before = *part;
     memset(part, 0, sizeof(*part));
     part->state = DN_PARTITION_CONNECTING;
     part->offset = offset == DN_STREAM_OFFSET_UNSET ? 0 : offset;
+    /* It must still begin as it did, where this is a place in what was read; elsewhere it is a person's word.
+     */
+    if (part->offset > 0 && part->offset <= before.offset) {
+        part->prefix_length = before.prefix_length;
+        part->prefix = before.prefix;
+    }
     dn_file_table_replicated(source->table, stream, part->offset);
     return DN_OK;
 }
@@ -516,6 +547,29 @@ static void file_stop(void *self, size_t stream, uint32_t partition)
         part->state = DN_PARTITION_IDLE;
         part->error[0] = '\0';
     }
+}
+
+static int64_t file_contents(void *self, size_t stream)
+{
+    struct source *source = self;
+    struct dn_file_identity identity;
+    struct dn_file_where where;
+    int64_t contents = -1;
+    int fd;
+
+    if (source->config->follow || source->in != NULL) {
+        return 0; /* their names tell */
+    }
+    dn_file_table_where(source->table, stream, &where);
+    fd = open(where.path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (fd < 0) {
+        return -1;
+    }
+    if (dn_file_identify(fd, source->config->format, &identity)) {
+        contents = (int64_t)(identity.first.low >> 1 | 1);
+    }
+    close(fd);
+    return contents;
 }
 
 static void file_status(void *self, size_t stream, uint32_t partition, struct dn_partition_status *ret)
@@ -634,6 +688,7 @@ const struct dn_source_driver dn_source_file = {
     .stop = file_stop,
     .read = file_read,
     .release = file_release,
+    .contents = file_contents,
     .status = file_status,
     .mirror = file_mirror,
     .fetcher_open = dn_file_fetcher_open,

@@ -133,6 +133,37 @@ bool dn_file_reader_unterminated(const struct dn_file_reader *reader)
     return reader->unterminated;
 }
 
+/* Braces are counted outside of strings: more need not be known to tell what was cut off. */
+static bool is_closed(const uint8_t *text, size_t length)
+{
+    bool string = false;
+    size_t depth = 0;
+
+    for (size_t i = 0; i < length; i++) {
+        if (string && text[i] == '\\') {
+            i++;
+        } else if (text[i] == '"') {
+            string = !string;
+        } else if (!string && text[i] == '{') {
+            depth++;
+        } else if (!string && text[i] == '}' && depth > 0 && --depth == 0) {
+            return true; /* whatever follows makes it no message, not an unfinished one */
+        }
+    }
+    return false;
+}
+
+bool dn_file_reader_rest_is_whole(const struct dn_file_reader *reader)
+{
+    if (reader->format != DN_FORMAT_JSON || reader->check) {
+        return true;
+    }
+    if (reader->from == reader->to) {
+        return !reader->skipping;
+    }
+    return !reader->skipping && is_closed(reader->buffer + reader->from, reader->to - reader->from);
+}
+
 int dn_file_reader_fd(const struct dn_file_reader *reader)
 {
     return reader->fd;

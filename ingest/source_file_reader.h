@@ -47,6 +47,9 @@ int64_t dn_file_reader_position(const struct dn_file_reader *reader);
 int64_t dn_file_reader_end(const struct dn_file_reader *reader);
 /* Whether a last line without newline was given: nothing may come after it. */
 bool dn_file_reader_unterminated(const struct dn_file_reader *reader);
+/* At the END: whether what is left there may be a whole last line: nothing, or an object that is closed.
+ * Always where messages are no lines. */
+bool dn_file_reader_rest_is_whole(const struct dn_file_reader *reader);
 int dn_file_reader_fd(const struct dn_file_reader *reader); /* the reader's */
 
 #endif

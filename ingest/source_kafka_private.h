@@ -125,6 +125,9 @@ size_t kafka_read(void *self, size_t stream, uint32_t number, struct dn_message 
 void kafka_release(void *self, size_t stream, uint32_t number);
 void kafka_status(void *self, size_t stream, uint32_t number, struct dn_partition_status *ret);
 void kafka_mirror(void *self, size_t stream, uint32_t number, int64_t next_offset);
+/* Of an error that does not get better by itself: what a person can do, to be put behind its text. NULL: it
+ * may get better. */
+const char *kafka_what_to_do(rd_kafka_resp_err_t error);
 /* librdkafka's message as ours; message_bytes 0: of any size. */
 void kafka_message(const rd_kafka_message_t *message, uint64_t message_bytes, struct dn_message *ret);
 

@@ -175,27 +175,32 @@ static void refused(struct kafka *kafka, struct kafka_partition *partition, int6
     }
 }
 
-/* What cannot get better by itself. A message that comes nevertheless takes it back. */
-static bool is_final(rd_kafka_resp_err_t error)
+const char *kafka_what_to_do(rd_kafka_resp_err_t error)
 {
     switch (error) {
     case RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED:
+        return ": allow it to the user that the properties name";
     case RD_KAFKA_RESP_ERR_INVALID_MSG:
-    case RD_KAFKA_RESP_ERR_UNSUPPORTED_VERSION:
-    case RD_KAFKA_RESP_ERR_UNSUPPORTED_COMPRESSION_TYPE:
     case RD_KAFKA_RESP_ERR__BAD_MSG:
     case RD_KAFKA_RESP_ERR__BAD_COMPRESSION:
+        return ": messages from here on are damaged; 'dunlin source skip' goes on behind them";
+    case RD_KAFKA_RESP_ERR_UNSUPPORTED_COMPRESSION_TYPE:
     case RD_KAFKA_RESP_ERR__NOT_IMPLEMENTED:
+        return ": this build of librdkafka cannot decompress them; 'dunlin source skip' goes on behind them";
+    case RD_KAFKA_RESP_ERR_UNSUPPORTED_VERSION:
+        return ": brokers and librdkafka do not understand each other: one of them is too old";
     case RD_KAFKA_RESP_ERR__FATAL:
-        return true;
+        return ": restart this node";
     default:
-        return false;
+        return NULL;
     }
 }
 
 static void failed(struct kafka *kafka, struct kafka_partition *partition, const rd_kafka_message_t *message)
 {
     const char *topic = kafka->topics[partition->topic]->name;
+    const char *what_to_do = kafka_what_to_do(message->err);
+
     switch (message->err) {
     case RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART:
     case RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC:
@@ -205,11 +210,12 @@ static void failed(struct kafka *kafka, struct kafka_partition *partition, const
                  partition->number, topic);
         break;
     default:
-        snprintf(partition->error, sizeof(partition->error), "%.400s", rd_kafka_message_errstr(message));
+        snprintf(partition->error, sizeof(partition->error), "%.380s%s", rd_kafka_message_errstr(message),
+                 what_to_do != NULL ? what_to_do : "");
         kafka_redact(kafka->config, partition->error);
         break;
     }
-    partition->failed |= is_final(message->err);
+    partition->failed |= what_to_do != NULL;
 }
 
 /* True: *ret is to be given out. The message is kept or destroyed. */

@@ -27,6 +27,7 @@ struct watch {
     size_t count, capacity;
     int64_t since_ms[DN_GROUPS_MAX]; /* of the worst; 0: none stands still */
     char reason[DN_GROUPS_MAX][DN_STALL_REASON_MAX + 1];
+    unsigned troubled[DN_GROUPS_MAX]; /* partitions that stand still */
 };
 
 static struct dn_ingest_row *add_row(struct watch *watch)
@@ -53,14 +54,11 @@ static bool is_late(const struct watch *watch, int64_t since_ms)
 static void note(struct watch *watch, uint32_t group, int64_t since_ms, const char *what, uint32_t partition,
                  const char *why)
 {
+    watch->troubled[group] += partition != UINT32_MAX;
     if (watch->since_ms[group] != 0 && watch->since_ms[group] <= since_ms)
         return;
     watch->since_ms[group] = since_ms;
-    if (partition == UINT32_MAX)
-        snprintf(watch->reason[group], sizeof watch->reason[group], "%.64s: %.120s", what, why);
-    else
-        snprintf(watch->reason[group], sizeof watch->reason[group], "%.64s partition %u: %.100s", what,
-                 partition, why);
+    ingest_reason(what, partition, why, watch->reason[group]);
 }
 
 /* ---- lanes
@@ -297,6 +295,7 @@ static void watch_group(struct watch *watch, uint32_t number)
     }
     if (atomic_load(&group->stall_out))
         return; /* its record is being read */
+    ingest_reason_count(watch->reason[number], watch->troubled[number]);
     bool now = watch->since_ms[number] != 0, before = group->stalled_ms != 0;
     if (now && !before)
         dn_warn("ingest", "group %u: its streams stand still for %lld ms: %s", number,

@@ -87,6 +87,8 @@ struct dn_cli_source_plan {
     int64_t old_offsets[DN_CLI_SHARDS_MAX]; /* -1: none */
     size_t count;
 };
+/* Sources.List of the node that is asked, to be freed with free_unpacked; else printed, as dn_cli_call. */
+int dn_cli_source_list(struct dn_cli *cli, Dunlin__V1__ListSourcesResponse **ret);
 /* What Sources.Set is to be told; false and the problem, for people, when that cannot be. */
 bool dn_cli_source_plan(const Dunlin__V1__ListSourcesResponse *list, const struct dn_cli_source_wish *wish,
                         struct dn_cli_source_plan *ret, char *problem, size_t size);

@@ -1,11 +1,12 @@
 /* dunlin deadletter: what waits in the queue, what is in a file of dead letters, and trying those again.
  *
  * A letter is tried again as the source's configuration says now: a field that was mapped wrongly gives its
- * event this time. Events go through Events.Publish with ids made of stream, partition and offset, so a
- * second replay, or a letter that stands in the file twice, counts nothing twice. */
+ * event this time. Events go through Events.Publish with ids made of what the letter is about, so a second
+ * replay, or a letter that stands in the file twice, counts nothing twice. */
 #include "node/cli.h"
 
 #include "base/clock.h"
+#include "base/hash.h"
 #include "client/names.h"
 #include "client/progress.h"
 #include "ingest/deadletter.h"
@@ -245,6 +246,16 @@ static int each_letter(const struct arguments *arguments,
     return code == DN_OK || code == DN_NOT_FOUND ? DN_CLI_OK : complain(arguments, code, &err);
 }
 
+/* A file without a single letter, in which something else stands, is the wrong one. */
+static int check_letters(const struct arguments *arguments, uint64_t letters, uint64_t broken)
+{
+    if (letters > 0 || broken == 0)
+        return DN_CLI_OK;
+    fprintf(stderr, "dunlin: deadletter: %s holds no dead letter at all: is it the right file?\n",
+            strcmp(arguments->file, "-") == 0 ? "standard input" : dn_cli_clean(arguments->file));
+    return DN_CLI_FAILED;
+}
+
 struct seen { /* a letter, as far as a summary goes */
     uint64_t number;
     int64_t judged_ms;
@@ -346,6 +357,8 @@ static int list_file(const struct arguments *arguments)
         dn_cli_print_json(json_pack("{s:O, s:I}", "reasons", reasons, "broken_lines", (json_int_t)broken));
     else if (exit_code == DN_CLI_OK && broken > 0)
         printf("%llu lines are no letters (cut off by a crash, or not ours)\n", (unsigned long long)broken);
+    if (exit_code == DN_CLI_OK)
+        exit_code = check_letters(arguments, summary.count, broken);
     json_decref(reasons);
     free(summary.letters);
     return exit_code;
@@ -361,7 +374,8 @@ struct replay {
     struct dn_cli_batch batch;
     struct dn_cli_totals totals;
     struct dn_progress progress;
-    uint64_t read, chosen, without_bytes, undecodable, passed_over, misrouted, events;
+    Dunlin__V1__ListSourcesResponse *streams; /* as a node knows them; NULL: not asked for */
+    uint64_t read, chosen, without_bytes, undecodable, passed_over, misrouted, counted, events;
     int exit_code;
 };
 
@@ -388,14 +402,25 @@ static struct dn_schema *schema_of(struct replay *replay, const struct dn_dead_l
     return NULL;
 }
 
+/* Tells the message from another one that had its offset: of a topic that was deleted and made anew. The
+ * event itself is not asked, for another configuration may decode it otherwise. */
+static uint64_t message_hash(const struct dn_dead_line *line)
+{
+    uint64_t hash = dn_hash64(&line->time_ms, sizeof line->time_ms, 0);
+
+    if (line->key != NULL)
+        hash = dn_hash64(line->key, line->key_length, hash + 1);
+    return dn_hash64(line->bytes, line->length, hash);
+}
+
 static void event_fill(const struct dn_dead_line *line, const struct dn_decoded *decoded,
                        struct dn_feed_event *ret)
 {
     memset(ret, 0, sizeof *ret);
     memcpy(ret->key, decoded->user, decoded->user_length);
     memcpy(ret->item, decoded->item, decoded->item_length);
-    snprintf(ret->event_id, sizeof ret->event_id, "dead:%s:%u:%" PRId64, line->stream, line->partition,
-             line->offset);
+    snprintf(ret->event_id, sizeof ret->event_id, "dead:%s:%u:%" PRId64 ":%016" PRIx64, line->stream,
+             line->partition, line->offset, message_hash(line));
     ret->type = decoded->type;
     ret->time_ms = decoded->time_ms;
     ret->weight = (float)decoded->weight / DN_WEIGHT_ONE;
@@ -453,6 +478,40 @@ static void note_no_event(struct replay *replay, const struct dn_dead_line *line
                 dn_cli_clean(line->stream), line->partition, line->offset, dn_cli_clean(why));
 }
 
+/* When a keyed topic grows to a number of partitions that is no multiple of the shards, every shard reads all
+ * of them from then on, from the beginning: what was misrouted until that was noticed is counted then. */
+static bool is_read_by_its_shard(const struct replay *replay, const struct dn_dead_line *line,
+                                 const struct dn_decoded *decoded)
+{
+    uint32_t shards = (uint32_t)replay->config->cluster.shards;
+    uint32_t shard = dn_shard_of_user(decoded->user, decoded->user_length, shards);
+
+    for (size_t i = 0; i < replay->streams->n_partitions; i++) {
+        const Dunlin__V1__SourcePartition *partition = replay->streams->partitions[i];
+
+        if (partition->shard == shard && strcmp(partition->stream, line->stream) == 0 &&
+            (partition->partition == line->partition || partition->partition == UINT32_MAX))
+            return true;
+    }
+    return false;
+}
+
+static bool take_event(struct replay *replay, const struct dn_dead_line *line,
+                       const struct dn_decoded *decoded)
+{
+    if (line->reason != DN_DEAD_MISROUTED)
+        return add_event(replay, line, decoded);
+    if (replay->streams == NULL) {
+        replay->exit_code = dn_cli_source_list(replay->arguments->cli, &replay->streams);
+        if (replay->exit_code != DN_CLI_OK)
+            return false;
+    }
+    if (!is_read_by_its_shard(replay, line, decoded))
+        return add_event(replay, line, decoded);
+    replay->counted++;
+    return true;
+}
+
 static bool take_letter(void *data, const struct dn_dead_line *line)
 {
     struct replay *replay = data;
@@ -485,7 +544,7 @@ static bool take_letter(void *data, const struct dn_dead_line *line)
     switch (dn_schema_decode(schema, &message, &decoded, &reason, &err)) {
     case DN_DECODED:
         if (decoded.time_ms <= dn_wall_ms() + AHEAD_MAX_MS)
-            return add_event(replay, line, &decoded);
+            return take_event(replay, line, &decoded);
         note_no_event(replay, line, "its time is more than a day ahead");
         return true;
     case DN_DECODE_SKIPPED:
@@ -504,11 +563,12 @@ static void print_replayed(const struct replay *replay, uint64_t broken)
     FILE *out = replay->arguments->dry_run ? stderr : stdout; /* the events themselves go to stdout then */
 
     if (cli->json && !replay->arguments->dry_run) {
-        json_t *object = json_pack(
-            "{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "read", (json_int_t)replay->read, "chosen",
-            (json_int_t)replay->chosen, "without_bytes", (json_int_t)replay->without_bytes, "undecodable",
-            (json_int_t)replay->undecodable, "passed_over", (json_int_t)replay->passed_over, "events",
-            (json_int_t)replay->events, "broken_lines", (json_int_t)broken);
+        json_t *object =
+            json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "read", (json_int_t)replay->read, "chosen",
+                      (json_int_t)replay->chosen, "without_bytes", (json_int_t)replay->without_bytes,
+                      "undecodable", (json_int_t)replay->undecodable, "passed_over",
+                      (json_int_t)replay->passed_over, "events", (json_int_t)replay->events,
+                      "counted_by_shards", (json_int_t)replay->counted, "broken_lines", (json_int_t)broken);
 
         for (int i = 0; i < DN_CLI_OUTCOMES; i++)
             json_object_set_new(object, dn_event_outcome_name(i),
@@ -527,14 +587,18 @@ static void print_replayed(const struct replay *replay, uint64_t broken)
         if (replay->totals.outcomes[i] > 0)
             fprintf(out, "%s %llu\n", dn_event_outcome_name(i),
                     (unsigned long long)replay->totals.outcomes[i]);
-    /* When a keyed topic grows to a number of partitions that is no multiple of the shards, events come
-     * before that is noticed: they become letters, and are counted too, once every shard reads everything. */
     if (replay->arguments->reasons == 0 && replay->misrouted > 0)
-        fprintf(stderr,
-                "%llu misrouted letters are left out: where the topic's partitions have grown meanwhile, "
-                "their events are "
-                "counted already. --reason misrouted publishes them\n",
-                (unsigned long long)replay->misrouted);
+        fprintf(
+            stderr,
+            "%llu misrouted letters are left out: --reason misrouted publishes those of them that no shard "
+            "has counted since, or will\n",
+            (unsigned long long)replay->misrouted);
+    if (replay->counted > 0)
+        fprintf(
+            stderr,
+            "%llu misrouted letters are left out: their users' shards read these partitions now, and count "
+            "the events themselves\n",
+            (unsigned long long)replay->counted);
 }
 
 static int replay_file(const struct arguments *arguments)
@@ -557,9 +621,13 @@ static int replay_file(const struct arguments *arguments)
     for (size_t i = 0; i < config.source_count; i++)
         dn_schema_destroy(replay.schemas[i]);
     free(replay.totals.token);
+    if (replay.streams != NULL)
+        dunlin__v1__list_sources_response__free_unpacked(replay.streams, NULL);
     if (replay.exit_code != DN_CLI_OK)
         exit_code = replay.exit_code;
     print_replayed(&replay, broken);
+    if (exit_code == DN_CLI_OK && check_letters(arguments, replay.read, broken) != DN_CLI_OK)
+        return DN_CLI_FAILED;
     if (exit_code != DN_CLI_OK)
         fputs("        it stopped there; the same command again counts nothing twice\n", stderr);
     else if (replay.without_bytes + replay.undecodable + dn_cli_totals_refused(&replay.totals) > 0)
@@ -581,9 +649,10 @@ int dn_cli_deadletter(struct dn_cli *cli, int argc, char **argv)
             "list FILE    what is in a file of dead letters, by reason\n"
             "replay FILE  decodes the letters as the configuration says now, and publishes their events\n\n"
             "A second replay counts nothing twice. Misrouted letters are left out unless --reason names "
-            "them: their "
-            "events may have been counted since. An event that is too late for its user stays late. Exit "
-            "codes of replay: 0 every chosen letter's event is counted, 1 some could not be."};
+            "them; of these, those that the users' shards have counted since, or will, are left out (a node "
+            "is asked, for --dry-run too). An event that is too late for its user stays late. Exit "
+            "codes: 0 done (replay: every chosen letter's event is counted), 1 not, or FILE has lines but "
+            "no letter."};
     struct arguments arguments = {.cli = cli};
 
     argp_parse(&argp, argc, argv, 0, NULL, &arguments);

@@ -267,7 +267,7 @@ static void list_text(const Dunlin__V1__ListSourcesResponse *list)
     print_notes(list);
 }
 
-static int list_call(struct dn_cli *cli, Dunlin__V1__ListSourcesResponse **ret)
+int dn_cli_source_list(struct dn_cli *cli, Dunlin__V1__ListSourcesResponse **ret)
 {
     static const Dunlin__V1__ListSourcesRequest request = DUNLIN__V1__LIST_SOURCES_REQUEST__INIT;
     ProtobufCMessage *answer;
@@ -282,7 +282,7 @@ static int list_call(struct dn_cli *cli, Dunlin__V1__ListSourcesResponse **ret)
 static int list_sources(struct dn_cli *cli)
 {
     Dunlin__V1__ListSourcesResponse *list;
-    int exit_code = list_call(cli, &list);
+    int exit_code = dn_cli_source_list(cli, &list);
 
     if (exit_code != DN_CLI_OK)
         return exit_code;
@@ -364,12 +364,15 @@ static void explain(const struct arguments *arguments, const struct dn_cli_sourc
 {
     const struct dn_cli_source_wish *wish = &arguments->wish;
     char from[48], to[48];
+    bool ahead = false;
 
-    for (size_t i = 0; i < plan->count; i++)
+    for (size_t i = 0; i < plan->count; i++) {
+        ahead = ahead || plan->next_offset >= plan->old_offsets[i];
         fprintf(stderr, "%s partition %u, shard %u: reading goes on at %s instead of %s\n",
                 dn_cli_clean(wish->stream), wish->partition, plan->shards[i],
                 offset_text(plan->next_offset, to, sizeof to),
                 offset_text(plan->old_offsets[i], from, sizeof from));
+    }
     if (wish->forward)
         fputs("What lies between is left out for good: its events are not counted.\n", stderr);
     else
@@ -377,6 +380,11 @@ static void explain(const struct arguments *arguments, const struct dn_cli_sourc
             "What was read from there on is read again. Events that were counted are counted once more, but "
             "for\nthose that are late by now.\n",
             stderr);
+    if (!wish->forward && ahead && plan->next_offset >= 0)
+        fputs("A batch that is on its way at this moment may still be counted from there on. Where the topic "
+              "was "
+              "made anew,\nreset it to the beginning: what is on its way is refused then.\n",
+              stderr);
     if (arguments->forget_watermark)
         fputs("The watermark is forgotten: no event is late until new ones have moved it.\n", stderr);
 }
@@ -437,7 +445,7 @@ static int set_source(struct arguments *arguments)
     struct dn_cli_source_plan plan;
     char problem[PROBLEM_MAX];
     ProtobufCMessage *answer;
-    int exit_code = list_call(arguments->cli, &list);
+    int exit_code = dn_cli_source_list(arguments->cli, &list);
 
     if (exit_code != DN_CLI_OK)
         return exit_code;

@@ -113,7 +113,8 @@ const char *dn_load_text(const yaml_node_t *node)
 static enum dn_code set_key(struct dn_loader *loader, const struct dn_config_key *key, void *into,
                             const yaml_node_t *node)
 {
-    bool is_text = key->kind == DN_CONFIG_TEXT || key->kind == DN_CONFIG_ADDRESS;
+    bool is_text = key->kind == DN_CONFIG_TEXT || key->kind == DN_CONFIG_ADDRESS ||
+                   key->kind == DN_CONFIG_CHOICE || key->kind == DN_CONFIG_BYTES; /* "64KiB" */
     struct dn_error reason;
 
     if (node->type != YAML_SCALAR_NODE)

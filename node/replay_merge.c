@@ -106,8 +106,8 @@ static enum dn_code open_source(struct dn_merge *merge, struct source *source,
 {
     source->config = config;
     source->driver = (merge->options.driver != NULL ? merge->options.driver : real_driver)(config->kind);
-    source->host =
-        (struct dn_source_host){.wake = wake, .data = merge, .node_id = 1, .data_dir = merge->folder};
+    source->host = (struct dn_source_host){
+        .wake = wake, .data = merge, .node_id = 1, .data_dir = merge->folder, .still = true};
     enum dn_code code = dn_schema_create(config, &source->schema, err);
     if (code != DN_OK)
         return dn_wrap(err, code, "source %s", config->name);

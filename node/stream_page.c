@@ -219,7 +219,7 @@ static void put_views(struct dn_buffer *out, const struct views *views)
         for (size_t i = 0; i < views->count; i++) {
             double value = FAMILIES[f].value(&views->views[i]);
 
-            if (isnan(value))
+            if (isnan(value) || views->views[i].partition == DN_PARTITION_CONTENTS)
                 continue;
             snprintf(line, sizeof(line), "%s{stream=\"%s\",partition=\"%u\",group=\"%u\"} %.15g\n",
                      FAMILIES[f].name, label(views->views[i].name, stream), views->views[i].partition,

@@ -197,6 +197,46 @@ static inline int64_t read_all(void *self, size_t stream, char *text, size_t roo
     return -1;
 }
 
+/* Reads clicks.jsonl from `offset`; checks the lines, and where the end is. */
+static inline void expect_lines(const char *name, int64_t offset, const char *lines, int64_t end)
+{
+    char text[4096];
+    void *self;
+
+    config.list_count = 0;
+    add_path(path_of(name));
+    self = open_source();
+    start(self, 0, offset);
+    assert_int_equal(read_all(self, 0, text, sizeof(text)), end);
+    assert_string_equal(text, lines);
+    if (end >= 0) {
+        assert_int_equal(status_of(self, 0).state, DN_PARTITION_AT_END);
+        assert_true(status_of(self, 0).heard_ms > 0);
+        assert_int_equal(status_of(self, 0).begin_offset, 0);
+        assert_int_equal(status_of(self, 0).end_offset, end);
+        assert_string_equal(status_of(self, 0).error, "");
+    }
+    dn_source_file.close(self);
+}
+
+static inline void expect_state(const char *name, int64_t offset, enum dn_partition_state state,
+                                const char *error)
+{
+    char text[4096];
+    void *self;
+
+    config.list_count = 0;
+    add_path(path_of(name));
+    self = open_source();
+    start(self, 0, offset);
+    assert_int_equal(read_all(self, 0, text, sizeof(text)), -1);
+    assert_int_equal(status_of(self, 0).state, state);
+    if (strstr(status_of(self, 0).error, error) == NULL) {
+        fail_msg("'%s' does not say '%s'", status_of(self, 0).error, error);
+    }
+    dn_source_file.close(self);
+}
+
 static inline size_t wait_for_streams(void *self, struct dn_stream_info *infos, size_t max, size_t wanted)
 {
     uint64_t until = dn_monotonic_us() + PATIENCE_US;

@@ -4,14 +4,7 @@
  * and the offsets are the streams' ends.
  *
  *   unit_ingest_ingest [SEED]     repeats one seed */
-#include "base/clock.h"
-#include "base/log.h"
-#include "ingest/ingest.h"
-#include "tests/unit/session/harness.h"
-
-#include <poll.h>
-#include <pthread.h>
-#include <stdatomic.h>
+#include "tests/unit/ingest/ingest_rig.h"
 
 #define NODES 2
 #define SHARDS 4
@@ -19,7 +12,6 @@
 #define MESSAGES_MAX 4000 /* of a partition */
 #define USERS 400
 #define TEXT_MAX 120
-#define PROPOSALS_MAX 64
 #define SETTLE_MS 60000
 
 static const uint8_t KEY[DN_HASH_KEY_BYTES] = {1, 2, 3};
@@ -55,13 +47,7 @@ struct world {
     uint64_t index[SHARDS];
     int leader[SHARDS]; /* node; -1: nobody */
     bool calm;          /* nothing goes wrong any more */
-    struct pending {
-        struct dn_proposal *proposal; /* NULL: its answer was lost, it may be applied all the same */
-        uint8_t *record;
-        size_t length;
-        uint32_t group;
-    } pending[PROPOSALS_MAX];
-    size_t pending_count;
+    struct proposals pending;
     pthread_t consensus;
     atomic_bool stop;
     struct dn_metrics *metrics;
@@ -139,21 +125,9 @@ static void fake_close(void *self)
     free(self);
 }
 
-static size_t fake_streams(void *self, struct dn_stream_info *ret, size_t max)
+static uint32_t fake_partitions(void)
 {
-    (void)self;
-    assert_true(max >= 1);
-    memset(ret, 0, sizeof *ret);
-    snprintf(ret->stream, sizeof ret->stream, "clicks/web");
-    ret->partition_count = atomic_load(&world->shown);
-    return 1;
-}
-
-static int64_t fake_trouble(void *self, char ret_text[DN_SOURCE_TEXT_MAX])
-{
-    (void)self;
-    ret_text[0] = 0;
-    return 0;
+    return atomic_load(&world->shown);
 }
 
 static enum dn_code fake_start(void *self, size_t stream, uint32_t p, int64_t offset, struct dn_error *err)
@@ -202,13 +176,6 @@ static size_t fake_read(void *self, size_t stream, uint32_t p, struct dn_message
     return count;
 }
 
-static void fake_release(void *self, size_t stream, uint32_t p)
-{
-    (void)self;
-    (void)stream;
-    (void)p;
-}
-
 static void fake_status(void *self, size_t stream, uint32_t p, struct dn_partition_status *ret)
 {
     struct fake *fake = self;
@@ -220,21 +187,11 @@ static void fake_status(void *self, size_t stream, uint32_t p, struct dn_partiti
     ret->heard_ms = dn_wall_ms();
 }
 
-static const struct dn_source_driver FAKE = {.kind = "fake",
-                                             .open = fake_open,
-                                             .close = fake_close,
-                                             .streams = fake_streams,
-                                             .trouble = fake_trouble,
-                                             .start = fake_start,
-                                             .stop = fake_stop,
-                                             .read = fake_read,
-                                             .release = fake_release,
-                                             .status = fake_status};
-
-static const struct dn_source_driver *fake_driver(enum dn_source_kind kind)
+static int64_t fake_contents(void *self, size_t stream)
 {
-    (void)kind;
-    return &FAKE;
+    (void)self;
+    (void)stream;
+    return 7; /* remembered by each shard, under the same faults */
 }
 
 /* ---- consensus
@@ -256,16 +213,15 @@ static void one_pending(struct dn_buffer *result)
     struct dn_error err = {.code = DN_DEADLINE, .message = "lost"};
 
     pthread_mutex_lock(&world->lock);
-    if (world->pending_count == 0) {
+    struct pending one;
+    if (!proposals_take(&world->pending, &one)) {
         pthread_mutex_unlock(&world->lock);
         poll(NULL, 0, 1);
         return;
     }
-    struct pending one = world->pending[0];
     unsigned fate = world->calm ? 100 : (unsigned)rng_below(&world->rng, 100);
-    memmove(world->pending, world->pending + 1, --world->pending_count * sizeof one);
-    if (one.proposal != NULL && fate < 2 && world->pending_count < PROPOSALS_MAX) { /* the answer is lost */
-        world->pending[world->pending_count++] =
+    if (one.proposal != NULL && fate < 2 && world->pending.count < PROPOSALS_MAX) { /* the answer is lost */
+        world->pending.list[world->pending.count++] =
             (struct pending){.record = one.record, .length = one.length, .group = one.group};
         world->late++;
         one.record = NULL;
@@ -285,7 +241,7 @@ static void one_pending(struct dn_buffer *result)
 static bool is_pending(void)
 {
     pthread_mutex_lock(&world->lock);
-    bool pending = world->pending_count > 0;
+    bool pending = world->pending.count > 0;
     pthread_mutex_unlock(&world->lock);
     return pending;
 }
@@ -308,12 +264,8 @@ static bool target_propose(void *data, struct dn_proposal *proposal)
 
     (void)data;
     pthread_mutex_lock(&world->lock);
-    if (world->pending_count + 8 < PROPOSALS_MAX && (world->calm || !rng_chance(&world->rng, 2))) {
-        struct pending *one = &world->pending[world->pending_count++];
-        *one = (struct pending){.proposal = proposal, .length = proposal->length, .group = proposal->group};
-        one->record = malloc(proposal->length);
-        memcpy(one->record, proposal->record, proposal->length);
-        taken = true;
+    if (world->pending.count + 8 < PROPOSALS_MAX && (world->calm || !rng_chance(&world->rng, 2))) {
+        taken = proposals_put(&world->pending, proposal);
     } else {
         world->refused++;
     }
@@ -351,17 +303,6 @@ static int64_t target_stalled(void *data, uint32_t group, char ret_reason[DN_STA
     int64_t since_ms = dn_shard_stalled(world->shards[group - 1], ret_reason);
     pthread_mutex_unlock(&world->lock);
     return since_ms;
-}
-
-static size_t target_dead_letters(void *data, uint32_t group, uint64_t from, struct dn_dead_letter *ret,
-                                  size_t max)
-{
-    (void)data;
-    (void)group;
-    (void)from;
-    (void)ret;
-    (void)max;
-    return 0;
 }
 
 /* ---- the run
@@ -419,42 +360,10 @@ static void free_world(void)
 
 static void configure(struct dn_source_config *config, bool keyed)
 {
-    memset(config, 0, sizeof *config);
-    snprintf(config->name, sizeof config->name, "clicks");
-    config->kind = DN_SOURCE_KAFKA;
-    config->format = DN_FORMAT_JSON;
-    config->message_bytes = 65536;
+    *config = configuration();
     config->keyed = keyed;
     config->batch_events = 37;
-    config->batch_bytes = 65536;
-    config->batch_ms = 2;
     config->inflight_batches = 3;
-}
-
-static struct dn_ingest *start_node(const struct dn_source_config *config, unsigned node)
-{
-    struct dn_ingest_options options = {
-        .sources = config,
-        .source_count = 1,
-        .shard_count = SHARDS,
-        .node_id = node + 1,
-        .data_dir = ".",
-        .stall_ms = 2000,
-        .driver = fake_driver,
-        .metrics = world->metrics,
-        .target = {.data = &nodes[node],
-                   .propose = target_propose,
-                   .leads = target_leads,
-                   .next_offset = target_next_offset,
-                   .stalled = target_stalled,
-                   .dead_letters = target_dead_letters},
-    };
-    struct dn_ingest *ingest = NULL;
-    struct dn_error err = {0};
-
-    memcpy(options.hash_key, KEY, sizeof KEY);
-    CHECK(dn_ingest_start(&options, &ingest, &err) == DN_OK, "%s", err.message);
-    return ingest;
 }
 
 /* Every partition's offset, in the shards that read it, is the stream's end. */
@@ -465,11 +374,11 @@ static bool is_done(void)
 
     pthread_mutex_lock(&world->lock);
     for (uint32_t group = 1; group <= SHARDS; group++) /* one that reads all binds all others */
-        all |= dn_shard_next_offset(world->shards[group - 1], "clicks/web", UINT32_MAX, &next);
+        all |= dn_shard_next_offset(world->shards[group - 1], STREAM, UINT32_MAX, &next);
     for (uint32_t p = 0; p < world->partition_count; p++)
         for (uint32_t group = 1; group <= SHARDS; group++) {
             next = -1;
-            dn_shard_next_offset(world->shards[group - 1], "clicks/web", p, &next);
+            dn_shard_next_offset(world->shards[group - 1], STREAM, p, &next);
             if (all || group == 1 + p % SHARDS)
                 done &= next == world->partitions[p].end;
         }
@@ -564,7 +473,7 @@ static void one_run(uint64_t seed, bool keyed, const uint32_t grew[3], size_t me
     make_world(seed, keyed, grew, messages);
     configure(&config, keyed);
     for (unsigned i = 0; i < NODES; i++)
-        ingests[i] = start_node(&config, i);
+        ingests[i] = start_ingest(&config, SHARDS, i + 1, 2000, &nodes[i], KEY, world->metrics);
     for (int i = 0; i < 150 && !is_done(); i++) {
         shake(ingests);
         if (i == 20 || i == 40)

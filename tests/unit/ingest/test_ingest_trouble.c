@@ -1,17 +1,10 @@
 /* What the ingest thread does while the state takes nothing, or little: it neither reads for nothing, nor
  * floods the log, nor forgets a partition over another one; and what it says of a stream whose clock is
  * wrong. One node, endless partitions, and a state that is one offset for each. */
-#include "base/clock.h"
-#include "base/log.h"
-#include "ingest/ingest.h"
-#include "tests/unit/session/harness.h"
-
-#include <poll.h>
-#include <pthread.h>
-#include <stdatomic.h>
+#include "base/text.h"
+#include "tests/unit/ingest/ingest_rig.h"
 
 #define PARTITIONS 4
-#define PENDING_MAX 64
 #define FAR_MS 4000000000000 /* a clock that is a century ahead */
 
 static struct bench {
@@ -26,11 +19,15 @@ static struct bench {
     _Atomic int64_t stalled_ms; /* as the state says */
     atomic_uint taken_back;
     atomic_bool waits;
+    _Atomic int64_t contents;             /* of the stream */
+    _Atomic int64_t contents_told;        /* the state's; -1: none */
+    atomic_bool no_place;                 /* for it in the state */
+    const char *error;                    /* of each partition while it is silent */
+    char reason[DN_STALL_REASON_MAX + 1]; /* that was told last; behind the lock */
     const struct dn_source_host *host;
     unsigned lost; /* so many answers, from now on */
     pthread_mutex_t lock;
-    struct dn_proposal *pending[PENDING_MAX];
-    size_t pending_count;
+    struct proposals pending;
     int64_t state[PARTITIONS];
     struct {
         int64_t at;
@@ -55,19 +52,9 @@ static void fake_close(void *self)
     (void)self;
 }
 
-static size_t fake_streams(void *self, struct dn_stream_info *ret, size_t max)
+static uint32_t fake_partitions(void)
 {
-    (void)self;
-    assert_true(max >= 1);
-    *ret = (struct dn_stream_info){.stream = "clicks/web", .partition_count = bench.partitions};
-    return 1;
-}
-
-static int64_t fake_trouble(void *self, char ret_text[DN_SOURCE_TEXT_MAX])
-{
-    (void)self;
-    ret_text[0] = 0;
-    return 0;
+    return bench.partitions;
 }
 
 static enum dn_code fake_start(void *self, size_t stream, uint32_t p, int64_t offset, struct dn_error *err)
@@ -120,27 +107,18 @@ static void fake_status(void *self, size_t stream, uint32_t p, struct dn_partiti
     if (atomic_load(&bench.silent)) {
         ret->state = DN_PARTITION_CONNECTING;
         ret->waits = atomic_load(&bench.waits);
+        snprintf(ret->error, sizeof ret->error, "%s", bench.error != NULL ? bench.error : "");
         return;
     }
     ret->state = bench.reading[p].end_told ? DN_PARTITION_AT_END : DN_PARTITION_READING;
     ret->heard_ms = dn_wall_ms();
 }
 
-static const struct dn_source_driver FAKE = {.kind = "fake",
-                                             .open = fake_open,
-                                             .close = fake_close,
-                                             .streams = fake_streams,
-                                             .trouble = fake_trouble,
-                                             .start = fake_start,
-                                             .stop = fake_stop,
-                                             .read = fake_read,
-                                             .release = fake_stop,
-                                             .status = fake_status};
-
-static const struct dn_source_driver *fake_driver(enum dn_source_kind kind)
+static int64_t fake_contents(void *self, size_t stream)
 {
-    (void)kind;
-    return &FAKE;
+    (void)self;
+    (void)stream;
+    return atomic_load(&bench.contents);
 }
 
 /* ---- the state -------------------------------------------------------------------------------------- */
@@ -155,8 +133,21 @@ static void answer(struct dn_proposal *proposal)
     uint8_t kind = dn_reader_u8(&reader);
     dn_reader_u8(&reader);
     dn_buffer_init(&result, 64);
-    if (kind != DN_RECORD_STREAM) {
+    if (kind == DN_RECORD_SOURCE) {
+        (void)dn_reader_blob(&reader, DN_SOURCE_MAX, &length);
+        assert_int_equal(dn_reader_u32(&reader), DN_PARTITION_CONTENTS);
+        if (!atomic_load(&bench.no_place))
+            atomic_store(&bench.contents_told, dn_reader_i64(&reader));
+        dn_buffer_u8(&result, atomic_load(&bench.no_place) ? DN_RESULT_FULL : DN_RESULT_OK);
+        dn_buffer_i64(&result, DN_OFFSET_UNSET);
+    } else if (kind == DN_RECORD_STALL) {
         int64_t since_ms = dn_reader_i64(&reader);
+        const uint8_t *reason = dn_reader_blob(&reader, DN_STALL_REASON_MAX, &length);
+        assert_false(reader.failed);
+        pthread_mutex_lock(&bench.lock);
+        memcpy(bench.reason, reason, length);
+        bench.reason[length] = 0;
+        pthread_mutex_unlock(&bench.lock);
         atomic_store(&bench.stalled_ms, since_ms);
         atomic_fetch_add(&bench.taken_back, since_ms == 0);
         dn_buffer_u8(&result, DN_RESULT_OK);
@@ -207,25 +198,23 @@ static bool target_propose(void *data, struct dn_proposal *proposal)
         return true;
     }
     pthread_mutex_lock(&bench.lock);
-    assert_true(bench.pending_count < PENDING_MAX);
-    bench.pending[bench.pending_count++] = proposal;
+    assert_true(proposals_put(&bench.pending, proposal));
     pthread_mutex_unlock(&bench.lock);
     return true;
 }
 
 static bool answer_oldest(void)
 {
-    struct dn_proposal *oldest = NULL;
+    struct pending oldest;
 
     pthread_mutex_lock(&bench.lock);
-    if (bench.pending_count > 0) {
-        oldest = bench.pending[0];
-        memmove(bench.pending, bench.pending + 1, --bench.pending_count * sizeof bench.pending[0]);
-    }
+    bool some = proposals_take(&bench.pending, &oldest);
     pthread_mutex_unlock(&bench.lock);
-    if (oldest != NULL)
-        answer(oldest);
-    return oldest != NULL;
+    if (!some)
+        return false;
+    free(oldest.record);
+    answer(oldest.proposal);
+    return true;
 }
 
 static bool target_leads(void *data, uint32_t group)
@@ -241,8 +230,10 @@ static bool target_next_offset(void *data, uint32_t group, const char *stream, u
     (void)data;
     (void)group;
     (void)stream;
+    if (partition == DN_PARTITION_CONTENTS)
+        *ret_next_offset = atomic_load(&bench.contents_told);
     if (partition >= PARTITIONS)
-        return false;
+        return partition == DN_PARTITION_CONTENTS && *ret_next_offset >= 0;
     pthread_mutex_lock(&bench.lock);
     *ret_next_offset = bench.state[partition];
     pthread_mutex_unlock(&bench.lock);
@@ -263,24 +254,9 @@ static struct dn_source_config config;
 
 static struct dn_ingest *start(uint32_t shards)
 {
-    struct dn_ingest_options options = {
-        .sources = &config,
-        .source_count = 1,
-        .shard_count = shards,
-        .node_id = 1,
-        .data_dir = ".",
-        .stall_ms = 200,
-        .driver = fake_driver,
-        .target = {.propose = target_propose,
-                   .leads = target_leads,
-                   .next_offset = target_next_offset,
-                   .stalled = target_stalled},
-    };
-    struct dn_ingest *ingest = NULL;
-    struct dn_error err = {0};
+    static const uint8_t KEY[DN_HASH_KEY_BYTES] = {0};
 
-    CHECK(dn_ingest_start(&options, &ingest, &err) == DN_OK, "%s", err.message);
-    return ingest;
+    return start_ingest(&config, shards, 1, 200, NULL, KEY, NULL);
 }
 
 static int make_rig(void **state)
@@ -290,17 +266,12 @@ static int make_rig(void **state)
     pthread_mutex_init(&bench.lock, NULL);
     bench.partitions = 1;
     bench.length = INT64_MAX;
+    bench.contents_told = -1;
     bench.message_ms = dn_wall_ms();
     bench.answers_at_once = true;
     for (size_t p = 0; p < PARTITIONS; p++)
         bench.state[p] = DN_OFFSET_UNSET;
-    memset(&config, 0, sizeof config);
-    snprintf(config.name, sizeof config.name, "clicks");
-    config.message_bytes = 65536;
-    config.batch_events = 100;
-    config.batch_bytes = 65536;
-    config.batch_ms = 2;
-    config.inflight_batches = 1;
+    config = configuration();
     return 0;
 }
 
@@ -480,6 +451,145 @@ static void test_old_times_at_the_end(void **state)
           (long long)row.next_offset);
 }
 
+/* Runs until the state is told that the streams stand still, and why. */
+static void told_reason(uint32_t partitions, const char *error, char ret[DN_STALL_REASON_MAX + 1])
+{
+    bench.partitions = partitions;
+    bench.error = error;
+    bench.length = 0;
+    atomic_store(&bench.silent, true);
+    atomic_store(&bench.stalled_ms, 0);
+    struct dn_ingest *ingest = start(1);
+    for (int i = 0; i < 600 && atomic_load(&bench.stalled_ms) == 0; i++)
+        poll(NULL, 0, 10);
+    pthread_mutex_lock(&bench.lock);
+    memcpy(ret, bench.reason, sizeof bench.reason);
+    pthread_mutex_unlock(&bench.lock);
+    assert_true(atomic_load(&bench.stalled_ms) != 0);
+    stop(ingest);
+}
+
+static void test_reasons(void **state)
+{
+    char reason[DN_STALL_REASON_MAX + 1], words[400] = "", umlauts[400] = "";
+
+    (void)state;
+    told_reason(1, "no broker answers", reason);
+    assert_string_equal(reason, "clicks/web partition 0: no broker answers");
+    make_rig(state);
+    told_reason(PARTITIONS, "no broker answers", reason);
+    CHECK(strncmp(reason, "4 partitions, the longest clicks/web partition ", 47) == 0, "%s", reason);
+
+    for (size_t i = 0; i < 55; i++)
+        snprintf(words + strlen(words), sizeof words - strlen(words), "word%zu ", i);
+    make_rig(state);
+    told_reason(1, words, reason);
+    const char *told = strstr(reason, "word0");
+    assert_non_null(told);
+    size_t kept = strlen(told) - 3;
+    assert_string_equal(told + kept, "...");
+    CHECK(strncmp(told, words, kept) == 0 && words[kept] == ' ', "%s", reason);
+    assert_in_range(strlen(reason), DN_STALL_REASON_MAX - 10, DN_STALL_REASON_MAX);
+
+    /* No words in it. */
+    for (int shift = 0; shift < 2; shift++) {
+        snprintf(umlauts, sizeof umlauts, "%s", shift > 0 ? "x" : "");
+        for (size_t i = 0; i < 150; i++)
+            strcat(umlauts, "\xc3\xa4");
+        make_rig(state);
+        told_reason(1, umlauts, reason);
+        CHECK(dn_utf8_valid(reason, strlen(reason)), "%s", reason);
+        assert_in_range(strlen(reason), DN_STALL_REASON_MAX - 1, DN_STALL_REASON_MAX);
+    }
+}
+
+static void wait_offset(struct dn_ingest *ingest, int64_t wanted)
+{
+    struct dn_ingest_row row = {0};
+
+    for (int i = 0; i < 1000 && row.next_offset != wanted; i++) {
+        poll(NULL, 0, 10);
+        (void)dn_ingest_rows(ingest, &row, 1);
+    }
+    CHECK(row.next_offset == wanted, "at %lld: %s", (long long)row.next_offset, row.error);
+}
+
+static void test_another_file_under_the_name(void **state)
+{
+    struct dn_ingest_row row = {0};
+
+    (void)state;
+    config.kind = DN_SOURCE_FILE;
+    bench.length = 50;
+    bench.contents = 7;
+    struct dn_ingest *ingest = start(1);
+    wait_offset(ingest, 50);
+    assert_int_equal(atomic_load(&bench.contents_told), 7);
+    dn_ingest_stop(ingest, 0);
+    dn_ingest_destroy(ingest);
+
+    /* While nobody reads it is replaced, by a longer one. */
+    bench.contents = 8;
+    bench.length = 80;
+    uint64_t sent = atomic_load(&bench.sent);
+    ingest = start(1);
+    for (int i = 0; i < 1000 && !row.stalled; i++) {
+        poll(NULL, 0, 10);
+        (void)dn_ingest_rows(ingest, &row, 1);
+    }
+    CHECK(row.stalled && strstr(row.error, "another file") != NULL, "%s", row.error);
+    assert_int_equal(atomic_load(&bench.sent), sent);
+    assert_int_equal(atomic_load(&bench.contents_told), 7);
+    pthread_mutex_lock(&bench.lock);
+    bench.state[0] = DN_OFFSET_UNSET; /* an operator's reset */
+    pthread_mutex_unlock(&bench.lock);
+    wait_offset(ingest, 80);
+    assert_int_equal(atomic_load(&bench.contents_told), 8);
+
+    /* And the one that is there grows. */
+    atomic_store(&bench.length, 90);
+    wait_offset(ingest, 90);
+    stop(ingest);
+}
+
+/* What it begins with is known only later: it is told as soon as it is. And a state that was read before such
+ * things were told, or has no room for them, is no hindrance. */
+static void test_contents_that_are_not_known(void **state)
+{
+    (void)state;
+    config.kind = DN_SOURCE_FILE;
+    bench.length = 50;
+    bench.contents = -1;
+    struct dn_ingest *ingest = start(1);
+    wait_offset(ingest, 50);
+    assert_int_equal(atomic_load(&bench.contents_told), -1);
+    atomic_store(&bench.contents, 7);
+    for (int i = 0; i < 1000 && atomic_load(&bench.contents_told) != 7; i++)
+        poll(NULL, 0, 10);
+    assert_int_equal(atomic_load(&bench.contents_told), 7);
+    dn_ingest_stop(ingest, 0);
+    dn_ingest_destroy(ingest);
+
+    /* Known again when something comes of it, and then it is another one: nothing of it is counted. */
+    bench.contents = -1;
+    ingest = start(1);
+    poll(NULL, 0, 300);
+    atomic_store(&bench.contents, 8);
+    atomic_store(&bench.length, 55);
+    bench.host->wake(bench.host->data);
+    poll(NULL, 0, 700);
+    dn_ingest_stop(ingest, 0);
+    dn_ingest_destroy(ingest);
+    assert_int_equal(bench.state[0], 50);
+
+    atomic_store(&bench.contents_told, -1);
+    atomic_store(&bench.no_place, true);
+    bench.length = 60;
+    ingest = start(1);
+    wait_offset(ingest, 60);
+    stop(ingest);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -489,6 +599,9 @@ int main(void)
         cmocka_unit_test_setup(test_messages_of_the_future, make_rig),
         cmocka_unit_test_setup(test_stall_is_inherited, make_rig),
         cmocka_unit_test_setup(test_old_errors_go, make_rig),
+        cmocka_unit_test_setup(test_reasons, make_rig),
+        cmocka_unit_test_setup(test_another_file_under_the_name, make_rig),
+        cmocka_unit_test_setup(test_contents_that_are_not_known, make_rig),
         cmocka_unit_test_setup(test_a_file_is_behind_by_nobody_knows_what, make_rig),
         cmocka_unit_test_setup(test_old_times_at_the_end, make_rig),
         cmocka_unit_test_setup(test_waiting_is_told_from_trouble, make_rig)};

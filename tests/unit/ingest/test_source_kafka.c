@@ -271,6 +271,21 @@ static void test_gap(void **state)
     mock_destroy(&mock);
 }
 
+/* What ends in FAILED says which way out there is; what may pass by itself does not end there. */
+static void test_failures_name_the_way_out(void **state)
+{
+    (void)state;
+    assert_non_null(strstr(kafka_what_to_do(RD_KAFKA_RESP_ERR__BAD_MSG), "dunlin source skip"));
+    assert_non_null(strstr(kafka_what_to_do(RD_KAFKA_RESP_ERR__BAD_COMPRESSION), "dunlin source skip"));
+    assert_non_null(
+        strstr(kafka_what_to_do(RD_KAFKA_RESP_ERR_UNSUPPORTED_COMPRESSION_TYPE), "dunlin source skip"));
+    const char *denied = kafka_what_to_do(RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED);
+    assert_non_null(strstr(denied, "allow it"));
+    assert_null(strstr(denied, "skip")); /* leaving events out would not help */
+    assert_null(kafka_what_to_do(RD_KAFKA_RESP_ERR__TRANSPORT));
+    assert_null(kafka_what_to_do(RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE));
+}
+
 static void test_broker_down_and_up(void **state)
 {
     (void)state;
@@ -577,6 +592,7 @@ int main(void)
         cmocka_unit_test(test_too_large),
         cmocka_unit_test(test_start_again_and_again),
         cmocka_unit_test(test_gap),
+        cmocka_unit_test(test_failures_name_the_way_out),
         cmocka_unit_test(test_broker_down_and_up),
         cmocka_unit_test(test_close_with_a_dead_broker),
         cmocka_unit_test(test_topic_missing),

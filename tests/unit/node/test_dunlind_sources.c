@@ -4,6 +4,7 @@
 #include "process.h"
 
 #include <jansson.h>
+#include <sodium.h>
 
 static char output[1 << 16]; /* of the last command */
 
@@ -89,6 +90,17 @@ static void wait_events(const struct bench *b, char *user, size_t count)
     fail_msg("%zu events of %s instead of %zu\n%s", session_events(b, user), user, count, read_log(b));
 }
 
+static void wait_output(const struct bench *b, const char *text, bool there)
+{
+    for (int left = WAIT_S * (1000000 / PAUSE_US); left > 0; left--) {
+        assert_int_equal(CLI(b, "status"), 0);
+        if ((strstr(output, text) != NULL) == there)
+            return;
+        usleep(PAUSE_US);
+    }
+    fail_msg("'%s' %s\n%s\n%s", text, there ? "does not come" : "stays", output, read_log(b));
+}
+
 static json_t *output_json(void)
 {
     json_t *object = json_loads(output, 0, NULL);
@@ -136,6 +148,21 @@ static void misroute(const char *letters, const char *path)
     }
     fclose(in);
     assert_int_equal(fclose(out), 0);
+}
+
+/* The first letter's partition, which is 0, becomes one that no shard reads. */
+static void other_partition(const char *path)
+{
+    FILE *file = fopen(path, "r+e");
+    char text[8192];
+
+    assert_non_null(file);
+    text[fread(text, 1, sizeof(text) - 1, file)] = 0;
+    const char *at = strstr(text, "\"partition\":0");
+    assert_non_null(at);
+    assert_int_equal(fseek(file, at - text + (long)strlen("\"partition\":"), SEEK_SET), 0);
+    assert_int_equal(fputc('7', file), '7');
+    assert_int_equal(fclose(file), 0);
 }
 
 static void a_file_is_read_once(void **state)
@@ -222,6 +249,11 @@ static void a_file_is_read_once(void **state)
     assert_int_equal(CLI(b, "deadletter", "replay", misrouted, "--config", b->config, "--dry-run", "--reason",
                          "misrouted"),
                      0);
+    assert_null(strstr(output, "{\"user\":\"cy\"")); /* its user's shard reads this partition itself */
+    other_partition(misrouted);
+    assert_int_equal(CLI(b, "deadletter", "replay", misrouted, "--config", b->config, "--dry-run", "--reason",
+                         "misrouted"),
+                     0);
     assert_non_null(strstr(output, "{\"user\":\"cy\""));
     /* The others are no events yet; with the field mapped as it should have been, one is. */
     assert_int_equal(
@@ -259,6 +291,165 @@ static void a_file_is_read_once(void **state)
     stop(b, SIGTERM, 0);
 }
 
+/* Waits until both shards have an offset of the only stream, and tells its name. */
+static void wait_offsets(const struct bench *b, char ret_stream[PATH_TEXT])
+{
+    for (int left = WAIT_S * (1000000 / PAUSE_US); left > 0; left--) {
+        assert_int_equal(CLI(b, "source", "list", "--json"), 0);
+        json_t *list = output_json();
+        const json_t *partitions = json_object_get(list, "partitions");
+        size_t known = 0;
+        for (size_t i = 0; i < json_array_size(partitions); i++) {
+            const json_t *partition = json_array_get(partitions, i);
+            known += json_is_integer(json_object_get(partition, "next_offset"));
+            snprintf(ret_stream, PATH_TEXT, "%s", json_string_value(json_object_get(partition, "stream")));
+        }
+        assert_true(json_array_size(partitions) <= 2);
+        json_decref(list);
+        if (known == 2)
+            return;
+        usleep(PAUSE_US);
+    }
+    fail_msg("no offsets\n%s\n%s", output, read_log(b));
+}
+
+/* While the node is down another file gets the name, with a line's beginning where reading would go on. */
+static void a_file_replaced_while_down(void **state)
+{
+    struct bench *b = *state;
+    char extra[700], events[PATH_TEXT], other[PATH_TEXT], stream[PATH_TEXT];
+
+    snprintf(events, sizeof(events), "%s/events", b->folder);
+    snprintf(other, sizeof(other), "%s/other", b->folder);
+    snprintf(extra, sizeof(extra),
+             "freshness_alarm_ms: 500\nsources:\n  - {name: web, kind: file, paths: ['%s']}\n", events);
+    write_config(b, 1, "test", extra);
+    append_event(events, "ann", now_ms());
+    start(b);
+    wait_ready(b);
+    wait_offsets(b, stream);
+    assert_int_equal(session_events(b, (char[]){"ann"}), 1);
+    assert_int_equal(CLI(b, "source", "list"), 0);
+    assert_null(strstr(output, "42949672")); /* what is no partition is not shown as one */
+    assert_int_equal(http(b, "GET", "/metrics"), 200);
+    assert_null(strstr(body, "partition=\"42949672"));
+    stop(b, SIGTERM, 0);
+
+    append_event(other, "bob", now_ms());
+    append_event(other, "cyn", now_ms());
+    assert_int_equal(rename(other, events), 0);
+    start(b);
+    wait_ready(b);
+    wait_output(b, "another file has this name", true);
+    assert_int_equal(session_events(b, (char[]){"cyn"}), 0);
+    assert_int_equal(CLI(b, "source", "reset", stream, "0", "--to", "beginning", "--yes"), 0);
+    wait_events(b, (char[]){"bob"}, 1);
+    wait_events(b, (char[]){"cyn"}, 1);
+    wait_output(b, "STREAMS STAND STILL", false);
+    append_event(events, "bob", now_ms()); /* it may grow */
+    wait_events(b, (char[]){"bob"}, 2);
+    stop(b, SIGTERM, 0);
+}
+
+static void replay_reads_a_last_line(void **state)
+{
+    struct bench *b = *state;
+    char events[PATH_TEXT], extra[700];
+
+    snprintf(events, sizeof(events), "%s/events", b->folder);
+    snprintf(extra, sizeof(extra), "sources:\n  - {name: web, kind: file, paths: ['%s']}\n", events);
+    write_config(b, 1, "test", extra);
+    append_event(events, "ann", 1700000000000);
+    append_event(events, "bob", 1700000000000);
+    struct stat info;
+    assert_int_equal(stat(events, &info), 0);
+    assert_int_equal(truncate(events, info.st_size - 1), 0); /* without its newline */
+    assert_int_equal(CLI(b, "replay", "source", "--config", b->config, "--dump", "--show-ids"), 0);
+    assert_non_null(strstr(output, "\"ann\""));
+    assert_non_null(strstr(output, "\"bob\""));
+}
+
+static void files_without_letters(void **state)
+{
+    struct bench *b = *state;
+    char path[2 * PATH_TEXT];
+
+    write_source(b, "");
+    snprintf(path, sizeof(path), "%s/letters", b->folder);
+    assert_int_equal(CLI(b, "deadletter", "list", path), 1); /* there is none */
+    write_file(path, "");
+    assert_int_equal(CLI(b, "deadletter", "list", path), 0);
+    assert_int_equal(CLI(b, "deadletter", "replay", path, "--config", b->config), 0);
+    append_line(path, "2026-11-21 12:00:00 something else");
+    assert_int_equal(CLI(b, "deadletter", "list", path), 1);
+    assert_int_equal(CLI(b, "deadletter", "list", path, "--json"), 1);
+    assert_int_equal(CLI(b, "deadletter", "replay", path, "--config", b->config), 1);
+    /* Beside letters a torn line is nothing special. */
+    append_line(path, "{\"shard\":1,\"number\":0,\"reason\":\"late\",\"source\":\"web\",\"stream\":\"web/a\","
+                      "\"partition\":0,\"offset\":1,\"judged_ms\":1,\"time_ms\":null,\"key\":null,"
+                      "\"bytes\":null,\"gone\":true}");
+    assert_int_equal(CLI(b, "deadletter", "list", path), 0);
+    assert_non_null(strstr(output, "1 lines are no letters"));
+}
+
+/* A letter as it would stand in a file; its message says that `user` viewed i. */
+static void append_letter(const char *path, unsigned number, int64_t time_ms, const char *key,
+                          const char *user)
+{
+    char message[200], base64[300], line[900];
+
+    snprintf(message, sizeof(message), "{\"user_id\":\"%s\",\"item_id\":\"i\"}", user);
+    sodium_bin2base64(base64, sizeof(base64), (const unsigned char *)message, strlen(message),
+                      sodium_base64_VARIANT_ORIGINAL);
+    snprintf(line, sizeof(line),
+             "{\"shard\":1,\"number\":%u,\"reason\":\"late\",\"source\":\"web\",\"stream\":\"web/a\","
+             "\"partition\":0,\"offset\":7,\"judged_ms\":1,\"time_ms\":%lld,\"key\":%s,\"bytes\":\"%s\","
+             "\"gone\":false}",
+             number, (long long)time_ms, key, base64);
+    append_line(path, line);
+}
+
+/* What `deadletter replay` would publish of these letters: how many different ids. */
+static size_t count_ids(const struct bench *b, const char *path, size_t events)
+{
+    char *ids[8];
+    size_t count = 0, different = 0;
+
+    assert_int_equal(CLI(b, "deadletter", "replay", path, "--config", b->config, "--dry-run"), 0);
+    for (char *line = strtok(output, "\n"); line != NULL; line = strtok(NULL, "\n")) {
+        ids[count] = strstr(line, "\"event_id\":\"dead:web/a:0:7:");
+        assert_non_null(ids[count]);
+        ids[count][strcspn(ids[count], "}")] = 0;
+        *strstr(ids[count], ",\"weight") = 0;
+        bool seen = false;
+        for (size_t i = 0; i < count; i++)
+            seen |= strcmp(ids[i], ids[count]) == 0;
+        different += !seen;
+        count++;
+    }
+    assert_int_equal(count, events);
+    return different;
+}
+
+static void ids_of_a_topic_made_anew(void **state)
+{
+    struct bench *b = *state;
+    char path[2 * PATH_TEXT];
+
+    write_source(b, "");
+    snprintf(path, sizeof(path), "%s/letters", b->folder);
+    append_letter(path, 0, 5, "null", "ann");
+    append_letter(path, 0, 5, "null", "ann"); /* the same, written twice */
+    append_letter(path, 3, 5, "null", "ann"); /* and read again after a reset */
+    assert_int_equal(count_ids(b, path, 3), 1);
+    append_letter(path, 1, 5, "null", "bob"); /* that offset in another topic of the name */
+    assert_int_equal(count_ids(b, path, 4), 2);
+    append_letter(path, 2, 6, "null", "ann");
+    assert_int_equal(count_ids(b, path, 5), 3);
+    append_letter(path, 2, 5, "\"YW5u\"", "ann");
+    assert_int_equal(count_ids(b, path, 6), 4);
+}
+
 /* ---- wrong sources --------------------------------------------------------------------------------------
  */
 
@@ -287,17 +478,6 @@ static void wrong_sources_end_it(void **state)
 
 /* ---- a broker that is down ------------------------------------------------------------------------------
  */
-
-static void wait_output(const struct bench *b, const char *text, bool there)
-{
-    for (int left = WAIT_S * (1000000 / PAUSE_US); left > 0; left--) {
-        assert_int_equal(CLI(b, "status"), 0);
-        if ((strstr(output, text) != NULL) == there)
-            return;
-        usleep(PAUSE_US);
-    }
-    fail_msg("'%s' %s\n%s\n%s", text, there ? "does not come" : "stays", output, read_log(b));
-}
 
 static void a_broker_that_is_down_is_said(void **state)
 {
@@ -344,8 +524,8 @@ static void a_broker_that_is_down_is_said(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(a_file_is_read_once),
-        TEST(wrong_sources_end_it),
+        TEST(a_file_is_read_once),           TEST(a_file_replaced_while_down), TEST(replay_reads_a_last_line),
+        TEST(files_without_letters),         TEST(ids_of_a_topic_made_anew),   TEST(wrong_sources_end_it),
         TEST(a_broker_that_is_down_is_said),
     };
 

@@ -122,6 +122,22 @@ static void whole_entries_load(void **state)
     assert_int_equal(config.source_count, 0);
 }
 
+/* What is a text in YAML may stand in quotes: words to choose from and sizes too. */
+static void texts_may_be_quoted(void **state)
+{
+    (void)state;
+    accepted("  - {name: \"a\", kind: \"kafka\", topics: ['t'], brokers: 'h:1', format: 'protobuf',\n"
+             "     message_bytes: \"2MiB\", dead_letters: {to: \"none\"}}\n"
+             "  - {name: b, kind: 'file', paths: [\"/x\"]}\n");
+    assert_int_equal(config.sources[0].kind, DN_SOURCE_KAFKA);
+    assert_int_equal(config.sources[0].format, DN_FORMAT_PROTOBUF);
+    assert_int_equal(config.sources[0].message_bytes, 2 << 20);
+    assert_int_equal(config.sources[0].dead_sink, DN_DEAD_DROPPED);
+    assert_int_equal(config.sources[1].kind, DN_SOURCE_FILE);
+    refused("name: a, kind: \"kafk\", topics: [t]", "[].kind", "must be one of: kafka file; not 'kafk'");
+    refused(KAFKA ", batch: {events: '5'}", "[].batch.events", "a number without quotes");
+}
+
 static void wrong_entries_are_refused(void **state)
 {
     (void)state;
@@ -366,10 +382,10 @@ static void passwords_come_from_files(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(whole_entries_load),        cmocka_unit_test(wrong_entries_are_refused),
-        cmocka_unit_test(properties_are_checked),    cmocka_unit_test(what_is_printed_loads_again),
-        cmocka_unit_test(secrets_are_not_printed),   cmocka_unit_test(the_sample_loads_uncommented),
-        cmocka_unit_test(passwords_come_from_files),
+        cmocka_unit_test(whole_entries_load),           cmocka_unit_test(texts_may_be_quoted),
+        cmocka_unit_test(wrong_entries_are_refused),    cmocka_unit_test(properties_are_checked),
+        cmocka_unit_test(what_is_printed_loads_again),  cmocka_unit_test(secrets_are_not_printed),
+        cmocka_unit_test(the_sample_loads_uncommented), cmocka_unit_test(passwords_come_from_files),
     };
 
     return sodium_init() < 0 ? 1 : cmocka_run_group_tests(tests, NULL, NULL);

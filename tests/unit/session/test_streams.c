@@ -365,8 +365,12 @@ static void test_source_is_set_and_forgotten(void **state)
     assert_false(dn_shard_next_offset(rig.shard, "clicks", 3, &next));
     dn_epoch_leave(rig.reader);
     assert_int_equal(view_of("clicks").next_offset, DN_OFFSET_UNSET);
+    /* Whatever of before was on its way is refused, also what overlaps it. */
     assert_int_equal(batch(11, 12, NULL, 0, NULL, 0), DN_RESULT_GAP);
     assert_int_equal(rig.answer.next_offset, DN_OFFSET_UNSET);
+    event = at_offset(3, 1, rig.now_ms, "a");
+    assert_int_equal(batch(0, 12, &event, 1, NULL, 0), DN_RESULT_GAP);
+    assert_int_equal(view_of("clicks").events, 2);
     assert_int_equal(source("clicks", DN_OFFSET_UNSET, false), DN_RESULT_OK);
     assert_int_equal(rig.answer.next_offset, DN_OFFSET_UNSET);
     event = at_offset(0, 1, rig.now_ms, "a");
