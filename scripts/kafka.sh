@@ -247,7 +247,7 @@ cluster() {
 }
 
 start() {
-    local dir=$1 port="" sasl=0 tls=0 heap=512m properties=() pid
+    local dir=$1 port="" sasl=0 tls=0 heap=512m properties=() pid jvm=()
     shift
     while [ $# -gt 0 ]; do
         case "$1" in
@@ -268,9 +268,11 @@ start() {
     dir=$(cd "$dir" && pwd)
     running "$dir" && die "the broker of $dir runs already, as process $(cat "$dir/pid")"
     [ -f "$dir/server.properties" ] || configure_one "$dir" "$port" "$sasl" "$tls" "${properties[@]}"
+    # Of several brokers on one machine none is measured: they shall start quickly.
+    grep -q '^controller.quorum.voters=.*,' "$dir/server.properties" && jvm=(-XX:TieredStopAtLevel=1)
     : >"$dir/broker.log" # an older run's must not be taken for this one's
     # No console, no input, a session of its own: it outlives this script, and a terminal's Ctrl-C.
-    setsid java "-Xmx$heap" -Xms128m -XX:+UseSerialGC -Dlog4j.configuration="file:$dir/log4j.properties" \
+    setsid java "${jvm[@]}" "-Xmx$heap" -Xms128m -XX:+UseSerialGC -Dlog4j.configuration="file:$dir/log4j.properties" \
         -cp "$jars/*" kafka.Kafka "$dir/server.properties" >>"$dir/broker.log" 2>&1 </dev/null &
     pid=$!
     echo "$pid" >"$dir/pid"
