@@ -252,7 +252,7 @@ cluster() {
 
 # prepare DIR OPTION...: DIR becomes one that a broker can be started in. Sets the caller's `dir` and `java_words`.
 prepare() {
-    local host=127.0.0.1 port="" sasl=0 tls=0 heap=512m properties=()
+    local host=127.0.0.1 port="" sasl=0 tls=0 heap=512m properties=() jvm=()
     dir=$1
     shift
     while [ $# -gt 0 ]; do
@@ -275,7 +275,9 @@ prepare() {
     dir=$(cd "$dir" && pwd)
     running "$dir" && die "the broker of $dir runs already, as process $(cat "$dir/pid")"
     [ -f "$dir/server.properties" ] || configure_one "$dir" "$host" "$port" "$sasl" "$tls" "${properties[@]}"
-    java_words=("-Xmx$heap" -Xms128m -XX:+UseSerialGC "-Dlog4j.configuration=file:$dir/log4j.properties"
+    # Of several brokers on one machine none is measured: they shall start quickly.
+    grep -q '^controller.quorum.voters=.*,' "$dir/server.properties" && jvm=(-XX:TieredStopAtLevel=1)
+    java_words=("${jvm[@]}" "-Xmx$heap" -Xms128m -XX:+UseSerialGC "-Dlog4j.configuration=file:$dir/log4j.properties"
         -cp "$jars/*" kafka.Kafka "$dir/server.properties")
 }
 
