@@ -64,7 +64,7 @@ struct ingest_batch { /* one record: on its way, or kept for reuse */
     int64_t next_offset;
     int64_t newest_ms; /* what its stream held then is in it; -1: unknown */
     uint64_t sent_us;
-    bool mark;         /* of INGEST_ALL_READ or DN_PARTITION_CONTENTS: no offset of the lane's partition */
+    bool mark; /* of INGEST_ALL_READ or DN_PARTITION_CONTENTS: no offset of the lane's partition */
     /* Written by the consensus thread before it is put into `done`. */
     enum dn_code code;
     enum dn_result_status status;
