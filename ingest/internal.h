@@ -44,7 +44,7 @@
 #define INGEST_RETRY_MAX_US 1000000u
 #define INGEST_HEARD_MS 1500         /* a driver in touch says so at least this often */
 #define INGEST_ALL_READ UINT32_MAX   /* a partition that is a mark: every shard reads all of the stream */
-#define INGEST_STREAMS_MAX 1024u     /* of a source */
+#define INGEST_STREAMS_MAX 1024u     /* of a source, at a time */
 #define INGEST_BATCHES_OUT_MAX 4096u /* of all groups: the queue of those that came back */
 #define INGEST_EVENT_BYTES 37u       /* of an event in a record, beside its item */
 
@@ -61,6 +61,7 @@ struct ingest_batch { /* one record: on its way, or kept for reuse */
     int64_t next_offset;
     int64_t newest_ms; /* what its stream held then is in it; -1: unknown */
     bool mark;         /* of INGEST_ALL_READ: no offset of the lane's partition */
+    bool finish;       /* no events: the word that the partition is finished */
     /* Written by the consensus thread before it is put into `done`. */
     enum dn_code code;
     enum dn_result_status status;
@@ -87,6 +88,7 @@ struct ingest_lane {
     unsigned out;         /* batches on their way */
     bool held_up;         /* its feed stands still until it has room again */
     bool sent;            /* in this turn of the lanes */
+    bool revive;          /* the state takes it for finished, and it is there: to be told so */
     uint64_t progress_us; /* since when begins_at lags behind the feed without events */
     /* What is gathered. */
     struct dn_event_in *events;
@@ -180,6 +182,8 @@ struct dn_ingest {
     pthread_mutex_t rows_lock;
     struct dn_ingest_row *rows; /* behind rows_lock */
     size_t row_count;
+    char (*names)[DN_SOURCE_MAX + 1]; /* of streams that are there */
+    size_t name_count;
 };
 
 /* ---- ingest.c */
@@ -191,6 +195,12 @@ void ingest_refresh(struct dn_ingest *ingest, bool rules);
 /* Releases and stops every feed; the drivers are still open. */
 void ingest_close_feeds(struct dn_ingest *ingest);
 void ingest_topology_free(struct dn_ingest *ingest);
+
+/* Drops a stream's feeds and lanes, of which nothing is out. */
+void ingest_close_stream(struct ingest_stream *stream);
+
+/* ---- forget.c: streams that are gone */
+void ingest_forget(struct dn_ingest *ingest);
 
 /* ---- feed.c */
 /* What a running lane takes next. */
@@ -215,6 +225,10 @@ bool lane_turn(struct ingest_lane *lane);
 uint64_t lane_due_us(const struct ingest_lane *lane);
 /* Back to SYNCING: what is gathered is dropped. */
 void lane_desync(struct ingest_lane *lane, uint64_t retry_after_us, const char *why);
+/* Everything that was read of its feed, which is at its end, is in the state. */
+bool lane_at_end(const struct ingest_lane *lane);
+/* Proposes that the partition is finished, where the lane is at its end. It may be out for a while. */
+void lane_finish(struct ingest_lane *lane);
 /* A batch that came back. */
 void lane_batch_done(struct ingest_batch *batch);
 

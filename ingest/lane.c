@@ -174,7 +174,8 @@ static void on_done(struct dn_proposal *proposal, enum dn_code code, uint64_t in
     if (code != DN_OK) {
         snprintf(batch->error, sizeof batch->error, "%.150s",
                  err != NULL ? err->message : dn_code_text(code));
-    } else if (dn_result_parse(result, length, DN_RECORD_STREAM, &answer, NULL) == DN_OK) {
+    } else if (dn_result_parse(result, length, batch->finish ? DN_RECORD_SOURCE : DN_RECORD_STREAM, &answer,
+                               NULL) == DN_OK) {
         batch->answered = true;
         batch->status = answer.status;
         batch->state_offset = answer.next_offset;
@@ -200,6 +201,7 @@ static struct ingest_batch *take_batch(struct dn_ingest *ingest)
         dn_buffer_init(&batch->record, RECORD_BYTES_MAX);
     }
     dn_buffer_clear(&batch->record);
+    batch->mark = batch->finish = false;
     return batch;
 }
 
@@ -271,7 +273,6 @@ static bool send(struct ingest_lane *lane)
         return false;
     for (uint32_t i = 0; i < lane->event_count; i++)
         lane->events[i].item = (const char *)lane->items.bytes + lane->item_at[i];
-    batch->mark = false;
     batch->next_offset = reached(lane);
     /* A message's own time may be old while the stream is read to its end again and again. */
     batch->newest_ms = lane->feed->message_ms;
@@ -283,6 +284,7 @@ static bool send(struct ingest_lane *lane)
         return false;
     lane->begins_at = reached(lane);
     lane->sent = true;
+    lane->revive = false;
     forget_gathered(lane);
     return true;
 }
@@ -352,6 +354,17 @@ static void judge(struct ingest_lane *lane, const struct ingest_batch *batch)
     refuse(lane, true, "the state machine refused a batch as invalid: this is a fault of dunlin");
 }
 
+/* Where it has not come into the state, it is said again: ingest_forget looks. */
+static void finish_done(struct ingest_lane *lane, const struct ingest_batch *batch)
+{
+    if (batch->code == DN_OK && batch->answered && batch->status == DN_RESULT_OK)
+        return;
+    if (batch->code == DN_OK && batch->answered && batch->status == DN_RESULT_GAP)
+        lane_desync(lane, 0, NULL); /* the offset was moved */
+    else
+        lane->retry_us = lane->feed->stream->source->ingest->now_us + INGEST_RETRY_MAX_US;
+}
+
 /* A mark: it is in the state now, or was before. */
 static bool stands(const struct ingest_batch *batch)
 {
@@ -369,7 +382,9 @@ void lane_batch_done(struct ingest_batch *batch)
     batch->ingest->batches_out--;
     if (batch->code != DN_OK || !batch->answered || batch->status != DN_RESULT_OK)
         dn_counter_add(lane->feed->stream->source->refusals, 1);
-    if (!batch->mark || !stands(batch))
+    if (batch->finish)
+        finish_done(lane, batch);
+    else if (!batch->mark || !stands(batch))
         judge(lane, batch);
     give_back(batch);
 }
@@ -386,6 +401,15 @@ static int64_t state_offset(const struct ingest_lane *lane)
                              lane->feed->partition, &offset))
         return DN_OFFSET_UNSET;
     return offset;
+}
+
+static bool finished_in_state(const struct ingest_lane *lane)
+{
+    const struct ingest_stream *stream = lane->feed->stream;
+    const struct dn_ingest_target *target = &stream->source->ingest->options.target;
+
+    return target->finished != NULL &&
+           target->finished(target->data, lane->group, stream->info.stream, lane->feed->partition);
 }
 
 /* The state says that all shards read this stream, or need not: topology.c. Else it is told so first; an
@@ -420,6 +444,7 @@ static void sync(struct ingest_lane *lane)
     lane->begins_at = lane->next_offset = lane->committed = state_offset(lane);
     lane->behind = lane->feed->started && lane->next_offset < lane->feed->position;
     lane->look_us = lane->progress_us = ingest->now_us;
+    lane->revive = finished_in_state(lane);
     lane->state = LANE_RUNNING;
     lane->feed->seek = true;
 }
@@ -432,6 +457,7 @@ static void look(struct ingest_lane *lane)
     if (lane->out > 0 || ingest->now_us - lane->look_us < INGEST_LOOK_US)
         return;
     lane->look_us = ingest->now_us;
+    lane->revive = finished_in_state(lane);
     if (state_offset(lane) != lane->committed)
         lane_desync(lane, 0, NULL);
 }
@@ -442,6 +468,9 @@ static bool is_due(const struct ingest_lane *lane)
 
     if (lane->event_count + lane->dead_count > 0)
         return is_full(lane) || now_us - lane->oldest_us >= config_of(lane)->batch_ms * 1000;
+    /* What is there keeps its place in the state, also where nothing is added to it. */
+    if (lane->revive && !lane->feed->stream->info.gone && lane->begins_at >= 0)
+        return true;
     return reached(lane) > lane->begins_at && now_us - lane->progress_us >= INGEST_OFFSETS_US;
 }
 
@@ -467,6 +496,28 @@ bool lane_turn(struct ingest_lane *lane)
     else if (group->out >= group->out_max)
         group->waiting++;
     return true;
+}
+
+bool lane_at_end(const struct ingest_lane *lane)
+{
+    const struct ingest_feed *feed = lane->feed;
+
+    return lane->state == LANE_RUNNING && !lane->leaving && !lane->behind && lane->out == 0 &&
+           lane->event_count + lane->dead_count == 0 && feed->started && feed->at_end &&
+           feed->at == feed->count && lane->next_offset <= feed->position &&
+           lane->committed == feed->position && lane->begins_at == feed->position;
+}
+
+void lane_finish(struct ingest_lane *lane)
+{
+    struct ingest_batch *batch = lane_at_end(lane) ? batch_for(lane) : NULL;
+
+    if (batch == NULL)
+        return;
+    batch->finish = true;
+    dn_record_source_finished(&batch->record, lane->feed->stream->info.stream, lane->feed->partition,
+                              lane->committed);
+    propose(lane, batch);
 }
 
 uint64_t lane_due_us(const struct ingest_lane *lane)
