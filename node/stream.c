@@ -311,6 +311,13 @@ size_t dn_streams_rows(struct dn_streams *streams, struct dn_ingest_row *ret, si
     return ingest ? dn_ingest_rows(ingest, ret, max) : 0;
 }
 
+bool dn_streams_has(struct dn_streams *streams, const char *stream)
+{
+    struct dn_ingest *ingest = atomic_load(&streams->ingest);
+
+    return ingest && dn_ingest_has(ingest, stream);
+}
+
 int64_t dn_streams_letters_trouble(struct dn_streams *streams, char ret_text[DN_SOURCE_TEXT_MAX])
 {
     struct dn_deadletters *letters = atomic_load(&streams->letters);
