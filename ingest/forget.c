@@ -1,22 +1,23 @@
-/* Streams that are gone: files that were read to their end and deleted.
+/* Streams that are gone: files that were read and deleted.
  *
  * The driver says that a stream is there no more. Each shard that knows it is told that it is finished, by
- * whoever reads it for that shard, at the offset that is the end; the shard may then give its place to
- * another stream, and remembers it until it does. When the state of every shard says so (or never knew it),
- * this node lets the stream go: its feeds, its lanes, and the driver's entry, whose number may be another's
- * from then on.
+ * whoever reads it for that shard, at the offset that it has; the shard may then give its place to another
+ * stream, and remembers it until it does. When the state of every shard says so (or never knew it), this node
+ * lets the stream go: its feeds, its lanes, and the driver's entry, whose number may be another's from then
+ * on.
  *
- * Where a stream was not read to its end, nothing is said by itself: it may come back, or a person decides
- * (`dunlin source forget`, which puts the same word into the state). What comes back after it was let go is
- * a new stream to this node, and the state still has its offset; its lanes say that it is there (`revive`).
+ * Said by itself is that of a stream that was read to its end, and of one that went while this node had not
+ * opened it, which waits for nothing but its coming back (another leader may have read it to its end before).
+ * A stream whose loss is a fault (GAP) stands still until a person decides (`dunlin source forget` puts the
+ * same word into the state). What comes back after it was let go is a new stream to this node, and goes on at
+ * the offset that the state still has; its lanes say that it is there (`revive`).
  */
 #include "ingest/internal.h"
 
 #include "base/log.h"
 
-/* It went before it could be opened, which is no trouble (`waits`): nothing of it was counted. What must not
- * go unnoticed is GAP. */
-static bool never_read(const struct ingest_feed *feed)
+/* It went while it was not open, which is no trouble. */
+static bool waits(const struct ingest_feed *feed)
 {
     const struct ingest_source *source = feed->stream->source;
     struct dn_partition_status status;
@@ -33,13 +34,13 @@ static bool is_over(struct ingest_feed *feed, uint32_t group)
     struct ingest_lane *lane = feed->lanes[group - 1];
     int64_t ignored;
 
-    if (lane != NULL && (lane->out > 0 || lane->event_count + lane->dead_count > 0))
+    if (lane != NULL && !lane_is_settled(lane))
         return false;
     if (!target->next_offset(target->data, group, stream->info.stream, feed->partition, &ignored))
-        return lane == NULL || never_read(feed);
+        return lane == NULL || waits(feed);
     if (target->finished(target->data, group, stream->info.stream, feed->partition))
         return true;
-    if (lane != NULL)
+    if (lane != NULL && (lane_is_at_end(lane) || waits(feed)))
         lane_finish(lane);
     return false;
 }

@@ -225,9 +225,11 @@ bool lane_turn(struct ingest_lane *lane);
 uint64_t lane_due_us(const struct ingest_lane *lane);
 /* Back to SYNCING: what is gathered is dropped. */
 void lane_desync(struct ingest_lane *lane, uint64_t retry_after_us, const char *why);
-/* Everything that was read of its feed, which is at its end, is in the state. */
-bool lane_at_end(const struct ingest_lane *lane);
-/* Proposes that the partition is finished, where the lane is at its end. It may be out for a while. */
+/* It runs, and nothing of it is under way. */
+bool lane_is_settled(const struct ingest_lane *lane);
+/* And everything that was read of its feed, which is at its end, is in the state. */
+bool lane_is_at_end(const struct ingest_lane *lane);
+/* Proposes that the partition is finished at what a settled lane has committed, as soon as there is room. */
 void lane_finish(struct ingest_lane *lane);
 /* A batch that came back. */
 void lane_batch_done(struct ingest_batch *batch);

@@ -341,9 +341,8 @@ static void judge(struct ingest_lane *lane, const struct ingest_batch *batch)
         return;
     case DN_RESULT_FULL:
         refuse(lane, true,
-               "the shard has no room: its queue of dead letters is full (`dunlin deadletter list`), or it "
-               "knows "
-               "4,096 partitions of streams");
+               "the shard has no room: its dead letters are full (`dunlin deadletter list`), or 4,096 "
+               "partitions of streams are in use (`dunlin source forget`)");
         return;
     case DN_RESULT_INVALID:
         break;
@@ -498,19 +497,24 @@ bool lane_turn(struct ingest_lane *lane)
     return true;
 }
 
-bool lane_at_end(const struct ingest_lane *lane)
+bool lane_is_settled(const struct ingest_lane *lane)
+{
+    return lane->state == LANE_RUNNING && !lane->leaving && lane->out == 0 &&
+           lane->event_count + lane->dead_count == 0 && lane->begins_at == lane->committed;
+}
+
+bool lane_is_at_end(const struct ingest_lane *lane)
 {
     const struct ingest_feed *feed = lane->feed;
 
-    return lane->state == LANE_RUNNING && !lane->leaving && !lane->behind && lane->out == 0 &&
-           lane->event_count + lane->dead_count == 0 && feed->started && feed->at_end &&
+    return lane_is_settled(lane) && !lane->behind && feed->started && feed->at_end &&
            feed->at == feed->count && lane->next_offset <= feed->position &&
-           lane->committed == feed->position && lane->begins_at == feed->position;
+           lane->committed == feed->position;
 }
 
 void lane_finish(struct ingest_lane *lane)
 {
-    struct ingest_batch *batch = lane_at_end(lane) ? batch_for(lane) : NULL;
+    struct ingest_batch *batch = batch_for(lane);
 
     if (batch == NULL)
         return;

@@ -347,7 +347,10 @@ static bool unpark(struct source *source, size_t stream, struct part *part)
     part->parked_us = now_us;
     dn_file_table_where(source->table, stream, &where);
     if (stat(where.path, &status) != 0) {
-        return false; /* the table has said so, if it was configured by name */
+        if (errno == ENOENT) { /* the table has said so, if it was configured by name */
+            set_well(part, DN_PARTITION_AT_END);
+        }
+        return false;
     }
     set_well(part, DN_PARTITION_AT_END);
     part->parked = status.st_ino == before->st_ino && status.st_dev == before->st_dev &&

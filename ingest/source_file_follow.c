@@ -132,9 +132,12 @@ static int identify(struct candidate *candidate, const struct candidate *before,
     if (fd < 0) {
         return errno;
     }
-    candidate->identified = dn_file_identify(fd, format, &candidate->identity);
+    /* Of the file that is open: the path may be another's by now, and what is kept must fit together. */
+    int error = fstat(fd, &candidate->status) != 0 ? errno : S_ISREG(candidate->status.st_mode) ? 0 : EINVAL;
+
+    candidate->identified = error == 0 && dn_file_identify(fd, format, &candidate->identity);
     close(fd);
-    return 0;
+    return error;
 }
 
 /* Returns errno. */

@@ -214,13 +214,26 @@ static void move(const char *from, const char *to)
     assert_int_equal(rename(path_of(from), path_of(to)), 0);
 }
 
+static void dump(void)
+{
+    static struct dn_ingest_row found[ROWS_MAX];
+    size_t count = rows(found);
+
+    for (size_t i = 0; i < count; i++)
+        fprintf(stderr, "%s group %u state %d next %lld end %lld %s\n", found[i].stream, found[i].group,
+                (int)found[i].state, (long long)found[i].next_offset, (long long)found[i].end_offset,
+                found[i].error);
+}
+
 /* The ingest thread looks around at each turn, not ten times a second. */
 #define WAIT_FOR(condition)                                                                                  \
     for (uint64_t until_us = dn_monotonic_us() + PATIENCE_US; !(condition); usleep(1000)) {                  \
         dn_ingest_wake(world.ingest);                                                                        \
-        if (dn_monotonic_us() > until_us)                                                                    \
+        if (dn_monotonic_us() > until_us) {                                                                  \
+            dump();                                                                                          \
             fail_msg("line %d: " #condition " did not come: %llu events, %zu rows", __LINE__,                \
                      (unsigned long long)applied(), rows(NULL));                                             \
+        }                                                                                                    \
     }
 
 static bool all_finished(void)
