@@ -34,12 +34,17 @@ static bool is_over(struct ingest_feed *feed, uint32_t group)
     struct ingest_lane *lane = feed->lanes[group - 1];
     int64_t ignored;
 
+    if (lane != NULL && lane->over)
+        return true;
     if (lane != NULL && !lane_is_settled(lane))
         return false;
     if (!target->next_offset(target->data, group, stream->info.stream, feed->partition, &ignored))
         return lane == NULL || waits(feed);
-    if (target->finished(target->data, group, stream->info.stream, feed->partition))
+    if (target->finished(target->data, group, stream->info.stream, feed->partition)) {
+        if (lane != NULL)
+            lane->over = true;
         return true;
+    }
     if (lane != NULL && (lane_is_at_end(lane) || waits(feed)))
         lane_finish(lane);
     return false;

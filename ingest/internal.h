@@ -78,17 +78,18 @@ struct ingest_lane {
     bool leaving;
     uint64_t retry_us; /* neither synchronised nor sent before this */
     uint64_t backoff_us;
-    uint64_t look_us;     /* when the state was last compared */
-    int64_t begins_at;    /* of the next batch: end of the one before it, or what the state held */
-    int64_t next_offset;  /* everything below was gathered; in step with its feed: or below feed->position */
-    bool behind;          /* out of step: the feed is past next_offset, and must go back */
-    int64_t committed;    /* what the state held last */
-    int64_t fresh_ms;     /* wall time: what the stream held then is in the state; at first when the lane was
-                             made, or since when the state says that it stands still */
-    unsigned out;         /* batches on their way */
-    bool held_up;         /* its feed stands still until it has room again */
-    bool sent;            /* in this turn of the lanes */
-    bool revive;          /* the state takes it for finished, and it is there: to be told so */
+    uint64_t look_us;    /* when the state was last compared */
+    int64_t begins_at;   /* of the next batch: end of the one before it, or what the state held */
+    int64_t next_offset; /* everything below was gathered; in step with its feed: or below feed->position */
+    bool behind;         /* out of step: the feed is past next_offset, and must go back */
+    int64_t committed;   /* what the state held last */
+    int64_t fresh_ms;    /* wall time: what the stream held then is in the state; at first when the lane was
+                            made, or since when the state says that it stands still */
+    unsigned out;        /* batches on their way */
+    bool held_up;        /* its feed stands still until it has room again */
+    bool sent;           /* in this turn of the lanes */
+    bool revive;         /* the state takes it for finished, and it is there: to be told so */
+    bool over; /* its stream is gone, and the state took it for finished: it may have forgotten it since */
     uint64_t progress_us; /* since when begins_at lags behind the feed without events */
     /* What is gathered. */
     struct dn_event_in *events;

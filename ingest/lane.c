@@ -456,6 +456,9 @@ static void look(struct ingest_lane *lane)
     if (lane->out > 0 || ingest->now_us - lane->look_us < INGEST_LOOK_US)
         return;
     lane->look_us = ingest->now_us;
+    lane->over = lane->over && lane->feed->stream->info.gone;
+    if (lane->over)
+        return;
     lane->revive = finished_in_state(lane);
     if (state_offset(lane) != lane->committed)
         lane_desync(lane, 0, NULL);

@@ -467,6 +467,28 @@ static void a_folder_s_files_come_and_go(void **state)
               found[2 * SHARDS].state == DN_PARTITION_GAP));
 }
 
+/* Its end is its end, also before it is forgotten. */
+static void a_deleted_file_does_not_stand_still(void **state)
+{
+    static struct dn_ingest_row found[ROWS_MAX];
+
+    (void)state;
+    config.list_count = 0;
+    add_path(path_of("in"));
+    put_events("in/a", 1);
+    put_events("in/b", 2);    /* an empty folder is another matter */
+    dn_file_quiet_ms = 60000; /* for longer than the test */
+    start_node(false);
+    usleep(100000);
+    append_text("in/a", "{\"user_id\":\"z\",\"item_id\":\"i\",\"time_ms\":1700000000000}\n");
+    WAIT_FOR(applied() == 2 * LINES + 1 && all_committed());
+    assert_int_equal(unlink(path_of("in/a")), 0);
+    usleep(4500000); /* stall_ms, and what a driver may be silent for */
+    assert_int_equal(rows(found), 2 * SHARDS);
+    for (size_t i = 0; i < 2 * SHARDS; i++)
+        assert_false(found[i].stalled);
+}
+
 /* A file system that is not there for a while takes nothing away. */
 static void a_folder_that_is_not_mounted(void **state)
 {
@@ -556,6 +578,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(deleted_while_the_node_was_down, open_world, close_world),
         cmocka_unit_test_setup_teardown(a_lost_file_waits_for_a_word, open_world, close_world),
         cmocka_unit_test_setup_teardown(a_folder_s_files_come_and_go, open_world, close_world),
+        cmocka_unit_test_setup_teardown(a_deleted_file_does_not_stand_still, open_world, close_world),
         cmocka_unit_test_setup_teardown(a_folder_that_is_not_mounted, open_world, close_world),
         cmocka_unit_test_setup_teardown(a_followed_folder_that_is_not_mounted, open_world, close_world),
         cmocka_unit_test_setup_teardown(a_file_that_is_there_keeps_its_place, open_world, close_world),
