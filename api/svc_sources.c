@@ -468,7 +468,7 @@ void dn_svc_source_set(struct dn_call *call, const uint8_t *message, size_t leng
     }
     if (!set_groups(call, request, set))
         return;
-    struct record records[DN_GROUPS_MAX];
+    struct record records[DN_GROUPS_MAX] = {{0}};
     for (size_t i = 0; i < set->count; i++)
         if (!set_record(call, request, set->held[i], &records[i])) {
             dn_fail_memory(call);
