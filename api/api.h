@@ -74,6 +74,8 @@ struct dn_api_options {
     /* What this node reads now: puts at most `max` rows into ret and returns how many there are. Any thread.
      * NULL: it reads nothing. */
     size_t (*source_rows)(void *data, struct dn_api_source_row *ret, size_t max);
+    /* Is that stream one of this node's sources', and there? Any thread. NULL: none is. */
+    bool (*source_has)(void *data, const char *stream);
     void *source_data;
 };
 

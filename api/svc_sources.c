@@ -58,6 +58,7 @@ static bool take_view(struct dn_call *call, struct listing *listing, uint32_t gr
     to->has_newest = view->newest_ms != INT64_MIN;
     to->newest_ms = to->has_newest ? view->newest_ms : 0;
     to->events = view->events;
+    to->finished = view->finished;
     to->begin_offset = to->end_offset = to->lag_records = to->lag_ms = -1;
     listing->count++;
     return to->stream != NULL;
@@ -245,22 +246,50 @@ void dn_svc_source_list(struct dn_call *call, const uint8_t *message, size_t len
 
 struct set {
     uint32_t groups[DN_GROUPS_MAX];
+    int64_t held[DN_GROUPS_MAX]; /* what the shard holds */
     size_t count;
     int64_t next_offset;
+    bool finished;
 };
 
-static bool add_group(struct set *set, uint32_t group)
+static bool add_group(struct set *set, uint32_t group, int64_t held)
 {
     for (size_t i = 0; i < set->count; i++)
         if (set->groups[i] == group)
             return false;
+    set->held[set->count] = held;
     set->groups[set->count++] = group;
+    return true;
+}
+
+/* The mark that every shard reads all of a stream may go with the rest of it. */
+static bool finished_check(struct dn_call *call, const Dunlin__V1__SetSourceRequest *request)
+{
+    const struct dn_api_options *options = &dn_call_app(call)->options;
+    if (request->next_offset != 0 || request->forget_watermark || request->forward_only) {
+        dn_call_fail(call, DN_INVALID,
+                     "finished: goes without next_offset, forget_watermark and forward_only");
+        return false;
+    }
+    if (options->source_has && options->source_has(options->source_data, request->stream)) {
+        dn_call_fail(
+            call, DN_PRECONDITION,
+            "stream: '%s' is read by this cluster: it is one of this node's sources, and there; take it "
+            "out of the configuration of all nodes first, or delete the file",
+            request->stream);
+        return false;
+    }
     return true;
 }
 
 static bool set_check(struct dn_call *call, const Dunlin__V1__SetSourceRequest *request)
 {
     size_t length = strlen(request->stream);
+    if (request->n_shards > dn_call_app(call)->options.shard_count) {
+        dn_call_fail(call, DN_INVALID, "shards: %zu of them; there are %u", request->n_shards,
+                     dn_call_app(call)->options.shard_count);
+        return false;
+    }
     if (length == 0 || length > DN_SOURCE_MAX) {
         dn_call_fail(call, DN_INVALID,
                      "stream: %zu bytes; its name as Sources.List gives it, from 1 to %d bytes", length,
@@ -272,6 +301,8 @@ static bool set_check(struct dn_call *call, const Dunlin__V1__SetSourceRequest *
                      request->next_offset);
         return false;
     }
+    if (request->finished)
+        return finished_check(call, request);
     if (request->partition == UINT32_MAX) {
         dn_call_fail(call, DN_INVALID,
                      "partition: %u is the mark that every shard reads all of '%s', and cannot be set: give "
@@ -284,12 +315,15 @@ static bool set_check(struct dn_call *call, const Dunlin__V1__SetSourceRequest *
                      "forward_only: goes with a next_offset from 0, and without forget_watermark");
         return false;
     }
-    if (request->n_shards > dn_call_app(call)->options.shard_count) {
-        dn_call_fail(call, DN_INVALID, "shards: %zu of them; there are %u", request->n_shards,
-                     dn_call_app(call)->options.shard_count);
-        return false;
-    }
     return true;
+}
+
+static int64_t held_by(const struct set *set, uint32_t group)
+{
+    for (size_t i = 0; i < set->count; i++)
+        if (set->groups[i] == group)
+            return set->held[i];
+    return DN_OFFSET_UNSET;
 }
 
 /* The shards that know the partition: a word on any other would only make an entry that stays for ever. */
@@ -304,7 +338,7 @@ static bool set_groups(struct dn_call *call, const Dunlin__V1__SetSourceRequest 
     for (size_t i = 0; i < listing.count; i++)
         if (strcmp(listing.partitions[i].stream, request->stream) == 0 &&
             listing.partitions[i].partition == request->partition)
-            add_group(&known, listing.partitions[i].shard);
+            add_group(&known, listing.partitions[i].shard, listing.partitions[i].next_offset);
     if (known.count == 0) {
         dn_call_fail(
             call, DN_NOT_FOUND,
@@ -314,12 +348,12 @@ static bool set_groups(struct dn_call *call, const Dunlin__V1__SetSourceRequest 
         return false;
     }
     for (size_t i = 0; i < request->n_shards; i++) {
-        if (add_group(&known, request->shards[i])) {
+        if (add_group(&known, request->shards[i], 0)) {
             dn_call_fail(call, DN_NOT_FOUND, "shards[%zu]: shard %u knows no partition %u of '%s'", i,
                          request->shards[i], request->partition, request->stream);
             return false;
         }
-        if (!add_group(ret, request->shards[i])) {
+        if (!add_group(ret, request->shards[i], held_by(&known, request->shards[i]))) {
             dn_call_fail(call, DN_INVALID, "shards[%zu]: %u stands there twice", i, request->shards[i]);
             return false;
         }
@@ -327,15 +361,16 @@ static bool set_groups(struct dn_call *call, const Dunlin__V1__SetSourceRequest 
     if (request->n_shards == 0)
         *ret = known;
     ret->next_offset = request->next_offset;
+    ret->finished = request->finished;
     return true;
 }
 
 static bool move_fill(struct dn_call *call, const struct dn_op *op, const struct set *set,
-                      Dunlin__V1__SourceMove *move)
+                      int64_t next_offset, Dunlin__V1__SourceMove *move)
 {
     struct dn_result result;
     char beyond[120];
-    move->new_offset = set->next_offset;
+    move->new_offset = next_offset;
     move->old_offset = DN_OFFSET_UNSET;
     if (op->code != DN_OK) {
         move->message = (char *)(uintptr_t)op->message;
@@ -349,8 +384,8 @@ static bool move_fill(struct dn_call *call, const struct dn_op *op, const struct
     if (move->done) {
         move->old_offset = result.next_offset;
     } else if (result.status == DN_RESULT_GAP) {
-        int length = snprintf(beyond, sizeof beyond, "it is at offset %" PRId64 " by now, and stays there",
-                              result.next_offset);
+        int length = snprintf(beyond, sizeof beyond, "it is at offset %" PRId64 " by now, and %s",
+                              result.next_offset, set->finished ? "is read still" : "stays there");
         move->old_offset = result.next_offset;
         move->message = dn_arena_strndup(call->arena, beyond, (size_t)length);
     } else {
@@ -371,7 +406,7 @@ static void set_resume(struct dn_call *call)
         DN_ASSERT(count < set->count);
         dunlin__v1__source_move__init(&moves[count]);
         moves[count].shard = set->groups[count];
-        if (!move_fill(call, op, set, &moves[count])) {
+        if (!move_fill(call, op, set, set->finished ? set->held[count] : set->next_offset, &moves[count])) {
             dn_fail_memory(call);
             return;
         }
@@ -396,10 +431,32 @@ static void set_resume(struct dn_call *call)
         dn_call_reply(call, &response.base);
 }
 
+struct record {
+    uint8_t *bytes; /* in the arena */
+    size_t length;
+};
+
+/* held: what the shard held when it was looked at; only there is a partition finished. False: no memory. */
+static bool set_record(struct dn_call *call, const Dunlin__V1__SetSourceRequest *request, int64_t held,
+                       struct record *ret)
+{
+    struct dn_buffer *scratch = &call->thread->scratch;
+    dn_buffer_clear(scratch);
+    if (request->finished)
+        dn_record_source_finished(scratch, request->stream, request->partition, held);
+    else if (request->forward_only)
+        dn_record_source_forward(scratch, request->stream, request->partition, request->next_offset);
+    else
+        dn_record_source(scratch, request->stream, request->partition, request->next_offset,
+                         request->forget_watermark);
+    ret->length = scratch->length;
+    ret->bytes = scratch->failed ? NULL : dn_arena_memdup(call->arena, scratch->bytes, scratch->length);
+    return ret->bytes != NULL;
+}
+
 void dn_svc_source_set(struct dn_call *call, const uint8_t *message, size_t length)
 {
     const struct dn_app *app = dn_call_app(call);
-    struct dn_buffer *scratch = &call->thread->scratch;
     Dunlin__V1__SetSourceRequest *request =
         dn_call_unpack(call, &dunlin__v1__set_source_request__descriptor, message, length);
     if (!request || !set_check(call, request))
@@ -411,18 +468,12 @@ void dn_svc_source_set(struct dn_call *call, const uint8_t *message, size_t leng
     }
     if (!set_groups(call, request, set))
         return;
-    dn_buffer_clear(scratch);
-    if (request->forward_only)
-        dn_record_source_forward(scratch, request->stream, request->partition, request->next_offset);
-    else
-        dn_record_source(scratch, request->stream, request->partition, request->next_offset,
-                         request->forget_watermark);
-    uint8_t *record = scratch->failed ? NULL : dn_arena_memdup(call->arena, scratch->bytes, scratch->length);
-    if (!record) {
-        dn_fail_memory(call);
-        return;
-    }
-    size_t record_length = scratch->length;
+    struct record records[DN_GROUPS_MAX] = {{0}};
+    for (size_t i = 0; i < set->count; i++)
+        if (!set_record(call, request, set->held[i], &records[i])) {
+            dn_fail_memory(call);
+            return;
+        }
     call->state_of_method = set;
     for (size_t i = 0; i < set->count; i++) {
         if (dn_call_op(call, SET_RESULT_BYTES))
@@ -432,7 +483,7 @@ void dn_svc_source_set(struct dn_call *call, const uint8_t *message, size_t leng
         return;
     }
     size_t at = 0;
-    for (struct dn_op *op = call->ops; op; op = op->next)
-        dn_op_propose(op, app->options.consensus, set->groups[at++], record, record_length);
+    for (struct dn_op *op = call->ops; op; op = op->next, at++)
+        dn_op_propose(op, app->options.consensus, set->groups[at], records[at].bytes, records[at].length);
     dn_call_park(call, set_resume);
 }

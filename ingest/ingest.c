@@ -135,6 +135,7 @@ static void look_around(struct dn_ingest *ingest)
 
     if (asked || ingest->now_us - ingest->refresh_us >= INGEST_REFRESH_US) {
         ingest_refresh(ingest, ingest->now_us - ingest->rules_us >= INGEST_RULES_US);
+        ingest_forget(ingest);
         ingest->refresh_us = ingest->now_us;
     }
     if (ingest->now_us - ingest->watch_us >= INGEST_WATCH_US) {
@@ -393,6 +394,7 @@ void dn_ingest_destroy(struct dn_ingest *ingest)
         dn_metrics_destroy(ingest->metrics);
     pthread_mutex_destroy(&ingest->rows_lock);
     free(ingest->rows);
+    free(ingest->names);
     free(ingest->infos);
     free(ingest);
 }

@@ -31,6 +31,8 @@ struct dn_ingest_target {
     /* The rest: as applied on this node; group 1..shard_count. */
     bool (*next_offset)(void *data, uint32_t group, const char *stream, uint32_t partition,
                         int64_t *ret_next_offset);
+    /* As dn_shard_source_finished; NULL: none is. */
+    bool (*finished)(void *data, uint32_t group, const char *stream, uint32_t partition);
     int64_t (*stalled)(void *data, uint32_t group, char ret_reason[DN_STALL_REASON_MAX + 1]);
     size_t (*dead_letters)(void *data, uint32_t group, uint64_t from, struct dn_dead_letter *ret, size_t max);
 };
@@ -80,6 +82,9 @@ struct dn_ingest_row {
     bool stalled;
     char error[DN_SOURCE_TEXT_MAX];
 };
+/* Is that stream one of this node's sources', and there (or not known to be gone)? Whether or not this node
+ * leads a shard that reads it. At most a second old. Any thread. */
+bool dn_ingest_has(struct dn_ingest *ingest, const char *stream);
 /* Returns how many there are; at most `max` are put into ret. At most a second old. Any thread. */
 size_t dn_ingest_rows(struct dn_ingest *ingest, struct dn_ingest_row *ret, size_t max);
 

@@ -47,7 +47,7 @@
 #define INGEST_KEEP_US 10000000u     /* memory that was not used for so long is given back */
 #define INGEST_HEARD_MS 1500         /* a driver in touch says so at least this often */
 #define INGEST_ALL_READ UINT32_MAX   /* a partition that is a mark: every shard reads all of the stream */
-#define INGEST_STREAMS_MAX 1024u     /* of a source */
+#define INGEST_STREAMS_MAX 1024u     /* of a source, at a time */
 #define INGEST_BATCHES_OUT_MAX 4096u /* of all groups: the queue of those that came back */
 #define INGEST_EVENT_BYTES 37u       /* of an event in a record, beside its item */
 
@@ -64,7 +64,8 @@ struct ingest_batch { /* one record: on its way, or kept for reuse */
     int64_t next_offset;
     int64_t newest_ms; /* what its stream held then is in it; -1: unknown */
     uint64_t sent_us;
-    bool mark; /* of INGEST_ALL_READ or DN_PARTITION_CONTENTS: no offset of the lane's partition */
+    bool mark;   /* of INGEST_ALL_READ or DN_PARTITION_CONTENTS: no offset of the lane's partition */
+    bool finish; /* no events: the word that the partition is finished */
     /* Written by the consensus thread before it is put into `done`. */
     enum dn_code code;
     enum dn_result_status status;
@@ -82,18 +83,21 @@ struct ingest_lane {
     bool leaving;
     uint64_t retry_us; /* neither synchronised nor sent before this */
     uint64_t backoff_us;
-    uint64_t look_us;     /* when the state was last compared */
-    int64_t begins_at;    /* of the next batch: end of the one before it, or what the state held */
-    int64_t next_offset;  /* everything below was gathered; in step with its feed: or below feed->position */
-    bool vague;           /* what its stream's contents begin with was not known when it was synchronised */
-    bool unmarked;        /* the shard has no room to remember that */
-    bool behind;          /* out of step: the feed is past next_offset, and must go back */
-    int64_t committed;    /* what the state held last */
-    int64_t fresh_ms;     /* wall time: what the stream held then is in the state; at first when the lane was
-                             made, or since when the state says that it stands still */
-    unsigned out;         /* batches on their way */
-    bool held_up;         /* its feed stands still until it has room again */
-    bool sent;            /* in this turn of the lanes */
+    uint64_t look_us;    /* when the state was last compared */
+    int64_t begins_at;   /* of the next batch: end of the one before it, or what the state held */
+    int64_t next_offset; /* everything below was gathered; in step with its feed: or below feed->position */
+    bool vague;          /* what its stream's contents begin with was not known when it was synchronised */
+    bool unmarked;       /* the shard has no room to remember that */
+    bool behind;         /* out of step: the feed is past next_offset, and must go back */
+    int64_t committed;   /* what the state held last */
+    int64_t fresh_ms;    /* wall time: what the stream held then is in the state; at first when the lane was
+                            made, or since when the state says that it stands still */
+    unsigned out;        /* batches on their way */
+    bool held_up;        /* its feed stands still until it has room again */
+    bool sent;           /* in this turn of the lanes */
+    bool revive;         /* the state takes it for finished, and it is there: to be told so */
+    bool over;   /* its stream is gone, and the state took it for finished: it may have forgotten it since */
+    bool placed; /* the state may give the place of what tells its contents to another */
     uint64_t progress_us; /* since when begins_at lags behind the feed without events */
     /* What is gathered. */
     struct dn_event_in *events;
@@ -191,6 +195,8 @@ struct dn_ingest {
     pthread_mutex_t rows_lock;
     struct dn_ingest_row *rows; /* behind rows_lock */
     size_t row_count;
+    char (*names)[DN_SOURCE_MAX + 1]; /* of streams that are there */
+    size_t name_count;
 };
 
 /* ---- ingest.c */
@@ -202,6 +208,12 @@ void ingest_refresh(struct dn_ingest *ingest, bool rules);
 /* Releases and stops every feed; the drivers are still open. */
 void ingest_close_feeds(struct dn_ingest *ingest);
 void ingest_topology_free(struct dn_ingest *ingest);
+
+/* Drops a stream's feeds and lanes, of which nothing is out. */
+void ingest_close_stream(struct ingest_stream *stream);
+
+/* ---- forget.c: streams that are gone */
+void ingest_forget(struct dn_ingest *ingest);
 
 /* ---- feed.c */
 /* What a running lane takes next. */
@@ -228,6 +240,12 @@ bool lane_same_contents(const struct ingest_lane *lane);
 uint64_t lane_due_us(const struct ingest_lane *lane);
 /* Back to SYNCING: what is gathered is dropped. */
 void lane_desync(struct ingest_lane *lane, uint64_t retry_after_us, const char *why);
+/* It runs, and nothing of it is under way. */
+bool lane_is_settled(const struct ingest_lane *lane);
+/* And everything that was read of its feed, which is at its end, is in the state. */
+bool lane_is_at_end(const struct ingest_lane *lane);
+/* Proposes that the partition is finished at what a settled lane has committed, as soon as there is room. */
+void lane_finish(struct ingest_lane *lane);
 /* A batch that came back. */
 void lane_batch_done(struct ingest_batch *batch);
 /* Frees the batches that nobody took for keep_us. */

@@ -211,6 +211,7 @@ static struct ingest_batch *take_batch(struct dn_ingest *ingest)
         dn_buffer_init(&batch->record, RECORD_BYTES_MAX);
     }
     dn_buffer_clear(&batch->record);
+    batch->mark = batch->finish = false;
     return batch;
 }
 
@@ -310,7 +311,6 @@ static bool send(struct ingest_lane *lane)
         return false;
     for (uint32_t i = 0; i < lane->event_count; i++)
         lane->events[i].item = (const char *)lane->items.bytes + lane->item_at[i];
-    batch->mark = false;
     batch->next_offset = reached(lane);
     /* A message's own time may be old while the stream is read to its end again and again. */
     batch->newest_ms = lane->feed->message_ms;
@@ -322,6 +322,7 @@ static bool send(struct ingest_lane *lane)
         return false;
     lane->begins_at = reached(lane);
     lane->sent = true;
+    lane->revive = false;
     forget_gathered(lane);
     return true;
 }
@@ -378,9 +379,8 @@ static void judge(struct ingest_lane *lane, const struct ingest_batch *batch)
         return;
     case DN_RESULT_FULL:
         refuse(lane, true,
-               "the shard has no room: its queue of dead letters is full (`dunlin deadletter list`), or it "
-               "knows "
-               "4,096 partitions of streams");
+               "the shard has no room: its dead letters are full (`dunlin deadletter list`), or 4,096 "
+               "partitions of streams are in use (`dunlin source forget`)");
         return;
     case DN_RESULT_INVALID:
         break;
@@ -389,6 +389,17 @@ static void judge(struct ingest_lane *lane, const struct ingest_batch *batch)
     dn_err("ingest", "%s partition %u: group %u refused a batch as invalid", lane->feed->stream->info.stream,
            lane->feed->partition, lane->group);
     refuse(lane, true, "the state machine refused a batch as invalid: this is a fault of dunlin");
+}
+
+/* Where it has not come into the state, it is said again: ingest_forget looks. */
+static void finish_done(struct ingest_lane *lane, const struct ingest_batch *batch)
+{
+    if (batch->code == DN_OK && batch->answered && batch->status == DN_RESULT_OK)
+        return;
+    if (batch->code == DN_OK && batch->answered && batch->status == DN_RESULT_GAP)
+        lane_desync(lane, 0, NULL); /* the offset was moved */
+    else
+        lane->retry_us = lane->feed->stream->source->ingest->now_us + INGEST_RETRY_MAX_US;
 }
 
 /* A mark: it is in the state now, or was before. */
@@ -415,7 +426,9 @@ void lane_batch_done(struct ingest_batch *batch)
     batch->ingest->batches_out--;
     if (batch->code != DN_OK || !batch->answered || batch->status != DN_RESULT_OK)
         dn_counter_add(lane->feed->stream->source->refusals, 1);
-    if (is_of_contents(batch) && batch->answered && batch->status == DN_RESULT_FULL)
+    if (batch->finish)
+        finish_done(lane, batch);
+    else if (is_of_contents(batch) && batch->answered && batch->status == DN_RESULT_FULL)
         lane->unmarked = true; /* it is a help, and none that is worth standing still */
     else if (!batch->mark || !stands(batch))
         judge(lane, batch);
@@ -434,6 +447,15 @@ static int64_t state_offset(const struct ingest_lane *lane)
                              lane->feed->partition, &offset))
         return DN_OFFSET_UNSET;
     return offset;
+}
+
+static bool finished_in_state(const struct ingest_lane *lane)
+{
+    const struct ingest_stream *stream = lane->feed->stream;
+    const struct dn_ingest_target *target = &stream->source->ingest->options.target;
+
+    return target->finished != NULL &&
+           target->finished(target->data, lane->group, stream->info.stream, lane->feed->partition);
 }
 
 /* The state says that all shards read this stream, or need not: topology.c. Else it is told so first; an
@@ -478,6 +500,27 @@ bool lane_same_contents(const struct ingest_lane *lane)
     return contents <= 0 || lane->unmarked || contents == contents_read(lane);
 }
 
+/* Where places are scarce, what tells contents apart goes before any offset does: it counts as finished from
+ * the beginning. False: not now. */
+static bool offer_place(struct ingest_lane *lane, int64_t contents)
+{
+    const struct ingest_stream *stream = lane->feed->stream;
+    const struct dn_ingest_target *target = &stream->source->ingest->options.target;
+    struct ingest_batch *batch;
+
+    if (lane->placed || target->finished == NULL ||
+        target->finished(target->data, lane->group, stream->info.stream, DN_PARTITION_CONTENTS))
+        return true;
+    batch = batch_for(lane);
+    if (batch == NULL)
+        return false;
+    /* Once is enough: where it is lost, the next leader says it. */
+    batch->finish = true;
+    dn_record_source_finished(&batch->record, stream->info.stream, DN_PARTITION_CONTENTS, contents);
+    lane->placed = propose(lane, batch);
+    return lane->placed;
+}
+
 /* A file may be replaced under its name while nobody reads it. So the state is told what a file begins with
  * before anything of it is counted, and one that begins otherwise is not read on in its middle. */
 static bool knows_contents(struct ingest_lane *lane)
@@ -487,8 +530,10 @@ static bool knows_contents(struct ingest_lane *lane)
     struct ingest_batch *batch;
 
     lane->vague = contents < 0;
-    if (contents <= 0 || lane->unmarked || contents == read)
+    if (contents <= 0 || lane->unmarked)
         return true;
+    if (contents == read)
+        return offer_place(lane, contents);
     if (read != DN_OFFSET_UNSET && state_offset(lane) > 0) {
         lane->retry_us = stream->source->ingest->now_us + INGEST_RETRY_MAX_US;
         snprintf(lane->error, sizeof lane->error,
@@ -499,6 +544,7 @@ static bool knows_contents(struct ingest_lane *lane)
     batch = batch_for(lane);
     if (batch != NULL) {
         batch->mark = true;
+        lane->placed = false;
         dn_record_source(&batch->record, stream->info.stream, DN_PARTITION_CONTENTS, contents, false);
         propose(lane, batch);
     }
@@ -514,6 +560,7 @@ static void sync(struct ingest_lane *lane)
     lane->begins_at = lane->next_offset = lane->committed = state_offset(lane);
     lane->behind = lane->feed->started && lane->next_offset < lane->feed->position;
     lane->look_us = lane->progress_us = ingest->now_us;
+    lane->revive = finished_in_state(lane);
     lane->state = LANE_RUNNING;
     lane->feed->seek = true;
 }
@@ -527,6 +574,10 @@ static void look(struct ingest_lane *lane)
     if (lane->out > 0 || ingest->now_us - lane->look_us < INGEST_LOOK_US)
         return;
     lane->look_us = ingest->now_us;
+    lane->over = lane->over && lane->feed->stream->info.gone;
+    if (lane->over)
+        return;
+    lane->revive = finished_in_state(lane);
     if (state_offset(lane) != lane->committed || (lane->vague && lane->committed > 0))
         lane_desync(lane, 0, NULL);
 }
@@ -538,6 +589,9 @@ static bool is_due(const struct ingest_lane *lane)
     if (lane->event_count + lane->dead_count > 0)
         return is_full(lane) || (lane->out == 0 && lane->feed->dry) ||
                now_us - lane->oldest_us >= config_of(lane)->batch_ms * 1000;
+    /* What is there keeps its place in the state, also where nothing is added to it. */
+    if (lane->revive && !lane->feed->stream->info.gone && lane->begins_at >= 0)
+        return true;
     return reached(lane) > lane->begins_at && now_us - lane->progress_us >= INGEST_OFFSETS_US;
 }
 
@@ -566,6 +620,33 @@ bool lane_turn(struct ingest_lane *lane)
     else if (group->out >= group->out_max)
         group->waiting++;
     return true;
+}
+
+bool lane_is_settled(const struct ingest_lane *lane)
+{
+    return lane->state == LANE_RUNNING && !lane->leaving && lane->out == 0 &&
+           lane->event_count + lane->dead_count == 0 && lane->begins_at == lane->committed;
+}
+
+bool lane_is_at_end(const struct ingest_lane *lane)
+{
+    const struct ingest_feed *feed = lane->feed;
+
+    return lane_is_settled(lane) && !lane->behind && feed->started && feed->at_end &&
+           feed->at == feed->count && lane->next_offset <= feed->position &&
+           lane->committed == feed->position;
+}
+
+void lane_finish(struct ingest_lane *lane)
+{
+    struct ingest_batch *batch = batch_for(lane);
+
+    if (batch == NULL)
+        return;
+    batch->finish = true;
+    dn_record_source_finished(&batch->record, lane->feed->stream->info.stream, lane->feed->partition,
+                              lane->committed);
+    propose(lane, batch);
 }
 
 uint64_t lane_due_us(const struct ingest_lane *lane)

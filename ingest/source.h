@@ -121,9 +121,13 @@ struct dn_source_host {
 };
 
 struct dn_stream_info {
-    char stream[DN_SOURCE_MAX + 1]; /* its name in the replicated state: "source/topic" */
+    char stream[DN_SOURCE_MAX + 1]; /* its name in the replicated state: "source/topic"; empty: the number
+                                       is nobody's, since what had it was forgotten */
     uint32_t partition_count;       /* numbered from 0; may grow */
     bool local; /* only this node can read it: it does so for every shard, whoever leads it */
+    /* It is there no more: looked for long enough, where it was, and with nothing of it still open. What was
+     * AT_END then was all of it. It may come back. */
+    bool gone;
 };
 
 struct dn_source_driver {
@@ -135,9 +139,13 @@ struct dn_source_driver {
     enum dn_code (*open)(const struct dn_source_config *config, const struct dn_source_host *host,
                          void **ret_self, struct dn_error *err);
     void (*close)(void *self); /* may take a second */
-    /* The streams known now, by a stable number (an index into ret that never changes while it is open; new
-     * ones come at the end). Returns how many. */
+    /* The streams known now, by a stable number (an index into ret that does not change until it is
+     * forgotten; new ones come at the end, or where one was forgotten). Returns how many, nobody's numbers
+     * included. */
     size_t (*streams)(void *self, struct dn_stream_info *ret, size_t max);
+    /* Lets go of a stream that is gone and not started: its number may become another's, or its own again
+     * when it comes back. NULL: no stream of this driver is ever gone. */
+    void (*forget)(void *self, size_t stream);
     /* What is wrong with the source as a whole (no broker, no such topic or file), and since when (wall time,
      * ms); 0 and an empty text: nothing. */
     int64_t (*trouble)(void *self, char ret_text[DN_SOURCE_TEXT_MAX]);

@@ -26,6 +26,7 @@
 #define PARKED_US 200000       /* between looks at a file that was read to its end */
 #define UNFINISHED_QUIETS 120u /* times dn_file_quiet_ms: so long the rest of a line is waited for */
 #define OPEN_FILES_MAX 64      /* of those not followed, at a time: others wait for their turn */
+#define BYGONES_MAX 1024
 #define WHAT_TO_DO "; decide with 'dunlin source skip' or 'dunlin source reset'"
 #define MEND_OR_LEAVE                                                                                        \
     "; put the whole file there: it is tried again. Or give up its rest: 'dunlin source skip' (of gzip: "    \
@@ -58,6 +59,13 @@ struct part {
     char error[DN_SOURCE_TEXT_MAX];
 };
 
+/* A file that is not followed and was forgotten: one that comes back under its name must begin like it. */
+struct bygone {
+    uint64_t name; /* hash of the stream's */
+    size_t prefix_length;
+    struct dn_hash128 prefix;
+};
+
 struct source {
     const struct dn_source_config *config;
     const struct dn_source_host *host;
@@ -66,6 +74,8 @@ struct source {
     struct dn_file_stdin *in;                     /* NULL: it is not standard input */
     struct part *parts[DN_SOURCE_PARTITIONS_MAX]; /* by stream; NULL: never started */
     size_t open_count;
+    struct bygone bygones[BYGONES_MAX]; /* a ring */
+    size_t bygone_count;                /* ever */
 };
 
 static uint64_t quiet_us(void)
@@ -229,8 +239,8 @@ static bool open_part(struct source *source, size_t stream, struct part *part)
     }
     part->retry_us = now_us + RETRY_US;
     dn_file_table_where(source->table, stream, &where);
-    if (where.finished_at >= 0 && part->offset >= where.finished_at &&
-        (where.path[0] == '\0' || where.gzip)) {
+    if (where.settled || (where.finished_at >= 0 && part->offset >= where.finished_at &&
+                          (where.path[0] == '\0' || where.gzip))) {
         part->finished = true;
         return false;
     }
@@ -341,7 +351,10 @@ static bool unpark(struct source *source, size_t stream, struct part *part)
     part->parked_us = now_us;
     dn_file_table_where(source->table, stream, &where);
     if (stat(where.path, &status) != 0) {
-        return false; /* the table has said so, if it was configured by name */
+        if (errno == ENOENT) { /* the table has said so, if it was configured by name */
+            set_well(part, DN_PARTITION_AT_END);
+        }
+        return false;
     }
     set_well(part, DN_PARTITION_AT_END);
     part->parked = status.st_ino == before->st_ino && status.st_dev == before->st_dev &&
@@ -505,6 +518,58 @@ static void file_release(void *self, size_t stream, uint32_t partition)
     (void)partition;
 }
 
+/* ---- forgetting ---- */
+
+static uint64_t name_of(struct source *source, size_t stream)
+{
+    char name[DN_SOURCE_MAX + 1] = "";
+
+    dn_file_table_name(source->table, stream, name);
+    return dn_hash64(name, strlen(name), 0);
+}
+
+static void keep_bygone(struct source *source, size_t stream, const struct part *part)
+{
+    if (part->prefix_length > 0) {
+        source->bygones[source->bygone_count++ % BYGONES_MAX] = (struct bygone){
+            .name = name_of(source, stream),
+            .prefix_length = part->prefix_length,
+            .prefix = part->prefix,
+        };
+    }
+}
+
+/* The newest first: it may have gone more than once. */
+static void take_bygone(struct source *source, size_t stream, struct part *part)
+{
+    size_t have = source->bygone_count < BYGONES_MAX ? source->bygone_count : BYGONES_MAX;
+    uint64_t name = have > 0 && part->offset > 0 ? name_of(source, stream) : 0;
+
+    for (size_t i = 1; name != 0 && i <= have; i++) {
+        const struct bygone *bygone = &source->bygones[(source->bygone_count - i) % BYGONES_MAX];
+
+        if (bygone->name == name) {
+            part->prefix_length = bygone->prefix_length;
+            part->prefix = bygone->prefix;
+            return;
+        }
+    }
+}
+
+static void file_forget(void *self, size_t stream)
+{
+    struct source *source = self;
+    struct part *part = source->parts[stream];
+
+    if (part != NULL) {
+        keep_bygone(source, stream, part);
+        close_part(source, part);
+        free(part);
+        source->parts[stream] = NULL;
+    }
+    dn_file_table_forget(source->table, stream);
+}
+
 /* ---- the rest of the driver ---- */
 
 static enum dn_code file_start(void *self, size_t stream, uint32_t partition, int64_t offset,
@@ -513,7 +578,7 @@ static enum dn_code file_start(void *self, size_t stream, uint32_t partition, in
     struct source *source = self;
     struct part *part, before;
 
-    if (stream >= dn_file_table_streams(source->table, NULL, 0) || partition != 0 ||
+    if (!dn_file_table_has(source->table, stream) || partition != 0 ||
         (offset < 0 && offset != DN_STREAM_OFFSET_UNSET)) {
         return dn_fail(err, DN_INVALID, "source '%s': no stream %zu with partition %u and offset %lld",
                        source->config->name, stream, partition, (long long)offset);
@@ -527,6 +592,7 @@ static enum dn_code file_start(void *self, size_t stream, uint32_t partition, in
     memset(part, 0, sizeof(*part));
     part->state = DN_PARTITION_CONNECTING;
     part->offset = offset == DN_STREAM_OFFSET_UNSET ? 0 : offset;
+    take_bygone(source, stream, part);
     /* It must still begin as it did, where this is a place in what was read; elsewhere it is a person's word.
      */
     if (part->offset > 0 && part->offset <= before.offset) {
@@ -599,7 +665,13 @@ static void file_status(void *self, size_t stream, uint32_t partition, struct dn
 
 static size_t file_streams(void *self, struct dn_stream_info *ret, size_t max)
 {
-    return dn_file_table_streams(((struct source *)self)->table, ret, max);
+    struct source *source = self;
+    size_t count = dn_file_table_streams(source->table, ret, max);
+
+    for (size_t i = 0; i < count && i < max; i++) { /* a file that is open may grow still */
+        ret[i].gone = ret[i].gone && (source->parts[i] == NULL || source->parts[i]->reader == NULL);
+    }
+    return count;
 }
 
 static int64_t file_trouble(void *self, char ret_text[DN_SOURCE_TEXT_MAX])
@@ -683,6 +755,7 @@ const struct dn_source_driver dn_source_file = {
     .open = file_open,
     .close = file_close,
     .streams = file_streams,
+    .forget = file_forget,
     .trouble = file_trouble,
     .start = file_start,
     .stop = file_stop,

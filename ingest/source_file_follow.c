@@ -11,6 +11,10 @@
  *  5. any other sibling was written and rotated while nobody looked: a new stream; but those that lay there
  *     when the path was looked at for the first time are history, and never read.
  *
+ * A row that is found nowhere for long, while its folder could be looked through and is the one that it was,
+ * is gone; with ingest it settles what is left to do (its stream is `gone`, and is forgotten), and the last
+ * of those that are over are remembered.
+ *
  * Limits: the first message must tell files apart (one with a time in it does) wherever a file is copied or
  * compressed; a file that gets a name of another form after rotation is read to its end only by the run
  * that had it open; a file rotated away before it had one whole message is not read. */
@@ -27,7 +31,6 @@
 #include <unistd.h>
 
 #define SIBLINGS_MAX 512
-#define FORGOTTEN_AFTER_SCANS 10 /* a rename may hide a file from one scan */
 #define NO_CANDIDATE SIZE_MAX
 
 struct candidate {
@@ -47,7 +50,9 @@ struct followed {
     bool nameless;                /* there, but without a whole message yet */
     struct candidate *candidates; /* 0: the path itself */
     size_t count;
-    bool current;                     /* candidates[0] is there */
+    bool current; /* candidates[0] is there */
+    bool sure;    /* what was not found is not there */
+    struct dn_file_home home;
     char trouble[DN_SOURCE_TEXT_MAX]; /* found by this scan; the first is kept */
 };
 
@@ -127,9 +132,12 @@ static int identify(struct candidate *candidate, const struct candidate *before,
     if (fd < 0) {
         return errno;
     }
-    candidate->identified = dn_file_identify(fd, format, &candidate->identity);
+    /* Of the file that is open: the path may be another's by now, and what is kept must fit together. */
+    int error = fstat(fd, &candidate->status) != 0 ? errno : S_ISREG(candidate->status.st_mode) ? 0 : EINVAL;
+
+    candidate->identified = error == 0 && dn_file_identify(fd, format, &candidate->identity);
     close(fd);
-    return 0;
+    return error;
 }
 
 /* Returns errno. */
@@ -175,6 +183,7 @@ static bool collect(struct dn_file_table *table, struct followed *followed)
     size_t before_count = followed->count;
     struct dn_file_names names = {0};
     char path[DN_FILE_PATH_MAX];
+    bool there = dn_file_home_of(followed->folder, &followed->home);
     int error = dn_file_list(followed->folder, is_sibling, followed, SIBLINGS_MAX, &names), first;
 
     followed->count = 0;
@@ -187,6 +196,7 @@ static bool collect(struct dn_file_table *table, struct followed *followed)
     }
     first = add_candidate(table, followed, followed->path, before, before_count);
     followed->current = first == 0;
+    followed->sure = there && !names.more && (first == 0 || first == ENOENT);
     if (first != 0) {
         say_error(followed, followed->path, first);
     } else if (followed->candidates[0].identified && followed->candidates[0].identity.gzip) {
@@ -198,6 +208,7 @@ static bool collect(struct dn_file_table *table, struct followed *followed)
             error = add_candidate(table, followed, path, before, before_count);
             if (error != 0 && error != ENOENT) {
                 say_error(followed, path, error);
+                followed->sure = false;
             }
         }
     }
@@ -302,10 +313,12 @@ static void make_entry(struct dn_file_table *table, size_t list_index, struct fo
         row->entry = table->entries[row->index];
         return;
     }
+    entry.gone = row->gone;
+    entry.where.settled = row->done && table->keeps;
     row->entry = dn_file_table_add(table, &entry);
     if (row->entry == NULL) {
         say(followed, followed->path,
-            "the file was rotated too often since this node was started to be followed further: restart it");
+            "more than 1024 files in one source: delete old rotated ones, once read");
         return;
     }
     row->index = dn_file_table_find(table, entry.stream);
@@ -359,28 +372,93 @@ static void place(struct dn_file_table *table, const struct followed *followed, 
         table->follow->changed = true;
     }
     where->rotated = rotated;
+    row->entry->gone = row->gone;
     row->done = row->entry->done;
     row->finished_at = where->finished_at;
     pthread_mutex_unlock(&table->lock);
 }
 
+/* A file with its inode is there, though it could not be identified. */
+static bool may_be_there(const struct followed *followed, const struct dn_file_row *row)
+{
+    for (size_t i = 0; i < followed->count; i++) {
+        if ((uint64_t)followed->candidates[i].status.st_ino == row->identity.inode) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void note_absence(const struct followed *followed, struct dn_file_row *row)
+{
+    if (row->candidate != NO_CANDIDATE) {
+        row->home = followed->home;
+        row->absence = (struct dn_file_absence){0};
+        row->gone = false;
+        return;
+    }
+    /* One of an earlier run, not seen in this one: the folder is believed where the path itself is in it. */
+    bool same = row->home.known ? dn_file_home_same(&row->home, &followed->home) : followed->current;
+
+    if (followed->sure && same && !may_be_there(followed, row) && dn_file_absent(&row->absence)) {
+        row->gone = true;
+    }
+}
+
+/* Is the row to have a stream? One that is done has, where it is gone: ingest settles it. A fetcher has one
+ * for all that may still be asked for. */
+static bool wants_entry(const struct dn_file_table *table, const struct dn_file_row *row)
+{
+    if (row->entry != NULL || row->over) {
+        return false;
+    }
+    return !row->done || !table->keeps || (row->gone && row->finished_at >= 0);
+}
+
+static void place_row(struct dn_file_table *table, size_t list_index, struct followed *followed,
+                      struct dn_file_row *row)
+{
+    note_absence(followed, row);
+    if (wants_entry(table, row)) {
+        make_entry(table, list_index, followed, row);
+    }
+    if (row->entry != NULL) {
+        place(table, followed, row);
+    } else if (row->gone && row->done && row->finished_at < 0) { /* history: it was never a stream */
+        row->over = true;
+    }
+}
+
+/* A fetcher's, which nobody settles. It keeps them while there is room: it answers for them. */
+static bool fetcher_drops(struct dn_file_table *table, struct dn_file_row *row)
+{
+    if (table->keeps || !row->gone || table->used <= DN_SOURCE_PARTITIONS_MAX / 2) {
+        return false;
+    }
+    if (row->entry != NULL) {
+        dn_file_table_drop(table, row->index);
+    }
+    return true;
+}
+
 static void place_rows(struct dn_file_table *table, size_t list_index, struct followed *followed)
 {
     struct dn_file_memory *memory = &table->follow->memory;
-    size_t kept = 0;
+    size_t kept = 0, over = 0;
 
+    for (size_t i = 0; i < memory->count; i++) {
+        over += memory->rows[i].over;
+    }
     for (size_t i = 0; i < memory->count; i++) {
         struct dn_file_row *row = &memory->rows[i];
 
         if (row->path_key == followed->key) {
-            if (row->entry == NULL && (!row->done || !table->keeps)) {
-                make_entry(table, list_index, followed, row);
+            place_row(table, list_index, followed, row);
+            if (row->over && row->candidate == NO_CANDIDATE && over > DN_FILE_ROWS_OVER) {
+                over--; /* the oldest first */
+                continue;
             }
-            if (row->entry != NULL) {
-                place(table, followed, row);
-            }
-            row->missing = row->candidate == NO_CANDIDATE ? row->missing + 1 : 0;
-            if (row->done && row->missing > FORGOTTEN_AFTER_SCANS && table->keeps) {
+            if (fetcher_drops(table, row)) {
                 continue;
             }
         }
@@ -390,6 +468,22 @@ static void place_rows(struct dn_file_table *table, size_t list_index, struct fo
         kept++;
     }
     memory->count = kept;
+}
+
+/* What ingest has forgotten since the last scan. */
+static void take_released(struct dn_file_table *table)
+{
+    struct dn_file_memory *memory = &table->follow->memory;
+
+    for (size_t i = 0; i < memory->count; i++) {
+        struct dn_file_row *row = &memory->rows[i];
+
+        if (row->entry != NULL && dn_file_table_is_released(table, row->index)) {
+            dn_file_table_drop(table, row->index);
+            row->entry = NULL;
+            row->done = row->over = true; /* read to its end, or given up by a person's word */
+        }
+    }
 }
 
 /* ---- the table's side ---- */
@@ -430,6 +524,7 @@ bool dn_file_follow_scan(struct dn_file_table *table)
     struct dn_file_follow *follow = table->follow;
 
     follow->changed = false;
+    take_released(table);
     if (!table->keeps) { /* what the one that keeps has met since */
         dn_file_memory_load(&follow->memory, table->host->data_dir, table->config->name, NULL);
     }

@@ -122,7 +122,8 @@ static bool take_line(struct dn_file_memory *memory, const char *line)
         line[used] != '\0' || row.finished_at < -1) {
         return false;
     }
-    row.done = strcmp(word, "done") == 0;
+    row.over = strcmp(word, "over") == 0;
+    row.done = row.over || strcmp(word, "done") == 0;
     return (row.done || strcmp(word, "read") == 0) && dn_file_memory_add(memory, &row) != NULL;
 }
 
@@ -185,11 +186,14 @@ static char *write_text(const struct dn_file_memory *memory)
     for (size_t i = 0; i < memory->count; i++) {
         const struct dn_file_row *row = &memory->rows[i];
 
-        used +=
-            (size_t)snprintf(text + used, room - used,
-                             "file %016" PRIx64 " %" PRIu64 " %016" PRIx64 " %016" PRIx64 " %s %" PRId64 "\n",
-                             row->path_key, row->identity.inode, row->identity.first.high,
-                             row->identity.first.low, row->done ? "done" : "read", row->finished_at);
+        used += (size_t)snprintf(
+            text + used, room - used,
+            "file %016" PRIx64 " %" PRIu64 " %016" PRIx64 " %016" PRIx64 " %s %" PRId64 "\n", row->path_key,
+            row->identity.inode, row->identity.first.high, row->identity.first.low,
+            row->over   ? "over"
+            : row->done ? "done"
+                        : "read",
+            row->finished_at);
     }
     return text;
 }

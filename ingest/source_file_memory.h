@@ -8,25 +8,30 @@
 #include "base/error.h"
 #include "ingest/source.h"
 #include "ingest/source_file_names.h"
+#include "ingest/source_file_table_private.h"
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #define DN_FILE_ROWS_MAX 4096
-
-struct dn_file_entry;
+/* Of files that are over and gone so many are remembered, so that a copy of one that comes back (a backup, a
+ * folder that was not mounted) is not taken for a new file. */
+#define DN_FILE_ROWS_OVER 1024
 
 struct dn_file_row {
     uint64_t path_key;                /* of the path that is followed */
     struct dn_file_identity identity; /* gzip is not kept */
     bool done;                        /* nothing in it need be read any more, or ever */
     int64_t finished_at;              /* its end, once it was reached after a rotation; -1 */
+    bool over;                        /* done, gone, and no stream of ingest's any more */
 
     struct dn_file_entry *entry; /* of this run; NULL: it is no stream */
     size_t index;                /* of the entry */
-    unsigned missing;            /* for how many scans it was found nowhere */
-    size_t candidate;            /* while scanning */
+    bool gone;                   /* it was found nowhere for long enough */
+    struct dn_file_absence absence;
+    struct dn_file_home home; /* in this run */
+    size_t candidate;         /* while scanning */
 };
 
 struct dn_file_memory {

@@ -137,7 +137,10 @@ size_t dn_file_table_find(struct dn_file_table *table, const char *stream)
 
     pthread_mutex_lock(&table->lock);
     for (size_t i = 0; i < table->count && found == SIZE_MAX; i++) {
-        if (table->entries[i]->stream_hash == hash && strcmp(table->entries[i]->stream, stream) == 0) {
+        const struct dn_file_entry *entry = table->entries[i];
+
+        if (entry != NULL && !entry->released && entry->stream_hash == hash &&
+            strcmp(entry->stream, stream) == 0) {
             found = i;
         }
     }
@@ -150,14 +153,62 @@ struct dn_file_entry *dn_file_table_add(struct dn_file_table *table, const struc
     struct dn_file_entry *added = NULL;
 
     pthread_mutex_lock(&table->lock);
-    table->full = table->count == DN_SOURCE_PARTITIONS_MAX;
+    table->full = table->used == DN_SOURCE_PARTITIONS_MAX;
     if (!table->full && (added = malloc(sizeof(*added))) != NULL) {
+        size_t place = 0;
+
+        while (place < table->count && table->entries[place] != NULL) {
+            place++;
+        }
         *added = *entry;
         added->stream_hash = hash_name(entry->stream);
-        table->entries[table->count++] = added;
+        table->entries[place] = added;
+        table->count = place == table->count ? place + 1 : table->count;
+        table->used++;
     }
     pthread_mutex_unlock(&table->lock);
     return added;
+}
+
+void dn_file_table_drop(struct dn_file_table *table, size_t stream)
+{
+    pthread_mutex_lock(&table->lock);
+    free(table->entries[stream]);
+    table->entries[stream] = NULL;
+    table->used--;
+    pthread_mutex_unlock(&table->lock);
+}
+
+void dn_file_table_forget(struct dn_file_table *table, size_t stream)
+{
+    pthread_mutex_lock(&table->lock);
+    DN_ASSERT(table->entries[stream] != NULL);
+    table->entries[stream]->released = true;
+    pthread_mutex_unlock(&table->lock);
+}
+
+void dn_file_table_name(struct dn_file_table *table, size_t stream, char ret[DN_SOURCE_MAX + 1])
+{
+    pthread_mutex_lock(&table->lock);
+    DN_ASSERT(stream < table->count && table->entries[stream] != NULL);
+    memcpy(ret, table->entries[stream]->stream, DN_SOURCE_MAX + 1);
+    pthread_mutex_unlock(&table->lock);
+}
+
+bool dn_file_table_is_released(struct dn_file_table *table, size_t stream)
+{
+    pthread_mutex_lock(&table->lock);
+    bool released = table->entries[stream]->released;
+    pthread_mutex_unlock(&table->lock);
+    return released;
+}
+
+bool dn_file_table_has(struct dn_file_table *table, size_t stream)
+{
+    pthread_mutex_lock(&table->lock);
+    bool has = stream < table->count && table->entries[stream] != NULL && !table->entries[stream]->released;
+    pthread_mutex_unlock(&table->lock);
+    return has;
 }
 
 bool dn_file_table_add_path(struct dn_file_table *table, const char *stream, const char *path)
@@ -176,9 +227,15 @@ size_t dn_file_table_streams(struct dn_file_table *table, struct dn_stream_info 
     pthread_mutex_lock(&table->lock);
     count = table->count;
     for (size_t i = 0; i < count && i < max; i++) {
-        memcpy(ret[i].stream, table->entries[i]->stream, sizeof(ret[i].stream));
-        ret[i].partition_count = 1;
-        ret[i].local = table->entries[i]->local;
+        const struct dn_file_entry *entry = table->entries[i];
+
+        ret[i] = (struct dn_stream_info){0};
+        if (entry != NULL && !entry->released) {
+            memcpy(ret[i].stream, entry->stream, sizeof(ret[i].stream));
+            ret[i].partition_count = 1;
+            ret[i].local = entry->local;
+            ret[i].gone = entry->gone;
+        }
     }
     pthread_mutex_unlock(&table->lock);
     return count;
@@ -211,7 +268,8 @@ void dn_file_table_replicated(struct dn_file_table *table, size_t stream, int64_
     pthread_mutex_lock(&table->lock);
     DN_ASSERT(stream < table->count);
     entry = table->entries[stream];
-    entry->done = entry->where.finished_at >= 0 && next_offset >= entry->where.finished_at;
+    entry->done =
+        entry->where.settled || (entry->where.finished_at >= 0 && next_offset >= entry->where.finished_at);
     pthread_mutex_unlock(&table->lock);
 }
 
@@ -274,8 +332,104 @@ uint64_t dn_file_table_mix(uint64_t signature, const char *path, const struct st
     return dn_hash64(facts, sizeof(facts), dn_hash64(path, strlen(path), signature));
 }
 
-/* A regular file: its stream, if it is new. Returns errno. */
-static int look_at_file(struct dn_file_table *table, size_t list_index, const char *path, uint64_t *signature)
+/* ---- what is there no more ---- */
+
+bool dn_file_absent(struct dn_file_absence *absence)
+{
+    uint64_t now_us = dn_monotonic_us();
+
+    if (absence->scans++ == 0) {
+        absence->since_us = now_us;
+    }
+    return absence->scans > DN_FILE_GONE_SCANS &&
+           now_us - absence->since_us >= (uint64_t)dn_file_quiet_ms * 1000;
+}
+
+bool dn_file_home_of(const char *folder, struct dn_file_home *ret)
+{
+    struct stat status;
+
+    *ret = (struct dn_file_home){0};
+    if (stat(folder, &status) != 0) {
+        return false;
+    }
+    *ret = (struct dn_file_home){.known = true, .device = status.st_dev, .inode = status.st_ino};
+    return true;
+}
+
+bool dn_file_home_same(const struct dn_file_home *a, const struct dn_file_home *b)
+{
+    return a->known && b->known && a->device == b->device && a->inode == b->inode;
+}
+
+/* The folder was looked through, and this file of it was not there. */
+static void miss(struct dn_file_table *table, size_t index, const struct dn_file_home *home)
+{
+    struct dn_file_entry *entry = table->entries[index];
+    struct stat status;
+
+    /* That it was not listed is not enough: the folder may hold more files than are listed. */
+    if (!dn_file_home_same(&entry->home, home) ||
+        fstatat(AT_FDCWD, entry->where.path, &status, AT_SYMLINK_NOFOLLOW) == 0 || errno != ENOENT) {
+        return;
+    }
+    if (!dn_file_absent(&entry->absence)) {
+        return;
+    }
+    if (!table->keeps) { /* a fetcher's, and nobody else's */
+        dn_file_table_drop(table, index);
+        return;
+    }
+    pthread_mutex_lock(&table->lock);
+    entry->gone = true;
+    pthread_mutex_unlock(&table->lock);
+}
+
+static void miss_others(struct dn_file_table *table, size_t list_index, const struct dn_file_home *home)
+{
+    for (size_t i = 0; i < table->count; i++) {
+        struct dn_file_entry *entry = table->entries[i];
+
+        if (entry != NULL && entry->list_index == list_index && entry->home.known && !entry->seen) {
+            miss(table, i, home);
+        }
+    }
+}
+
+/* Before a scan of files that are not followed. */
+static void begin_scan(struct dn_file_table *table)
+{
+    table->full = false; /* until something finds no room */
+    for (size_t i = 0; i < table->count; i++) {
+        if (table->entries[i] == NULL) {
+            continue;
+        }
+        if (dn_file_table_is_released(table, i)) {
+            dn_file_table_drop(table, i);
+        } else {
+            table->entries[i]->seen = false;
+        }
+    }
+}
+
+static void note_seen(struct dn_file_table *table, size_t index, const struct dn_file_home *home)
+{
+    struct dn_file_entry *entry = table->entries[index];
+
+    entry->seen = true;
+    entry->absence = (struct dn_file_absence){0};
+    if (home != NULL) {
+        entry->home = *home;
+    }
+    pthread_mutex_lock(&table->lock);
+    entry->gone = false;
+    pthread_mutex_unlock(&table->lock);
+}
+
+/* A regular file: its stream, if it is new. home: of the folder that it was found in; NULL: it was named by
+ * itself, and is never gone. Returns errno. */
+static int look_at_file(struct dn_file_table *table, size_t list_index, const char *path,
+                        const struct dn_file_home *home, uint64_t *signature)
 {
     struct dn_file_entry entry = {.list_index = list_index, .where = {.whole = true, .finished_at = -1}};
     struct stat status;
@@ -291,9 +445,14 @@ static int look_at_file(struct dn_file_table *table, size_t list_index, const ch
     }
     *signature = dn_file_table_mix(*signature, path, &status);
     dn_file_name_of_path(table->config->name, path, entry.stream);
-    if (dn_file_table_find(table, entry.stream) == SIZE_MAX) {
+    size_t index = dn_file_table_find(table, entry.stream);
+    if (index == SIZE_MAX) {
         snprintf(entry.where.path, sizeof(entry.where.path), "%s", path);
         dn_file_table_add(table, &entry);
+        index = dn_file_table_find(table, entry.stream);
+    }
+    if (index != SIZE_MAX) {
+        note_seen(table, index, home);
     }
     return 0;
 }
@@ -302,7 +461,9 @@ static void look_at_folder(struct dn_file_table *table, size_t list_index, const
                            uint64_t *signature)
 {
     char path[DN_FILE_PATH_MAX], text[DN_FILE_PATH_MAX + 128];
+    struct dn_file_home home;
     struct dn_file_names names;
+    bool there = dn_file_home_of(folder, &home); /* before it is looked through: see miss */
     int error = dn_file_list(folder, NULL, NULL, DN_SOURCE_PARTITIONS_MAX, &names);
     bool trouble = false;
 
@@ -314,11 +475,14 @@ static void look_at_folder(struct dn_file_table *table, size_t list_index, const
         if (!dn_file_join(folder, names.names[i], path)) {
             continue; /* cannot be: both have their limits */
         }
-        error = look_at_file(table, list_index, path, signature);
+        error = look_at_file(table, list_index, path, &home, signature);
         if (error != 0 && error != ENOENT && !trouble) {
             dn_file_table_unreadable(table, list_index, path, error);
             trouble = true;
         }
+    }
+    if (there) {
+        miss_others(table, list_index, &home);
     }
     if (names.more || table->full) {
         snprintf(text, sizeof(text),
@@ -346,7 +510,7 @@ static void look_at_path(struct dn_file_table *table, size_t list_index, uint64_
         return;
     }
     if (error == 0) {
-        error = look_at_file(table, list_index, path, signature);
+        error = look_at_file(table, list_index, path, NULL, signature);
     }
     if (error != 0) {
         dn_file_table_unreadable(table, list_index, path, error);
@@ -363,6 +527,7 @@ bool dn_file_table_scan(struct dn_file_table *table)
     if (table->follow != NULL) {
         changed = dn_file_follow_scan(table);
     } else if (strcmp(table->config->list[0], "-") != 0) {
+        begin_scan(table);
         for (size_t i = 0; i < table->config->list_count; i++) {
             look_at_path(table, i, &signature);
         }

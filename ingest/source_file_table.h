@@ -1,7 +1,7 @@
 /* The streams of a file source: which files there are, and where each is now. Private to ingest.
  *
  * A table has its own lock; every function may be called on any thread, but for scan (one thread at a time).
- * Streams are only ever added, so that an index stays what it is. */
+ * An index is a stream's until that is forgotten; then it may be another's. */
 #ifndef DN_INGEST_SOURCE_FILE_TABLE_H
 #define DN_INGEST_SOURCE_FILE_TABLE_H
 
@@ -13,9 +13,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* A rotated file that was quiet for so long is read to its end; one that is not found for so long is gone.
- * Tests make it shorter, before they open a source. */
+/* A rotated file that was quiet for so long is read to its end; one that is not found for so long is lost,
+ * and after more than DN_FILE_GONE_SCANS scans it is gone. Tests make it shorter, before they open a source.
+ */
 extern unsigned dn_file_quiet_ms;
+
+#define DN_FILE_GONE_SCANS 10 /* a rename may hide a file from one scan */
 
 struct dn_file_table;
 
@@ -35,7 +38,13 @@ enum dn_file_glance dn_file_table_glance(struct dn_file_table *table);
 /* Adds a stream by hand (standard input's, local). False: no memory, or full. */
 bool dn_file_table_add_path(struct dn_file_table *table, const char *stream, const char *path);
 
+/* An empty name: nobody's. `gone`: as the file system is; what is open is not known here. */
 size_t dn_file_table_streams(struct dn_file_table *table, struct dn_stream_info *ret, size_t max);
+/* Is that index a stream's? */
+bool dn_file_table_has(struct dn_file_table *table, size_t stream);
+void dn_file_table_name(struct dn_file_table *table, size_t stream, char ret[DN_SOURCE_MAX + 1]);
+/* A stream that is gone, and that nobody asks for any more. The next scan makes room. */
+void dn_file_table_forget(struct dn_file_table *table, size_t stream);
 /* SIZE_MAX: there is no such stream. */
 size_t dn_file_table_find(struct dn_file_table *table, const char *stream);
 /* text NULL: none any more. */
@@ -51,7 +60,8 @@ struct dn_file_where {
     bool rotated;        /* followed: no longer the file that grows */
     uint64_t rotated_us; /* since when (monotonic) */
     int64_t finished_at; /* followed: it was read to its end, which is this; -1 */
-    uint64_t scans;      /* how often the table was scanned: a later answer is newer */
+    bool settled;   /* followed: that was in an earlier run; whatever is asked for, it is not read again */
+    uint64_t scans; /* how often the table was scanned: a later answer is newer */
 };
 void dn_file_table_where(struct dn_file_table *table, size_t stream, struct dn_file_where *ret);
 

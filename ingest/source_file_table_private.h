@@ -7,12 +7,35 @@
 #include <pthread.h>
 #include <sys/stat.h>
 
-/* Written by the thread that scans, under the lock; finished_at and replicated by others too. */
+/* Where a file was last seen. A folder that is not the one it was (its file system is not mounted) says
+ * nothing of what is in it. */
+struct dn_file_home {
+    bool known;
+    dev_t device;
+    ino_t inode;
+};
+
+struct dn_file_absence { /* zeroes: it is there */
+    unsigned scans;      /* for so many in a row it was not */
+    uint64_t since_us;   /* the first of them (monotonic) */
+};
+/* Not found by this scan. True: it is gone. */
+bool dn_file_absent(struct dn_file_absence *absence);
+/* False: there is no such folder. */
+bool dn_file_home_of(const char *folder, struct dn_file_home *ret);
+bool dn_file_home_same(const struct dn_file_home *a, const struct dn_file_home *b);
+
+/* Written by the thread that scans, under the lock; finished_at, done and released by others too. */
 struct dn_file_entry {
     char stream[DN_SOURCE_MAX + 1];
     uint64_t stream_hash;
     bool local;
-    bool done; /* read to its end, and replicated */
+    bool done;     /* read to its end, and replicated */
+    bool gone;     /* as dn_stream_info */
+    bool released; /* forgotten: the next scan frees it */
+    bool seen;     /* a folder's file: by this scan */
+    struct dn_file_home home;
+    struct dn_file_absence absence;
     size_t list_index;
     struct dn_file_where where;
 };
@@ -26,9 +49,10 @@ struct dn_file_table {
     struct dn_file_follow *follow; /* NULL: not followed */
     uint64_t signature;            /* of all sizes and times at the last scan */
 
-    pthread_mutex_t lock; /* of what follows */
-    struct dn_file_entry *entries[DN_SOURCE_PARTITIONS_MAX];
-    size_t count;
+    pthread_mutex_t lock;                                    /* of what follows */
+    struct dn_file_entry *entries[DN_SOURCE_PARTITIONS_MAX]; /* NULL: nobody's */
+    size_t count;                                            /* up to the last one that ever was */
+    size_t used;
     bool full; /* there were more files than entries */
     uint64_t scans;
     struct {
@@ -39,6 +63,9 @@ struct dn_file_table {
 
 /* Adds one. NULL: the table is full, or no memory. Takes the lock. */
 struct dn_file_entry *dn_file_table_add(struct dn_file_table *table, const struct dn_file_entry *entry);
+bool dn_file_table_is_released(struct dn_file_table *table, size_t stream);
+/* Frees the entry with that index. Takes the lock. */
+void dn_file_table_drop(struct dn_file_table *table, size_t stream);
 /* Why `path` cannot be read. */
 void dn_file_table_explain(const char *path, int error, char ret_text[DN_SOURCE_TEXT_MAX]);
 /* The same, as trouble. */

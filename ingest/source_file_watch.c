@@ -6,8 +6,8 @@
 #include <string.h>
 #include <time.h>
 
-#define GLANCE_MS 50        /* at the sizes of followed files: the most by which a line waits */
-#define GLANCES_PER_SCAN 20 /* at everything: folders, rotated files */
+unsigned dn_file_glance_ms = 50; /* at the sizes of followed files: the most by which a line waits */
+#define GLANCES_PER_SCAN 20      /* at everything: folders, rotated files */
 
 struct dn_file_watch {
     struct dn_file_table *table;
@@ -32,7 +32,7 @@ static struct timespec after_ms(unsigned ms)
 /* True: it shall stop. */
 static bool wait_for_turn(struct dn_file_watch *watch, bool *ret_now)
 {
-    struct timespec until = after_ms(GLANCE_MS);
+    struct timespec until = after_ms(dn_file_glance_ms);
     bool stop;
 
     pthread_mutex_lock(&watch->lock);

@@ -5,6 +5,10 @@
 
 #include "ingest/source_file_table.h"
 
+/* How often it looks at the sizes of followed files; at everything, 20 times more seldom. Tests make it
+ * shorter, before they open a source. */
+extern unsigned dn_file_glance_ms;
+
 struct dn_file_watch;
 
 /* Both outlive it. */

@@ -195,6 +195,8 @@ static void see_streams(struct ingest_source *source, bool rules)
     for (size_t i = 0; i < count; i++) {
         struct ingest_stream *stream = &source->streams[i];
         bool first = stream->source == NULL;
+        if (ingest->infos[i].stream[0] == 0)
+            continue; /* nobody's: it was forgotten */
         stream->source = source;
         stream->index = i;
         stream->info = ingest->infos[i];
@@ -228,6 +230,29 @@ void ingest_refresh(struct dn_ingest *ingest, bool rules)
 void ingest_close_feeds(struct dn_ingest *ingest)
 {
     each_feed(ingest, feed_stop);
+}
+
+void ingest_close_stream(struct ingest_stream *stream)
+{
+    struct dn_ingest *ingest = stream->source->ingest;
+
+    for (struct ingest_lane **place = &ingest->lanes; *place != NULL;) {
+        struct ingest_lane *lane = *place;
+        if (lane->feed->stream != stream) {
+            place = &lane->next;
+            continue;
+        }
+        DN_ASSERT(lane->out == 0);
+        *place = lane->next;
+        lane->feed->lanes[lane->group - 1] = NULL;
+        lane_free(lane);
+    }
+    for (uint32_t p = 0; p < stream->feed_count; p++) {
+        feed_stop(stream->feeds[p]);
+        feed_free(stream->feeds[p]);
+    }
+    free(stream->feeds);
+    memset(stream, 0, sizeof *stream);
 }
 
 void ingest_topology_free(struct dn_ingest *ingest)

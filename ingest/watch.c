@@ -317,6 +317,30 @@ static void watch_group(struct watch *watch, uint32_t number)
     }
 }
 
+/* Without memory the old ones stay. */
+static void tell_names(struct dn_ingest *ingest)
+{
+    size_t most = 0, count = 0;
+
+    for (size_t s = 0; s < ingest->options.source_count; s++)
+        most += ingest->sources[s].stream_count;
+    char(*names)[DN_SOURCE_MAX + 1] = calloc(most + 1, sizeof *names);
+    if (names == NULL)
+        return;
+    for (size_t s = 0; s < ingest->options.source_count; s++)
+        for (size_t i = 0; i < ingest->sources[s].stream_count; i++) {
+            const struct dn_stream_info *info = &ingest->sources[s].streams[i].info;
+            if (info->stream[0] != 0 && !info->gone)
+                memcpy(names[count++], info->stream, sizeof names[0]);
+        }
+    pthread_mutex_lock(&ingest->rows_lock);
+    void *old = ingest->names;
+    ingest->names = names;
+    ingest->name_count = count;
+    pthread_mutex_unlock(&ingest->rows_lock);
+    free(old);
+}
+
 void ingest_watch(struct dn_ingest *ingest)
 {
     struct watch *watch = calloc(1, sizeof *watch);
@@ -336,6 +360,18 @@ void ingest_watch(struct dn_ingest *ingest)
     pthread_mutex_unlock(&ingest->rows_lock);
     free(old);
     free(watch);
+    tell_names(ingest);
+}
+
+bool dn_ingest_has(struct dn_ingest *ingest, const char *stream)
+{
+    bool found = false;
+
+    pthread_mutex_lock(&ingest->rows_lock);
+    for (size_t i = 0; i < ingest->name_count && !found; i++)
+        found = strcmp(ingest->names[i], stream) == 0;
+    pthread_mutex_unlock(&ingest->rows_lock);
+    return found;
 }
 
 size_t dn_ingest_rows(struct dn_ingest *ingest, struct dn_ingest_row *ret, size_t max)

@@ -80,6 +80,7 @@ struct dn_cli_source_wish {
     enum { DN_CLI_TO_OFFSET, DN_CLI_TO_END, DN_CLI_TO_BEGINNING } to;
     int64_t offset; /* DN_CLI_TO_OFFSET */
     bool forward;   /* skip: it must not go back */
+    bool forget;    /* to: nowhere */
 };
 struct dn_cli_source_plan {
     int64_t next_offset; /* -1: the beginning */

@@ -11,11 +11,12 @@
 #include <unistd.h>
 
 #define PARTITIONS_MAX INT64_C(4294967294)
+#define MARK INT64_C(4294967295) /* a partition: every shard reads all of the stream */
 #define SHARD_MAX 64
 #define PROBLEM_MAX 400
 #define ANSWER_MAX 16
 
-enum action { ACTION_NONE, ACTION_LIST, ACTION_SKIP, ACTION_RESET };
+enum action { ACTION_NONE, ACTION_LIST, ACTION_SKIP, ACTION_RESET, ACTION_FORGET };
 
 struct arguments {
     struct dn_cli *cli;
@@ -47,12 +48,15 @@ static void take_argument(struct arguments *arguments, char *text, struct argp_s
             arguments->action = ACTION_SKIP;
         else if (strcmp(text, "reset") == 0)
             arguments->action = ACTION_RESET;
+        else if (strcmp(text, "forget") == 0)
+            arguments->action = ACTION_FORGET;
         else
-            argp_error(state, "unknown action '%s': use list, skip or reset", text);
+            argp_error(state, "unknown action '%s': use list, skip, reset or forget", text);
     } else if (arguments->wish.stream == NULL) {
         arguments->wish.stream = text;
     } else if (!arguments->partition_given) {
-        arguments->wish.partition = (uint32_t)dn_cli_number(state, "PARTITION", text, 0, PARTITIONS_MAX);
+        arguments->wish.partition = (uint32_t)dn_cli_number(
+            state, "PARTITION", text, 0, arguments->action == ACTION_FORGET ? MARK : PARTITIONS_MAX);
         arguments->partition_given = true;
     } else {
         argp_error(state, "unexpected argument '%s'", text);
@@ -80,7 +84,7 @@ static void check_arguments(const struct arguments *arguments, struct argp_state
     const struct dn_cli_source_wish *wish = &arguments->wish;
 
     if (arguments->action == ACTION_NONE)
-        argp_error(state, "say list, or skip or reset with a stream and a partition");
+        argp_error(state, "say list, or skip, reset or forget with a stream and a partition");
     if (arguments->action == ACTION_LIST) {
         if (wish->stream != NULL || arguments->to_given || arguments->forget_watermark || wish->shard != 0)
             argp_error(state, "list takes no more than --json");
@@ -88,6 +92,11 @@ static void check_arguments(const struct arguments *arguments, struct argp_state
     }
     if (!arguments->partition_given)
         argp_error(state, "give the STREAM and the PARTITION (`dunlin source list` shows them)");
+    if (arguments->action == ACTION_FORGET) {
+        if (arguments->to_given || arguments->forget_watermark)
+            argp_error(state, "forget takes no --to and no --forget-watermark");
+        return;
+    }
     if (!arguments->to_given)
         argp_error(state, "where to? --to OFFSET|%s", wish->forward ? "end" : "beginning");
     if (wish->forward && (wish->to == DN_CLI_TO_BEGINNING || arguments->forget_watermark))
@@ -119,6 +128,7 @@ static error_t parse(int key, char *text, struct argp_state *state)
     case ARGP_KEY_ARG:
         take_argument(arguments, text, state);
         arguments->wish.forward = arguments->action == ACTION_SKIP;
+        arguments->wish.forget = arguments->action == ACTION_FORGET;
         return 0;
     case ARGP_KEY_END:
         check_arguments(arguments, state);
@@ -146,10 +156,10 @@ static json_t *number_or_null(bool known, int64_t value)
 
 static json_t *partition_json(const Dunlin__V1__SourcePartition *from)
 {
-    json_t *object =
-        json_pack("{s:s, s:I, s:I, s:b, s:I, s:b}", "stream", from->stream, "partition",
-                  (json_int_t)from->partition, "shard", (json_int_t)from->shard, "known", from->known != 0,
-                  "events", (json_int_t)from->events, "read_here", from->read_here != 0);
+    json_t *object = json_pack("{s:s, s:I, s:I, s:b, s:I, s:b, s:b}", "stream", from->stream, "partition",
+                               (json_int_t)from->partition, "shard", (json_int_t)from->shard, "known",
+                               from->known != 0, "events", (json_int_t)from->events, "read_here",
+                               from->read_here != 0, "finished", from->finished != 0);
 
     if (object == NULL)
         return json_null();
@@ -255,6 +265,8 @@ static void print_notes(const Dunlin__V1__ListSourcesResponse *list)
 
 static void list_text(const Dunlin__V1__ListSourcesResponse *list)
 {
+    size_t finished = 0;
+
     printf("as node %llu (%s) knows it\n", (unsigned long long)list->node_id, dn_cli_clean(list->node));
     if (list->n_partitions == 0 && list->n_troubles == 0) {
         puts("nothing is read from any stream (`sources` in the configuration of dunlind)");
@@ -263,7 +275,13 @@ static void list_text(const Dunlin__V1__ListSourcesResponse *list)
     printf("%-32s %5s %5s %12s %12s %10s %10s %12s  %-19s  %s\n", "stream", "part", "shard", "next", "end",
            "lag", "behind", "events", "watermark (UTC)", "state");
     for (size_t i = 0; i < list->n_partitions; i++)
-        print_partition(list->partitions[i]);
+        if (list->partitions[i]->finished && !list->partitions[i]->read_here)
+            finished++;
+        else
+            print_partition(list->partitions[i]);
+    if (finished > 0)
+        printf("%zu more are finished, and remembered until their places are needed (--json shows them)\n",
+               finished);
     print_notes(list);
 }
 
@@ -291,7 +309,7 @@ static int list_sources(struct dn_cli *cli)
     return DN_CLI_OK;
 }
 
-/* ---- skip and reset
+/* ---- skip, reset and forget
  * ------------------------------------------------------------------------------------------- */
 
 static bool wanted(const Dunlin__V1__SourcePartition *partition, const struct dn_cli_source_wish *wish)
@@ -366,6 +384,16 @@ static void explain(const struct arguments *arguments, const struct dn_cli_sourc
     char from[48], to[48];
     bool ahead = false;
 
+    if (wish->forget) {
+        for (size_t i = 0; i < plan->count; i++)
+            fprintf(stderr, "%s partition %u, shard %u: its place may be given to another stream\n",
+                    dn_cli_clean(wish->stream), wish->partition, plan->shards[i]);
+        fputs("What was not read of it is left out for good. If it comes back later it goes on where it was, "
+              "or, "
+              "once\nits place was needed, from its beginning.\n",
+              stderr);
+        return;
+    }
     for (size_t i = 0; i < plan->count; i++) {
         ahead = ahead || plan->next_offset >= plan->old_offsets[i];
         fprintf(stderr, "%s partition %u, shard %u: reading goes on at %s instead of %s\n",
@@ -422,7 +450,10 @@ static int print_moves(const struct arguments *arguments, const Dunlin__V1__SetS
                                                (json_int_t)move->new_offset, "message", move->message));
         if (arguments->cli->json)
             continue;
-        if (move->done)
+        if (move->done && arguments->wish.forget)
+            printf("shard %u: finished at %s\n", move->shard,
+                   offset_text(move->old_offset, from, sizeof from));
+        else if (move->done)
             printf("shard %u: goes on at %s; was %s\n", move->shard,
                    offset_text(move->new_offset, to, sizeof to),
                    offset_text(move->old_offset, from, sizeof from));
@@ -463,7 +494,8 @@ static int set_source(struct arguments *arguments)
     request.partition = arguments->wish.partition;
     request.n_shards = plan.count;
     request.shards = plan.shards;
-    request.next_offset = plan.next_offset;
+    request.next_offset = arguments->wish.forget ? 0 : plan.next_offset;
+    request.finished = arguments->wish.forget;
     request.forget_watermark = arguments->forget_watermark;
     request.forward_only = arguments->wish.forward; /* it may have moved on since it was listed */
     exit_code = dn_cli_call(arguments->cli, "/dunlin.v1.Sources/Set", &request.base,
@@ -482,16 +514,21 @@ int dn_cli_source(struct dn_cli *cli, int argc, char **argv)
         .options = options,
         .parser = parse,
         .args_doc =
-            "list\nskip STREAM PARTITION --to OFFSET|end\nreset STREAM PARTITION --to OFFSET|beginning",
+            "list\nskip STREAM PARTITION --to OFFSET|end\nreset STREAM PARTITION --to OFFSET|beginning\n"
+            "forget STREAM PARTITION",
         .children = children,
-        .doc = "Shows how far streams are read, and says where reading goes on.\v"
-               "list   offsets, lag and watermarks; lag only of what the asked node reads, as its shards' "
-               "leader\n"
-               "skip   goes on further on: the way out when offsets are gone (retention), or one message "
-               "blocks\n"
-               "reset  goes back, or to where a topic that was made anew begins\n\n"
-               "skip and reset show what they would do and ask, unless --yes is given. Exit codes: 0 done, 1 "
-               "refused, or not every shard was changed."};
+        .doc =
+            "Shows how far streams are read, and says where reading goes on.\v"
+            "list   offsets, lag and watermarks; lag only of what the asked node reads, as its shards' "
+            "leader\n"
+            "skip   goes on further on: the way out when offsets are gone (retention), or one message "
+            "blocks\n"
+            "reset  goes back, or to where a topic that was made anew begins\n"
+            "forget gives back the place of a partition that is no more: a topic or a source that was taken "
+            "out of the configuration, a file that was deleted before it was read\n\n"
+            "skip, reset and forget show what they would do and ask, unless --yes is given. Exit codes: 0 "
+            "done, 1 "
+            "refused, or not every shard was changed."};
     struct arguments arguments = {.cli = cli};
 
     argp_parse(&argp, argc, argv, 0, NULL, &arguments);

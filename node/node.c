@@ -300,6 +300,7 @@ static enum dn_exit open_api(struct dn_node *node)
         .open = &node->facts_known,
         .metrics = node->metrics,
         .source_rows = dn_streams_api_rows,
+        .source_has = dn_streams_api_has,
         .source_data = node->streams,
     };
 

@@ -121,12 +121,15 @@ void dn_streams_destroy(struct dn_streams *streams); /* after consensus stopped;
 uint64_t dn_streams_loop_age_us(const struct dn_streams *streams);
 /* As dn_ingest_rows; none before the start. */
 size_t dn_streams_rows(struct dn_streams *streams, struct dn_ingest_row *ret, size_t max);
+/* As dn_ingest_has; false before the start. */
+bool dn_streams_has(struct dn_streams *streams, const char *stream);
 /* As dn_deadletters_trouble. */
 int64_t dn_streams_letters_trouble(struct dn_streams *streams, char ret_text[DN_SOURCE_TEXT_MAX]);
 /* stream_page.c: the streams' part of the metrics page; `reader` is the calling thread's. */
 void dn_streams_render(struct dn_node *node, struct dn_epoch_reader *reader, struct dn_buffer *out);
 /* As struct dn_api_options wants it; data is the struct dn_streams. */
 size_t dn_streams_api_rows(void *data, struct dn_api_source_row *ret, size_t max);
+bool dn_streams_api_has(void *data, const char *stream);
 
 /* ---- admin port (admin.c, gauges.c) ----------------------------------------------------------------------
  */

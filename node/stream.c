@@ -78,6 +78,16 @@ static bool target_next_offset(void *data, uint32_t group, const char *stream, u
     return known;
 }
 
+static bool target_finished(void *data, uint32_t group, const char *stream, uint32_t partition)
+{
+    const struct asker *asker = data;
+
+    dn_epoch_enter(asker->reader);
+    bool finished = dn_shard_source_finished(shard_of(asker, group), stream, partition);
+    dn_epoch_leave(asker->reader);
+    return finished;
+}
+
 static int64_t target_stalled(void *data, uint32_t group, char ret_reason[DN_STALL_REASON_MAX + 1])
 {
     const struct asker *asker = data;
@@ -106,6 +116,7 @@ static struct dn_ingest_target target_of(struct asker *asker)
         .propose = target_propose,
         .leads = target_leads,
         .next_offset = target_next_offset,
+        .finished = target_finished,
         .stalled = target_stalled,
         .dead_letters = target_dead_letters,
     };
@@ -298,6 +309,13 @@ size_t dn_streams_rows(struct dn_streams *streams, struct dn_ingest_row *ret, si
     struct dn_ingest *ingest = atomic_load(&streams->ingest);
 
     return ingest ? dn_ingest_rows(ingest, ret, max) : 0;
+}
+
+bool dn_streams_has(struct dn_streams *streams, const char *stream)
+{
+    struct dn_ingest *ingest = atomic_load(&streams->ingest);
+
+    return ingest && dn_ingest_has(ingest, stream);
 }
 
 int64_t dn_streams_letters_trouble(struct dn_streams *streams, char ret_text[DN_SOURCE_TEXT_MAX])

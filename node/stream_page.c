@@ -175,8 +175,14 @@ static struct views take_views(const struct dn_node *node)
         size_t room = most - taken.count;
         size_t count = dn_shard_sources(node->shards[i], taken.views + taken.count, room);
 
-        for (size_t v = 0; v < count && v < room; v++)
+        const struct dn_source_view *views = taken.views + taken.count;
+
+        for (size_t v = 0; v < count && v < room; v++) {
+            if (views[v].finished)
+                continue; /* no more is to be watched */
+            taken.views[taken.count] = views[v];
             taken.groups[taken.count++] = i + 1;
+        }
     }
     return taken;
 }
@@ -270,6 +276,11 @@ static void convert(const struct dn_ingest_row *from, struct dn_api_source_row *
     snprintf(to->source, sizeof(to->source), "%s", from->source);
     snprintf(to->stream, sizeof(to->stream), "%s", from->stream);
     snprintf(to->error, sizeof(to->error), "%s", from->error);
+}
+
+bool dn_streams_api_has(void *data, const char *stream)
+{
+    return dn_streams_has(data, stream);
 }
 
 size_t dn_streams_api_rows(void *data, struct dn_api_source_row *ret, size_t max)

@@ -301,6 +301,7 @@ static void batch_apply(struct batch *batch, const struct dn_record_head *head, 
     if (head->next_offset > batch->progress.next_offset) {
         batch->progress.next_offset = head->next_offset;
     }
+    batch->progress.finished = 0; /* it is there: its place must stay its own */
     dn_source_move(core, batch->source, &batch->progress);
 }
 
@@ -373,13 +374,40 @@ static void apply_dead_written(struct dn_core *core, struct dn_reader *reader, s
     dn_buffer_u8(result, whole && dn_dead_written(core, before) ? DN_RESULT_OK : DN_RESULT_INVALID);
 }
 
+static void answer_source(struct dn_buffer *result, enum dn_result_status status, int64_t next_offset)
+{
+    dn_buffer_u8(result, (uint8_t)status);
+    dn_buffer_i64(result, next_offset);
+}
+
+/* Only where it still stands where who says so has seen it: whatever came meanwhile would be forgotten. */
+static void apply_finished(struct dn_core *core, const struct dn_record_head *head, struct dn_buffer *result)
+{
+    struct dn_stream_source *source =
+        dn_source_find(core, head->source, head->source_length, head->partition);
+    int64_t next_offset = source != NULL ? dn_source_progress(source).next_offset : DN_OFFSET_UNSET;
+    if (source != NULL && next_offset != head->next_offset) {
+        answer_source(result, DN_RESULT_GAP, next_offset);
+        return;
+    }
+    answer_source(result, DN_RESULT_OK, next_offset);
+    if (source != NULL) {
+        dn_source_finish(core, source);
+    }
+}
+
 /* A partition that is forgotten keeps its place: letters name it, and its next batch finds it. */
 static void apply_source(struct dn_core *core, const struct dn_record_head *head, struct dn_reader *reader,
                          struct dn_buffer *result)
 {
     uint8_t how = dn_reader_u8(reader);
-    if (reader->failed || dn_reader_left(reader) > 0 || how > DN_SOURCE_FORWARD) {
+    if (reader->failed || dn_reader_left(reader) > 0 || how > DN_SOURCE_FINISHED ||
+        (how == DN_SOURCE_FINISHED) != (head->version >= DN_RECORD_VERSION_FINISHED)) {
         dn_buffer_u8(result, DN_RESULT_INVALID);
+        return;
+    }
+    if (how == DN_SOURCE_FINISHED) {
+        apply_finished(core, head, result);
         return;
     }
     struct dn_source_progress progress = {.next_offset = DN_OFFSET_UNSET};
@@ -389,8 +417,7 @@ static void apply_source(struct dn_core *core, const struct dn_record_head *head
     if (source != NULL && how == DN_SOURCE_FORWARD) {
         progress = dn_source_progress(source);
         if (progress.next_offset > head->next_offset) {
-            dn_buffer_u8(result, DN_RESULT_GAP);
-            dn_buffer_i64(result, progress.next_offset);
+            answer_source(result, DN_RESULT_GAP, progress.next_offset);
             return;
         }
     }
@@ -401,12 +428,12 @@ static void apply_source(struct dn_core *core, const struct dn_record_head *head
     if (source != NULL) {
         progress = dn_source_progress(source);
     }
-    dn_buffer_u8(result, full ? DN_RESULT_FULL : DN_RESULT_OK);
-    dn_buffer_i64(result, progress.next_offset);
+    answer_source(result, full ? DN_RESULT_FULL : DN_RESULT_OK, progress.next_offset);
     if (source == NULL) {
         return;
     }
     progress.next_offset = head->next_offset;
+    progress.finished = 0;
     if (how == DN_SOURCE_FORGET_WATERMARK) {
         progress.floor_ms = 0;
         progress.newest_ms = DN_TIME_NONE;

@@ -9,7 +9,8 @@
  * ids.
  *  3. core->sum is the sum (mod 2^64) of the hashes of all users' headers, events and window ids, items,
  *     sources, dead letters that wait, the stall and tombstones. Whoever changes one takes the old hash out
- *     and puts the new one in.
+ *     and puts the new one in. Which place a source has is in no hash and no decision: which are finished, in
+ *     which order, and which letters wait decides whose place is given away.
  *  4. While a capture is open, a chunk it holds is never written (dn_core_user_chunk and dn_core_item_chunk
  *     copy it first; one of dead letters only behind the last letter it had), and nothing that it can reach
  * is freed (dn_core_retire_captured and its kin keep it until the capture ends).
@@ -41,7 +42,7 @@
 #define DN_USERS_LIMIT (DN_ID_LIMIT - 1024u)
 #define DN_ITEM_IDS (1u << 23)
 #define DN_ITEMS_LIMIT (DN_ITEM_IDS / 2) /* evicted ids wait for readers before they serve again */
-#define DN_SOURCES_MAX 4096u             /* (source, partition) pairs of a shard */
+#define DN_SOURCES_MAX 4096u             /* (source, partition) pairs of a shard, those finished too */
 #define DN_DEAD_CHUNK 128u
 #define DN_DEAD_CHUNKS (DN_DEAD_MAX / DN_DEAD_CHUNK + 1) /* the queue may begin anywhere in its first */
 #define DN_TIME_NONE ((int64_t)-1)
@@ -141,6 +142,7 @@ struct dn_source_progress {
     int64_t floor_ms;    /* events before it are late; 0: none */
     int64_t newest_ms;   /* largest event time applied; DN_TIME_NONE */
     uint64_t events;     /* applied */
+    uint64_t finished;   /* 0: in use; else rising in the order in which they were finished */
 };
 
 struct dn_stream_source {
@@ -150,10 +152,13 @@ struct dn_stream_source {
     uint16_t name_length;
     char name[DN_SOURCE_MAX];
     _Atomic int64_t next_offset, floor_ms, newest_ms; /* the progress */
-    _Atomic uint64_t events;
+    _Atomic uint64_t events, finished;
+    uint32_t letters; /* that wait and name its place; the writer's */
 };
 
-struct dn_source_list { /* immutable but for what its sources hold */
+/* Immutable but for what its sources hold. A place stays a source's; that of one that is finished and named
+ * by no letter that waits may become another's, in a list of its own. */
+struct dn_source_list {
     uint32_t count;
     struct dn_stream_source *sources[];
 };
@@ -440,13 +445,18 @@ void dn_trend_half_life(struct dn_core *core, int64_t half_life_ms);
 uint64_t dn_source_key(const char *name, size_t length, uint32_t partition);
 struct dn_stream_source *dn_source_find(const struct dn_core *core, const char *name, size_t length,
                                         uint32_t partition);
-/* One that has not begun; its hash is in the sum. NULL when DN_SOURCES_MAX are known. */
+/* DN_SOURCES_MAX; tests make it less. The same on all nodes. */
+extern uint32_t dn_sources_max;
+/* One that has not begun; its hash is in the sum. Where all places are taken it gets that of the one finished
+ * first of those that no letter names. NULL when there is none. */
 struct dn_stream_source *dn_source_add(struct dn_core *core, const char *name, size_t length,
                                        uint32_t partition);
 struct dn_source_progress dn_source_progress(const struct dn_stream_source *source);
 /* Sets it, and keeps the sum right. */
 void dn_source_move(struct dn_core *core, struct dn_stream_source *source,
                     const struct dn_source_progress *progress);
+/* Nothing more is expected of it; again: nothing. */
+void dn_source_finish(struct dn_core *core, struct dn_stream_source *source);
 /* since_ms 0: no stall. */
 void dn_stall_set(struct dn_core *core, int64_t since_ms, const char *reason, size_t length);
 
@@ -495,9 +505,10 @@ void dn_core_entry_done(struct dn_core *core, int64_t time_ms);
 
 /* ---- snapshot.c, restore.c ---- */
 #define DN_SNAPSHOT_MAGIC 0x48534e44u /* "DNSH" */
-#define DN_SNAPSHOT_VERSION                                                                                  \
-    2u /* 1: without dead letters, stall, and the newest time and count of a source                          \
-        */
+/* 1: without dead letters, stall, and the newest time and count of a source; 2: without finished sources, and
+ * written where there are none: builds that know no more read it. */
+#define DN_SNAPSHOT_VERSION 3u
+#define DN_SNAPSHOT_VERSION_STREAMS 2u
 enum {
     DN_SECTION_META = 1,
     DN_SECTION_ITEMS,

@@ -55,6 +55,7 @@ void dn_dead_append(struct dn_core *core, const struct dn_dead *letter)
     const struct dn_source_list *sources = atomic_load_explicit(&core->sources, memory_order_relaxed);
     uint64_t number = next_of(&core->dead);
     chunk_for(core, number)->letters[number % DN_DEAD_CHUNK] = *letter;
+    sources->sources[letter->source]->letters++;
     core->sum += dn_dead_hash(number, sources->sources[letter->source], letter);
     atomic_store_explicit(&core->dead.next, number + 1, memory_order_release);
 }
@@ -81,6 +82,7 @@ bool dn_dead_written(struct dn_core *core, uint64_t before)
     uint64_t from = written_of(queue);
     for (uint64_t n = from; n < before; n++) {
         const struct dn_dead *letter = dn_dead_get(queue, n);
+        sources->sources[letter->source]->letters--;
         core->sum -= dn_dead_hash(n, sources->sources[letter->source], letter);
     }
     if (before > from) {

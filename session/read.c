@@ -95,14 +95,26 @@ size_t dn_shard_trending(const struct dn_shard *shard, struct dn_trend_view *ret
     return count;
 }
 
-bool dn_shard_next_offset(const struct dn_shard *shard, const char *source, uint32_t partition,
-                          int64_t *ret_next_offset)
+static const struct dn_stream_source *find(const struct dn_shard *shard, const char *source,
+                                           uint32_t partition)
 {
     size_t length = 0;
     while (length <= DN_SOURCE_MAX && source[length] != '\0') {
         length++;
     }
-    const struct dn_stream_source *found = dn_source_find(dn_shard_core(shard), source, length, partition);
+    return dn_source_find(dn_shard_core(shard), source, length, partition);
+}
+
+bool dn_shard_source_finished(const struct dn_shard *shard, const char *source, uint32_t partition)
+{
+    const struct dn_stream_source *found = find(shard, source, partition);
+    return found != NULL && atomic_load_explicit(&found->finished, memory_order_relaxed) != 0;
+}
+
+bool dn_shard_next_offset(const struct dn_shard *shard, const char *source, uint32_t partition,
+                          int64_t *ret_next_offset)
+{
+    const struct dn_stream_source *found = find(shard, source, partition);
     if (found == NULL) {
         return false;
     }
@@ -123,6 +135,7 @@ static void source_view(const struct dn_stream_source *source, struct dn_source_
         .watermark_ms = progress.floor_ms > 0 ? progress.floor_ms : INT64_MIN,
         .newest_ms = progress.newest_ms != DN_TIME_NONE ? progress.newest_ms : INT64_MIN,
         .events = progress.events,
+        .finished = progress.finished != 0,
     };
     memcpy(ret->name, source->name, source->name_length);
 }
@@ -141,10 +154,11 @@ size_t dn_shard_dead_letters(const struct dn_shard *shard, uint64_t from, struct
                              size_t max)
 {
     const struct dn_core *core = dn_shard_core(shard);
-    uint64_t written = atomic_load_explicit(&core->dead.written, memory_order_acquire);
     uint64_t next = atomic_load_explicit(&core->dead.next, memory_order_acquire);
-    /* Loaded after `next`: it has every source that a letter below names. */
+    /* Loaded after `next`: it has every source that a letter below names. And before `written`: a letter that
+     * waits then did so all the while, and its place was not given away. */
     const struct dn_source_list *sources = atomic_load_explicit(&core->sources, memory_order_acquire);
+    uint64_t written = atomic_load_explicit(&core->dead.written, memory_order_acquire);
     size_t count = 0;
     for (uint64_t n = from > written ? from : written; n < next && count < max; n++) {
         const struct dn_dead *letter = dn_dead_get(&core->dead, n);

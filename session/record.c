@@ -38,7 +38,7 @@ static void put_head(struct dn_buffer *out, enum dn_record_kind kind)
 {
     bool older = kind == DN_RECORD_EVENTS || kind == DN_RECORD_ERASE || kind == DN_RECORD_SETTINGS;
     dn_buffer_u8(out, (uint8_t)kind);
-    dn_buffer_u8(out, older ? DN_RECORD_VERSION_MIN : DN_RECORD_VERSION);
+    dn_buffer_u8(out, older ? DN_RECORD_VERSION_MIN : DN_RECORD_VERSION_STREAMS);
 }
 
 static bool put_source(struct dn_buffer *out, enum dn_record_kind kind, const char *source,
@@ -114,26 +114,37 @@ void dn_record_dead_written(struct dn_buffer *out, uint64_t before)
     dn_buffer_u64(out, before);
 }
 
-void dn_record_source(struct dn_buffer *out, const char *source, uint32_t partition, int64_t next_offset,
-                      bool forget_watermark)
+static void put_source_word(struct dn_buffer *out, const char *source, uint32_t partition,
+                            int64_t next_offset, uint8_t how)
 {
+    size_t start = out->length;
     if (!put_source(out, DN_RECORD_SOURCE, source, partition)) {
         out->failed = true;
         return;
     }
     dn_buffer_i64(out, next_offset);
-    dn_buffer_u8(out, forget_watermark ? DN_SOURCE_FORGET_WATERMARK : 0);
+    dn_buffer_u8(out, how);
+    if (how == DN_SOURCE_FINISHED && !out->failed) {
+        out->bytes[start + 1] = DN_RECORD_VERSION_FINISHED;
+    }
+}
+
+void dn_record_source(struct dn_buffer *out, const char *source, uint32_t partition, int64_t next_offset,
+                      bool forget_watermark)
+{
+    put_source_word(out, source, partition, next_offset, forget_watermark ? DN_SOURCE_FORGET_WATERMARK : 0);
 }
 
 void dn_record_source_forward(struct dn_buffer *out, const char *source, uint32_t partition,
                               int64_t next_offset)
 {
-    if (!put_source(out, DN_RECORD_SOURCE, source, partition)) {
-        out->failed = true;
-        return;
-    }
-    dn_buffer_i64(out, next_offset);
-    dn_buffer_u8(out, DN_SOURCE_FORWARD);
+    put_source_word(out, source, partition, next_offset, DN_SOURCE_FORWARD);
+}
+
+void dn_record_source_finished(struct dn_buffer *out, const char *source, uint32_t partition,
+                               int64_t next_offset)
+{
+    put_source_word(out, source, partition, next_offset, DN_SOURCE_FINISHED);
 }
 
 void dn_record_stall(struct dn_buffer *out, int64_t since_ms, const char *reason)

@@ -22,7 +22,7 @@ enum dn_record_kind {
     DN_RECORD_ERASE = 3,  /* forget a user */
     DN_RECORD_SETTINGS = 4,
     DN_RECORD_DEAD_WRITTEN = 5, /* dead letters below a number are written elsewhere */
-    DN_RECORD_SOURCE = 6,       /* an operator sets a partition's next offset, or forgets it */
+    DN_RECORD_SOURCE = 6,       /* a partition's next offset is set or forgotten, or the partition is over */
     DN_RECORD_STALL = 7,        /* the shard's streams stand still, or run again */
 };
 
@@ -87,11 +87,20 @@ void dn_record_dead_written(struct dn_buffer *out, uint64_t before);
  * have moved it. The answer's next_offset is what it was before. */
 void dn_record_source(struct dn_buffer *out, const char *source, uint32_t partition, int64_t next_offset,
                       bool forget_watermark);
-enum { DN_SOURCE_FORGET_WATERMARK = 1, DN_SOURCE_FORWARD = 2 }; /* the record's last byte; 0: neither */
+/* The record's last byte; 0: none of them. */
+enum { DN_SOURCE_FORGET_WATERMARK = 1, DN_SOURCE_FORWARD = 2, DN_SOURCE_FINISHED = 3 };
 /* The same, but never back: where the partition is beyond next_offset already (it is read while the operator
  * decides) nothing is changed, and the answer is DN_RESULT_GAP with the offset that it has. */
 void dn_record_source_forward(struct dn_buffer *out, const char *source, uint32_t partition,
                               int64_t next_offset);
+/* The partition is finished: it ends at next_offset, and nothing more is expected of it (a file that was read
+ * to its end and deleted). Where the state is at another offset, nothing is changed, and the answer is
+ * DN_RESULT_GAP with the one that it has. The state goes on knowing it, and what comes again of it does not
+ * count twice, until its place is needed for another: then, of those finished, the one that was so first is
+ * forgotten. The next batch of it that is taken, even an empty one, or an operator's word, puts it in use
+ * again. */
+void dn_record_source_finished(struct dn_buffer *out, const char *source, uint32_t partition,
+                               int64_t next_offset);
 /* since_ms: wall time since when the shard's streams bring nothing new although they should; 0: they run
  * again. reason: for people, at most DN_STALL_REASON_MAX bytes. */
 void dn_record_stall(struct dn_buffer *out, int64_t since_ms, const char *reason);
@@ -115,7 +124,8 @@ enum dn_outcome {
 enum dn_result_status {
     DN_RESULT_OK = 0,
     DN_RESULT_GAP = 1, /* stream: does not continue the state; refused whole; seek to next_offset, which is
-                        DN_OFFSET_UNSET for a partition never seen. source: it would go back */
+                        DN_OFFSET_UNSET for a partition never seen. source: it would go back, or ends
+                        elsewhere */
     DN_RESULT_INVALID = 2, /* the record is not understood or not allowed; refused whole */
     DN_RESULT_FULL = 3,    /* no room for the tombstone, the new source or dead letters; try later */
 };

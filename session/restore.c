@@ -124,6 +124,23 @@ static bool progress_ok(const struct dn_source_progress *progress)
            (progress->newest_ms == DN_TIME_NONE || time_ok(progress->newest_ms));
 }
 
+/* Whose place is given away must not depend on where they stand. */
+static bool finished_ok(const struct dn_core *core)
+{
+    const struct dn_source_list *list = atomic_load_explicit(&core->sources, memory_order_relaxed);
+    struct dn_order *order = dn_slab_alloc(core->slab, DN_SOURCES_MAX * sizeof *order);
+    size_t count = 0;
+    for (uint32_t i = 0; i < list->count; i++) {
+        uint64_t finished = dn_source_progress(list->sources[i]).finished;
+        if (finished != 0) {
+            order[count++] = (struct dn_order){.at = finished, .id = i};
+        }
+    }
+    bool good = dn_order_sort(order, count) && (count == 0 || order[count - 1].at < UINT64_MAX);
+    dn_slab_free(core->slab, order, DN_SOURCES_MAX * sizeof *order);
+    return good;
+}
+
 static enum dn_code read_sources(struct dn_core *core, struct dn_source *in, uint16_t version,
                                  struct dn_error *err)
 {
@@ -146,13 +163,16 @@ static enum dn_code read_sources(struct dn_core *core, struct dn_source *in, uin
             progress.newest_ms = dn_source_i64(in);
             progress.events = dn_source_u64(in);
         }
+        if (version >= 3) {
+            progress.finished = dn_source_u64(in);
+        }
         if (in->code != DN_OK || !progress_ok(&progress) ||
             dn_source_find(core, name, length, partition) != NULL) {
             return corrupt(in, err, DN_SECTION_SOURCES, "bad source");
         }
         dn_source_move(core, dn_source_add(core, name, length, partition), &progress);
     }
-    return DN_OK;
+    return finished_ok(core) ? DN_OK : corrupt(in, err, DN_SECTION_SOURCES, "two finished at once");
 }
 
 /* Every number that was ever given has been counted: the counts' sum is the next one. */

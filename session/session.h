@@ -135,6 +135,7 @@ struct dn_source_view { /* one (stream, partition) */
     int64_t watermark_ms; /* events before it are late; INT64_MIN: none yet */
     int64_t newest_ms;    /* largest event time applied; INT64_MIN: none yet */
     uint64_t events;      /* applied */
+    bool finished;        /* nothing more is expected of it: its place may be given to another */
 };
 /* Up to `max` of the shard's, in no particular order; returns how many there are. */
 size_t dn_shard_sources(const struct dn_shard *shard, struct dn_source_view *ret, size_t max);
@@ -161,6 +162,8 @@ int64_t dn_shard_stalled(const struct dn_shard *shard, char ret_reason[DN_STALL_
  * epoch. */
 bool dn_shard_next_offset(const struct dn_shard *shard, const char *source, uint32_t partition,
                           int64_t *ret_next_offset);
+/* Is it finished (record.h)? False also where it is not known. Any thread, in epoch. */
+bool dn_shard_source_finished(const struct dn_shard *shard, const char *source, uint32_t partition);
 /* Settings in force. Any thread. */
 void dn_shard_settings(const struct dn_shard *shard, struct dn_shard_settings *ret);
 

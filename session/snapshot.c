@@ -146,8 +146,19 @@ static void write_items(const struct dn_capture *capture, struct dn_sink *sink, 
     DN_ASSERT(written == capture->item_count);
 }
 
+static uint16_t version_of(const struct dn_capture *capture)
+{
+    for (uint32_t i = 0; i < capture->source_count; i++) {
+        if (capture->sources[i].progress.finished != 0) {
+            return DN_SNAPSHOT_VERSION;
+        }
+    }
+    return DN_SNAPSHOT_VERSION_STREAMS;
+}
+
 static void write_sources(const struct dn_capture *capture, struct dn_sink *sink, struct dn_buffer *out)
 {
+    bool finished = version_of(capture) > DN_SNAPSHOT_VERSION_STREAMS;
     section(out, DN_SECTION_SOURCES, capture->source_count);
     for (uint32_t i = 0; i < capture->source_count; i++) {
         const struct dn_stream_source *source = capture->sources[i].source;
@@ -158,6 +169,9 @@ static void write_sources(const struct dn_capture *capture, struct dn_sink *sink
         dn_buffer_i64(out, dn_mutant(DN_MUTANT_FORGET_OFFSET) ? 0 : progress->next_offset);
         dn_buffer_i64(out, progress->newest_ms);
         dn_buffer_u64(out, progress->events);
+        if (finished) {
+            dn_buffer_u64(out, progress->finished);
+        }
         spill_if_full(sink, out);
     }
 }
@@ -272,7 +286,7 @@ enum dn_code dn_shard_snapshot_write(void *shard, void *capture, struct dn_sink 
     struct dn_buffer scratch;
     dn_buffer_init(&scratch, SPILL_BYTES + DN_STREAM_BUFFER_BYTES);
     dn_buffer_u32(&scratch, DN_SNAPSHOT_MAGIC);
-    dn_buffer_u16(&scratch, DN_SNAPSHOT_VERSION);
+    dn_buffer_u16(&scratch, version_of(captured));
     write_meta(&captured->meta, &scratch);
     write_items(captured, out, &scratch);
     write_sources(captured, out, &scratch);

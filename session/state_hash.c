@@ -13,6 +13,7 @@
 #define SEED_DEAD 0x64656164u
 #define SEED_QUEUE 0x71756575u
 #define SEED_STALL 0x7374616cu
+#define SEED_FINISHED 0x66696e69u
 
 static inline uint64_t mix(uint64_t h, uint64_t value)
 {
@@ -79,6 +80,9 @@ uint64_t dn_source_hash(const struct dn_stream_source *source)
     h = mix(h, (uint64_t)progress.floor_ms);
     if (progress.newest_ms != DN_TIME_NONE || progress.events != 0) {
         h = mix(mix(h, (uint64_t)progress.newest_ms), progress.events);
+    }
+    if (progress.finished != 0) {
+        h = mix(mix(h, SEED_FINISHED), progress.finished);
     }
     if (dn_mutant(DN_MUTANT_FORGET_OFFSET)) {
         return finish(h); /* or the snapshot would be refused */

@@ -27,7 +27,8 @@ bool dn_decode_head(struct dn_reader *reader, struct dn_record_head *ret)
 {
     *ret = (struct dn_record_head){.kind = dn_reader_u8(reader)};
     ret->version = dn_reader_u8(reader);
-    if (reader->failed || ret->version < DN_RECORD_VERSION_MIN || ret->version > DN_RECORD_VERSION) {
+    unsigned newest = ret->kind == DN_RECORD_SOURCE ? DN_RECORD_VERSION : DN_RECORD_VERSION_STREAMS;
+    if (reader->failed || ret->version < DN_RECORD_VERSION_MIN || ret->version > newest) {
         return false;
     }
     switch (ret->kind) {

@@ -4,9 +4,11 @@
 
 #include "session/record.h"
 
-/* 2: stream records with dead marks, and the kinds from 5 on. All other kinds are the same in both, and are
- * written as 1: builds from before 2 read them, and reach the same state. */
-#define DN_RECORD_VERSION 2u
+/* 2: stream records with dead marks, and the kinds from 5 on; 3: a source that is finished. What is the same
+ * in an older version is written as that: builds which know no more read it, and reach the same state. */
+#define DN_RECORD_VERSION 3u
+#define DN_RECORD_VERSION_STREAMS 2u
+#define DN_RECORD_VERSION_FINISHED 3u
 #define DN_RECORD_VERSION_MIN 1u
 
 struct dn_record_head {

@@ -39,6 +39,7 @@ struct cluster {
     /* What the node says it reads. Set while no call is under way. */
     struct dn_api_source_row *rows;
     size_t row_count;
+    const char *has; /* a stream of this node's sources */
 };
 
 static const uint8_t cluster_key[DN_HASH_KEY_BYTES] = "a cluster's key";
@@ -120,6 +121,12 @@ static inline bool cluster_ready(void *data, char *ret_reason, size_t size)
     return false;
 }
 
+static inline bool cluster_source_has(void *data, const char *stream)
+{
+    const struct cluster *cluster = data;
+    return cluster->has && strcmp(cluster->has, stream) == 0;
+}
+
 static inline size_t cluster_source_rows(void *data, struct dn_api_source_row *ret, size_t max)
 {
     struct cluster *cluster = data;
@@ -190,6 +197,7 @@ static inline void cluster_api_start(struct cluster *cluster, struct dn_api_limi
         .ready_data = cluster,
         .metrics = cluster->metrics,
         .source_rows = cluster_source_rows,
+        .source_has = cluster_source_has,
         .source_data = cluster,
     };
     dn_recommend_settings_default(&options.recommend);

@@ -247,6 +247,45 @@ static void offsets_are_set(void **state)
     FREE(moved);
 }
 
+/* What is no more gives its places back; what this node reads does not. */
+static void streams_that_are_over_are_finished(void **state)
+{
+    static const char path[] = "/dunlin.v1.Sources/Set";
+    (void)state;
+    stream(1, "old/x", 0, DN_OFFSET_UNSET, 2);
+    stream(2, "old/x", 0, DN_OFFSET_UNSET, 5);
+    stream(2, "old/x", UINT32_MAX, DN_OFFSET_UNSET, 0);
+    Dunlin__V1__SetSourceRequest request = set_request("old/x", 0, 7);
+    request.finished = true;
+    refused(path, &request, 3, "finished: goes without next_offset");
+    request.next_offset = 0;
+    cluster.has = "old/x";
+    refused(path, &request, 9, "it is one of this node's sources");
+    cluster.has = NULL;
+    Dunlin__V1__SetSourceResponse *moved = set(&request);
+    assert_int_equal(moved->n_moves, 2);
+    assert_true(moved->moves[0]->done && moved->moves[1]->done);
+    assert_int_equal(moved->moves[0]->old_offset, 3); /* each shard's own */
+    assert_int_equal(moved->moves[1]->old_offset, 6);
+    FREE(moved);
+    request.partition = UINT32_MAX;
+    moved = set(&request);
+    assert_int_equal(moved->n_moves, 1);
+    assert_true(moved->moves[0]->done);
+    FREE(moved);
+    Dunlin__V1__ListSourcesResponse *sources = list();
+    for (size_t i = 0; i < sources->n_partitions; i++) {
+        bool is = strcmp(sources->partitions[i]->stream, "old/x") == 0;
+        assert_int_equal(sources->partitions[i]->finished, is);
+    }
+    FREE(sources);
+    stream(1, "old/x", 0, 3, 1); /* somebody read it all the same */
+    sources = list();
+    assert_false(sources->partitions[0]->finished);
+    assert_true(sources->partitions[1]->finished);
+    FREE(sources);
+}
+
 static void wrong_words_are_refused(void **state)
 {
     static const char path[] = "/dunlin.v1.Sources/Set";
@@ -421,6 +460,7 @@ int main(void)
         cmocka_unit_test(wrong_words_are_refused),
         cmocka_unit_test(dead_letters_are_listed),
         cmocka_unit_test(answers_say_that_streams_stand_still),
+        cmocka_unit_test(streams_that_are_over_are_finished),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

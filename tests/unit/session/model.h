@@ -43,7 +43,7 @@ struct m_erase {
 struct m_source {
     bool listed;
     int64_t next, floor, newest;
-    uint64_t events;
+    uint64_t events, finished;
 };
 
 struct m_letter {
@@ -69,6 +69,7 @@ struct model {
         uint64_t unref;
     } items[ITEMS];
     struct m_source sources[SOURCES][PARTITIONS];
+    int sources_max;
     struct m_letter letters[LETTERS];
     uint64_t written, next_letter, dead[DN_DEAD_REASON_MAX + 1];
     int64_t stalled;
@@ -382,6 +383,56 @@ static enum dn_outcome m_stream_event(struct model *m, struct m_source *source,
     return outcome;
 }
 
+static bool m_source_named(const struct model *m, int s, int p)
+{
+    for (uint64_t n = m->written; n < m->next_letter; n++) {
+        if (m->letters[n % LETTERS].source == s && m->letters[n % LETTERS].partition == p) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Room for one more source, if need be by forgetting the one finished first that no letter names. */
+static bool m_source_room(struct model *m, const struct m_source *wanted)
+{
+    int known = 0;
+    struct m_source *first = NULL;
+    for (int i = 0; i < SOURCES * PARTITIONS; i++) {
+        known += m->sources[i / PARTITIONS][i % PARTITIONS].listed;
+    }
+    if (wanted->listed || known < m->sources_max) {
+        return true;
+    }
+    for (int i = 0; i < SOURCES * PARTITIONS; i++) {
+        struct m_source *source = &m->sources[i / PARTITIONS][i % PARTITIONS];
+        if (source->finished != 0 && (first == NULL || source->finished < first->finished) &&
+            !m_source_named(m, i / PARTITIONS, i % PARTITIONS)) {
+            first = source;
+        }
+    }
+    if (first != NULL) {
+        *first = (struct m_source){.next = DN_OFFSET_UNSET, .newest = INT64_MIN};
+    }
+    return first != NULL;
+}
+
+/* What next was; *ret_gap: nothing was done, it ends elsewhere. */
+static int64_t m_source_finish(struct model *m, int s, int p, int64_t next, bool *ret_gap)
+{
+    struct m_source *source = &m->sources[s][p];
+    uint64_t last = 0;
+    *ret_gap = source->listed && source->next != next;
+    for (int i = 0; i < SOURCES * PARTITIONS; i++) {
+        uint64_t finished = m->sources[i / PARTITIONS][i % PARTITIONS].finished;
+        last = finished > last ? finished : last;
+    }
+    if (source->listed && !*ret_gap && source->finished == 0) {
+        source->finished = last + 1;
+    }
+    return source->next;
+}
+
 /* A batch; old: as a record of version 1. The events' outcomes go to ret, in order. */
 static enum dn_result_status m_batch(struct model *m, int s, int p, int64_t begins_at, int64_t next,
                                      const struct m_message *messages, size_t count, bool old, uint64_t index,
@@ -401,7 +452,11 @@ static enum dn_result_status m_batch(struct model *m, int s, int p, int64_t begi
     if (!old && m->next_letter - m->written + count > DN_DEAD_MAX) {
         return DN_RESULT_FULL;
     }
+    if (!m_source_room(m, source)) {
+        return DN_RESULT_FULL;
+    }
     source->listed = true;
+    source->finished = 0;
     for (size_t i = 0; i < count; i++) {
         const struct m_message *message = &messages[i];
         bool counted = message->offset < source->next;
@@ -419,12 +474,18 @@ static enum dn_result_status m_batch(struct model *m, int s, int p, int64_t begi
     return DN_RESULT_OK;
 }
 
-/* What next was. */
-static int64_t m_source_set(struct model *m, int s, int p, int64_t next, bool forget_watermark)
+/* What next was; *ret_full: there is no room for it. */
+static int64_t m_source_set(struct model *m, int s, int p, int64_t next, bool forget_watermark,
+                            bool *ret_full)
 {
     struct m_source *source = &m->sources[s][p];
     int64_t before = source->next;
+    *ret_full = next != DN_OFFSET_UNSET && !m_source_room(m, source);
+    if (*ret_full) {
+        return before;
+    }
     source->listed |= next != DN_OFFSET_UNSET;
+    source->finished = 0;
     source->next = next;
     if (forget_watermark) {
         source->floor = 0;

@@ -7,6 +7,7 @@
  *
  * DUNLIN_MODEL_SEED and DUNLIN_MODEL_RUNS choose other histories. */
 #include "model.h"
+#include "session/core.h"
 
 #define STEPS 400
 #define BATCH_MAX 8
@@ -118,7 +119,7 @@ static void compare_source(struct run *run, struct rig *rig, int s, int p)
     }
     EXPECT((got != NULL) == want->listed, "source %d/%d", s, p);
     EXPECT(got == NULL || (got->next_offset == want->next && got->newest_ms == want->newest &&
-                           got->events == want->events &&
+                           got->finished == (want->finished != 0) && got->events == want->events &&
                            got->watermark_ms == (want->floor > 0 ? want->floor : INT64_MIN)),
            "source %d/%d", s, p);
 }
@@ -183,7 +184,8 @@ static void compare(struct run *run, struct rig *rig)
 
 /* Over all histories: a path that no history takes is not tested. */
 static uint64_t outcomes_seen[DN_OUTCOME_INVALID + 1], snapshots_seen, evicted_seen, expired_seen, gaps_seen,
-    full_seen, sets_seen, written_seen, dead_seen[DN_DEAD_REASON_MAX + 1];
+    full_seen, sets_seen, written_seen, finished_seen, crowded_seen, forgotten_seen,
+    dead_seen[DN_DEAD_REASON_MAX + 1];
 
 static void count_outcome(struct model *m, enum dn_outcome outcome)
 {
@@ -367,6 +369,29 @@ static int64_t messages_random(struct run *run, int64_t begins_at, struct m_mess
     return offset + (int64_t)rng_below(rng, 3);
 }
 
+static int listed_count(const struct model *m)
+{
+    int count = 0;
+    for (int i = 0; i < SOURCES * PARTITIONS; i++) {
+        count += m->sources[i / PARTITIONS][i % PARTITIONS].listed;
+    }
+    return count;
+}
+
+/* After a step that may have made a source known: was there a place for it, and whose? */
+static void note_crowd(struct run *run, int known, bool listed, int s, int p, bool full)
+{
+    bool more = !listed && run->model.sources[s][p].listed;
+    crowded_seen += full;
+    forgotten_seen += more && listed_count(&run->model) == known;
+    for (int i = 0; i < SOURCES * PARTITIONS; i++) { /* who reads it finds out, sooner or later */
+        struct m_source *source = &run->model.sources[i / PARTITIONS][i % PARTITIONS];
+        if (!source->listed && rng_chance(&run->rng, 90)) {
+            run->next_offset[i / PARTITIONS][i % PARTITIONS] = DN_OFFSET_UNSET;
+        }
+    }
+}
+
 static void step_stream(struct run *run)
 {
     struct rng *rng = &run->rng;
@@ -385,6 +410,9 @@ static void step_stream(struct run *run)
         return;
     }
     enum dn_outcome want[BATCH_MAX] = {0};
+    int known = listed_count(m);
+    bool listed = m->sources[s][p].listed;
+    bool queue = m->next_letter - m->written + count <= DN_DEAD_MAX;
     enum dn_result_status status =
         m_batch(m, s, p, begins_at, next, messages, count, old, run->a.index, want);
     dn_buffer_clear(&run->a.record);
@@ -396,7 +424,8 @@ static void step_stream(struct run *run)
     }
     rig_apply(&run->a);
     gaps_seen += status == DN_RESULT_GAP;
-    full_seen += status == DN_RESULT_FULL;
+    full_seen += status == DN_RESULT_FULL && !queue;
+    note_crowd(run, known, listed, s, p, status == DN_RESULT_FULL && queue);
     EXPECT(run->a.answer.status == status, "status %d, not %d", run->a.answer.status, status);
     EXPECT(run->a.answer.next_offset == m->sources[s][p].next, "next offset %lld",
            (long long)run->a.answer.next_offset);
@@ -409,20 +438,45 @@ static void step_stream(struct run *run)
     run->next_offset[s][p] = m->sources[s][p].next;
 }
 
+static void step_finished(struct run *run, int s, int p)
+{
+    struct rng *rng = &run->rng;
+    int64_t next = run->model.sources[s][p].next;
+    bool gap = false;
+    next = rng_chance(rng, 15) ? greater(DN_OFFSET_UNSET, next - 1) : next;
+    dn_buffer_clear(&run->a.record);
+    dn_record_source_finished(&run->a.record, source_names[s], (uint32_t)p, next);
+    rig_apply(&run->a);
+    int64_t was = m_source_finish(&run->model, s, p, next, &gap);
+    EXPECT(run->a.answer.status == (gap ? DN_RESULT_GAP : DN_RESULT_OK), "status %d", run->a.answer.status);
+    EXPECT(run->a.answer.next_offset == was, "it was %lld", (long long)run->a.answer.next_offset);
+    finished_seen += !gap;
+}
+
 static void step_source(struct run *run)
 {
     struct rng *rng = &run->rng;
     int s = (int)rng_below(rng, SOURCES), p = (int)rng_below(rng, PARTITIONS);
+    if (rng_chance(rng, 70)) {
+        for (int i = 0; i < 4 && !run->model.sources[s][p].listed; i++) {
+            s = (int)rng_below(rng, SOURCES), p = (int)rng_below(rng, PARTITIONS);
+        }
+        step_finished(run, s, p);
+        return;
+    }
     int64_t next = run->model.sources[s][p].next;
     next = rng_chance(rng, 40) ? DN_OFFSET_UNSET : greater(0, next - 20 + (int64_t)rng_below(rng, 40));
     bool forget_watermark = rng_chance(rng, 50);
     dn_buffer_clear(&run->a.record);
     dn_record_source(&run->a.record, source_names[s], (uint32_t)p, next, forget_watermark);
     rig_apply(&run->a);
-    EXPECT(run->a.answer.status == DN_RESULT_OK, "refused");
-    EXPECT(run->a.answer.next_offset == m_source_set(&run->model, s, p, next, forget_watermark),
-           "it was %lld", (long long)run->a.answer.next_offset);
-    if (rng_chance(rng, 80)) { /* else the consumer finds out by itself */
+    bool full = false;
+    int known = listed_count(&run->model), listed = run->model.sources[s][p].listed;
+    int64_t was = m_source_set(&run->model, s, p, next, forget_watermark, &full);
+    EXPECT(run->a.answer.status == (full ? DN_RESULT_FULL : DN_RESULT_OK), "status %d", run->a.answer.status);
+    EXPECT(run->a.answer.next_offset == was, "it was %lld", (long long)run->a.answer.next_offset);
+    note_crowd(run, known, listed, s, p, full);
+    if (!full && rng_chance(rng, 80)) { /* else the consumer finds out by itself */
         run->next_offset[s][p] = next;
     }
     sets_seen++;
@@ -433,7 +487,8 @@ static void step_written(struct run *run)
     struct rng *rng = &run->rng;
     struct model *m = &run->model;
     uint64_t waiting = m->next_letter - m->written;
-    uint64_t most = rng_chance(rng, 98) && waiting > 5 ? 5 : waiting;
+    unsigned few = run->seed % FULL_EVERY == 0 ? 98 : 70; /* percent */
+    uint64_t most = rng_chance(rng, few) && waiting > 5 ? 5 : waiting;
     uint64_t before = m->written + rng_below(rng, most + 2);
     before -= rng_below(rng, before < 3 ? before + 1 : 3);
     dn_buffer_clear(&run->a.record);
@@ -505,10 +560,10 @@ static void one_step(struct run *run)
     dn_buffer_clear(&run->a.record);
     if (what < 46) {
         step_api(run);
-    } else if (what < 76) {
+    } else if (what < 72) {
         step_stream(run);
         tick = run->a.record.length == 0;
-    } else if (what < 82) {
+    } else if (what < 78) {
         step_erase(run);
     } else if (what < 85) {
         step_source(run);
@@ -546,6 +601,8 @@ static void history(uint64_t seed)
     for (int i = 0; i < SOURCES * PARTITIONS; i++) {
         run->next_offset[i / PARTITIONS][i % PARTITIONS] = DN_OFFSET_UNSET;
     }
+    run->model.sources_max = 2 + (int)rng_below(&run->rng, SOURCES * PARTITIONS - 2);
+    dn_sources_max = (uint32_t)run->model.sources_max;
     settings_random(&run->rng, &run->model.settings);
     rig_settings(&run->a, &run->model.settings);
     run->model.now = run->a.now_ms;
@@ -597,6 +654,10 @@ static void test_histories(void **state)
     printf("; full %llu, set %llu, written %llu", (unsigned long long)full_seen,
            (unsigned long long)sets_seen, (unsigned long long)written_seen);
     CHECK(runs < 100 || (full_seen > 100 && sets_seen > 100 && written_seen > 100), "hardly happened");
+    printf("; finished %llu, crowded %llu, forgotten %llu", (unsigned long long)finished_seen,
+           (unsigned long long)crowded_seen, (unsigned long long)forgotten_seen);
+    CHECK(runs < 100 || (finished_seen > 100 && crowded_seen > 100 && forgotten_seen > 100),
+          "hardly happened");
     printf("; snapshots %llu, evicted %llu, expired %llu, gaps %llu\n", (unsigned long long)snapshots_seen,
            (unsigned long long)evicted_seen, (unsigned long long)expired_seen, (unsigned long long)gaps_seen);
     CHECK(runs < 100 || (snapshots_seen > 100 && evicted_seen > 100 && expired_seen > 100 && gaps_seen > 100),

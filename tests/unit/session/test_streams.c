@@ -691,7 +691,7 @@ static void test_version_1(void **state)
     rig.record.bytes[1] = 1;
     rig_apply(&rig);
     assert_int_equal(rig.answer.status, DN_RESULT_INVALID);
-    rig.record.bytes[1] = 3;
+    rig.record.bytes[1] = 3; /* is a finished source's only */
     rig_apply(&rig);
     assert_int_equal(rig.answer.status, DN_RESULT_INVALID);
     rig_close(&old);
