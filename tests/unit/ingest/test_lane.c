@@ -1,16 +1,32 @@
-/* What a lane and its batches hold after a flood is given back once nothing came for a while. The clock is
- * the test's. */
+/* A lane alone: when its batches go out, and that what it and they hold after a flood is given back once
+ * nothing came for a while. The clock is the test's. */
 #include "ingest/internal.h"
 #include "tests/unit/session/harness.h"
 
 #define EVENTS 4000u
 #define BEGIN_US 1000000u
 
+static struct bench {
+    struct dn_ingest *ingest;
+    struct ingest_stream stream;
+    struct ingest_feed feed;
+    struct dn_source_config config;
+    struct ingest_lane *lane;
+    int64_t state;            /* next offset */
+    bool slow;                /* what is proposed is not answered */
+    struct dn_proposal *held; /* while it is slow */
+} bench;
+
 static bool target_propose(void *data, struct dn_proposal *proposal)
 {
     struct dn_buffer result;
 
     (void)data;
+    if (bench.slow) {
+        assert_null(bench.held);
+        bench.held = proposal;
+        return true;
+    }
     dn_buffer_init(&result, 64);
     dn_buffer_u8(&result, DN_RESULT_OK);
     dn_buffer_i64(&result, ((struct ingest_batch *)proposal->data)->next_offset);
@@ -38,15 +54,6 @@ static int64_t target_stalled(void *data, uint32_t group, char ret_reason[DN_STA
     return 0;
 }
 
-static struct bench {
-    struct dn_ingest *ingest;
-    struct ingest_stream stream;
-    struct ingest_feed feed;
-    struct dn_source_config config;
-    struct ingest_lane *lane;
-    int64_t state; /* next offset */
-} bench;
-
 static void make_bench(void)
 {
     static const struct dn_source_driver NONE = {.kind = "none"};
@@ -72,6 +79,7 @@ static void make_bench(void)
     source->proposals = dn_metrics_counter(ingest->metrics, "a", "", "a");
     source->refusals = dn_metrics_counter(ingest->metrics, "b", "", "b");
     source->invalid = dn_metrics_counter(ingest->metrics, "c", "", "c");
+    source->commit_delay = dn_metrics_histogram(ingest->metrics, "d", "", "d");
     bench.stream.source = source;
     bench.feed.stream = &bench.stream;
     bench.feed.message_ms = -1;
@@ -176,9 +184,69 @@ static void test_kept_while_in_use(void **state)
     free_bench();
 }
 
+static uint32_t gathered(void)
+{
+    return bench.lane->event_count + bench.lane->dead_count;
+}
+
+static void answer_held(void)
+{
+    struct dn_proposal *proposal = bench.held;
+
+    bench.slow = false;
+    bench.held = NULL;
+    assert_true(target_propose(NULL, proposal));
+}
+
+/* At once where nothing is on its way and the driver has no more; else when it is old enough. */
+static void test_when_it_goes(void **state)
+{
+    (void)state;
+    make_bench();
+    bench.config.batch_ms = 50;
+    turn();
+    gather(2); /* the driver has more: this is no end of a clump */
+    turn();
+    assert_int_equal(gathered(), 2);
+    bench.ingest->now_us += 50000 - 1;
+    turn();
+    assert_int_equal(gathered(), 2);
+    bench.ingest->now_us += 1;
+    turn();
+    assert_int_equal(gathered(), 0);
+
+    bench.feed.dry = true;
+    bench.slow = true;
+    gather(2);
+    turn();
+    assert_int_equal(gathered(), 0);
+    assert_non_null(bench.held);
+    gather(2); /* one is on its way */
+    turn();
+    assert_int_equal(gathered(), 2);
+    answer_held();
+    turn(); /* it is back: at this turn's end */
+    turn();
+    assert_int_equal(gathered(), 0);
+    assert_int_equal(bench.lane->committed, 6);
+
+    bench.slow = true;
+    gather(2);
+    turn();
+    bench.slow = false; /* the next is answered, and is before its time */
+    gather(2);
+    bench.ingest->now_us += 50000;
+    turn();
+    assert_int_equal(gathered(), 0);
+    answer_held();
+    turn();
+    free_bench();
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_given_back_when_idle),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_when_it_goes),
+                                       cmocka_unit_test(test_given_back_when_idle),
                                        cmocka_unit_test(test_kept_while_in_use)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
