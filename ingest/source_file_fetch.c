@@ -3,6 +3,7 @@
 #include "ingest/source_file_fetch.h"
 
 #include "base/clock.h"
+#include "ingest/reader.h"
 #include "ingest/source_file_reader.h"
 #include "ingest/source_file_stdin.h"
 #include "ingest/source_file_table.h"
@@ -83,11 +84,11 @@ static enum dn_code open_file(struct fetcher *fetcher, const char *stream, struc
 
     dn_file_table_scan(fetcher->table); /* it may be new, or have been rotated */
     index = find_stream(fetcher, stream);
-    if (index == SIZE_MAX && (fetcher->config->follow || strcmp(fetcher->config->list[0], "-") == 0)) {
+    if (index == SIZE_MAX && dn_source_is_local(fetcher->config) &&
+        dn_stream_node(stream) != fetcher->host->node_id) {
         /* Each node reads its own: the message need not be gone, so this must not be DN_NOT_FOUND. */
         return dn_fail(err, DN_UNIMPLEMENTED,
-                       "no file of this node is stream '%s': another node reads it, and the message stands "
-                       "there at this offset; or it is gone",
+                       "stream '%s' is another node's: the message stands there at this offset, or is gone",
                        stream);
     }
     if (index == SIZE_MAX) {
