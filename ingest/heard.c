@@ -31,6 +31,17 @@ size_t ingest_reader_prefix(uint64_t node_id, char *ret, size_t size)
     return length > 0 && (size_t)length < size ? (size_t)length : 0;
 }
 
+uint64_t ingest_reason_reader(const char *reason)
+{
+    char prefix[DN_STALL_REASON_MAX + 1];
+    unsigned long long node_id = 0;
+
+    if (sscanf(reason, "node %llu", &node_id) != 1)
+        return 0;
+    size_t length = ingest_reader_prefix(node_id, prefix, sizeof prefix);
+    return strncmp(reason, prefix, length) == 0 ? node_id : 0;
+}
+
 static bool word_of(const struct dn_ingest *ingest, uint32_t group, uint64_t node_id, int64_t *ret_ms)
 {
     const struct dn_ingest_target *target = &ingest->options.target;
@@ -44,11 +55,10 @@ static bool word_of(const struct dn_ingest *ingest, uint32_t group, uint64_t nod
  * word moves. */
 static bool was_silent(const struct dn_ingest *ingest, uint32_t group, uint64_t node_id)
 {
-    char said[DN_STALL_REASON_MAX + 1], prefix[DN_STALL_REASON_MAX + 1];
+    char said[DN_STALL_REASON_MAX + 1];
 
-    if (ingest->options.target.stalled(ingest->options.target.data, group, said) == 0)
-        return false;
-    return strncmp(said, prefix, ingest_reader_prefix(node_id, prefix, sizeof prefix)) == 0;
+    return ingest->options.target.stalled(ingest->options.target.data, group, said) != 0 &&
+           ingest_reason_reader(said) == node_id;
 }
 
 static const struct ingest_reader *find_reader(const struct ingest_reader *readers, size_t count,

@@ -268,6 +268,8 @@ void ingest_listen(struct dn_ingest *ingest);
 const struct ingest_reader *ingest_silent(const struct dn_ingest *ingest, uint32_t group);
 /* What every reason of that reader's streams begins with. Returns its length. */
 size_t ingest_reader_prefix(uint64_t node_id, char *ret, size_t size);
+/* Whose streams the reason is about; 0: it does not begin so. */
+uint64_t ingest_reason_reader(const char *reason);
 /* Says of this node's own streams what the look has found. */
 void ingest_say(const struct ingest_watch *watch, uint32_t group);
 /* As leader of no shard it knows more of the reason than who leads. */

@@ -305,12 +305,8 @@ static void watch_readers(struct ingest_watch *watch, uint32_t number)
 /* The reason that was told is another one. A reader may have told its own better: that stays. */
 static bool is_other_reason(const struct ingest_watch *watch, uint32_t number, const char *said)
 {
-    char prefix[DN_STALL_REASON_MAX + 1];
-
-    if (watch->reader[number] != 0) {
-        size_t length = ingest_reader_prefix(watch->reader[number], prefix, sizeof prefix);
-        return strncmp(said, prefix, length) != 0;
-    }
+    if (watch->reader[number] != 0)
+        return ingest_reason_reader(said) != watch->reader[number];
     return strcmp(said, watch->reason[number]) != 0;
 }
 
