@@ -164,6 +164,11 @@ static void expect_dead_letter(const char *stream, int64_t offset, const char *b
     assert_int_equal(dn_source_file.fetch(fetcher, "clicks/other@7.0a1b", 0, 0, 1000, &message, &err),
                      DN_NOT_FOUND);
     assert_int_equal(dn_stream_node(stream), host.node_id);
+    move("app.log", "away"); /* a folder that is not mounted yet: nothing is said to be gone */
+    assert_int_equal(dn_source_file.fetch(fetcher, "clicks/other@7.0a1b", 0, 0, 1000, &message, &err),
+                     DN_UNAVAILABLE);
+    assert_non_null(strstr(err.message, "nothing is read from it until it is there"));
+    move("away", "app.log");
     dn_source_file.fetcher_close(fetcher);
 }
 
