@@ -106,15 +106,19 @@ void ingest_listen(struct dn_ingest *ingest)
         listen_to(ingest, group, members, count, pause_us > PAUSE_US ? pause_us : 0);
 }
 
+static uint64_t patience_us(const struct dn_ingest *ingest)
+{
+    return (ingest->options.stall_ms + INGEST_HEARD_MS) * 1000;
+}
+
 const struct ingest_reader *ingest_silent(const struct dn_ingest *ingest, uint32_t number)
 {
     const struct ingest_group *group = &ingest->groups[number];
-    const uint64_t patience_us = (ingest->options.stall_ms + INGEST_HEARD_MS) * 1000;
     const struct ingest_reader *silent = NULL;
 
     for (size_t i = 0; i < group->reader_count; i++) {
         const struct ingest_reader *reader = &group->readers[i];
-        if (reader->moved_us + patience_us < ingest->now_us &&
+        if (reader->moved_us + patience_us(ingest) < ingest->now_us &&
             (silent == NULL || reader->heard_ms < silent->heard_ms))
             silent = reader;
     }
@@ -160,7 +164,7 @@ static void propose_word(struct dn_ingest *ingest, uint32_t number)
 
 static uint64_t say_every_us(const struct dn_ingest *ingest)
 {
-    uint64_t us = ingest->options.stall_ms * 1000 / 2;
+    uint64_t us = patience_us(ingest) / 2;
 
     return us < INGEST_WATCH_US ? INGEST_WATCH_US : us < INGEST_SAY_MAX_US ? us : INGEST_SAY_MAX_US;
 }
