@@ -1,14 +1,13 @@
 /* Streams that only one node reads, and the shards that others lead.
  *
- * Of its own streams a node gives each shard its word: "what they held at this time is in the state"
- * (DN_READER_HEARD, reader.h). It does so all the time, also when they bring nothing; while one of them
- * stands still it does not, and when it is dead it cannot. The leader of a shard measures by its own clock
- * how long the word of each member has not moved, and says that the streams stand still when it is too long.
- * So there is one who says so, the leader, and one rule for a reader that is stuck, dead or cut off; and a
- * reader whose files bring nothing new is none of these.
+ * A node with streams of its own gives its word, in one shard, that it lives (DN_READER_HEARD, reader.h), all
+ * the time; and to each shard, when they begin to stand still there and when they run again
+ * (DN_READER_STANDS). The leader of a shard goes by the second, and measures by its own clock how long the
+ * first has not moved. So there is one who says that a shard's streams stand still, its leader; a reader that
+ * is stuck, dead or cut off is noticed; and one whose files bring nothing new is none of these.
  *
  * A node that is no member any more is not waited for: to remove it is the way to end the alarm for good. One
- * that reads no streams of its own any more takes its word back. */
+ * that reads no streams of its own any more takes its words back. */
 #include "ingest/internal.h"
 
 #include "base/clock.h"
@@ -42,23 +41,40 @@ uint64_t ingest_reason_reader(const char *reason)
     return strncmp(reason, prefix, length) == 0 ? node_id : 0;
 }
 
-static bool word_of(const struct dn_ingest *ingest, uint32_t group, uint64_t node_id, int64_t *ret_ms)
+static bool word_of(const struct dn_ingest *ingest, uint32_t group, uint64_t node_id, uint32_t partition,
+                    int64_t *ret)
 {
     const struct dn_ingest_target *target = &ingest->options.target;
     char name[DN_READER_NAME_MAX];
 
     dn_reader_name(node_id, name);
-    return target->next_offset(target->data, group, name, DN_READER_HEARD, ret_ms);
+    return target->next_offset(target->data, group, name, partition, ret);
+}
+
+/* True, and since when: its streams stand still there, as it said. */
+static bool says_stands(const struct dn_ingest *ingest, uint32_t group, uint64_t node_id,
+                        int64_t *ret_since_ms)
+{
+    int64_t word;
+
+    if (!word_of(ingest, group, node_id, DN_READER_STANDS, &word) || word % 2 == 0)
+        return false;
+    *ret_since_ms = word / 2;
+    return true;
 }
 
 /* The leader before this one, or this node before it was started anew, knew it as silent: it is, until its
  * word moves. */
-static bool was_silent(const struct dn_ingest *ingest, uint32_t group, uint64_t node_id)
+static bool was_silent(const struct dn_ingest *ingest, uint64_t node_id)
 {
     char said[DN_STALL_REASON_MAX + 1];
+    int64_t ignored;
 
-    return ingest->options.target.stalled(ingest->options.target.data, group, said) != 0 &&
-           ingest_reason_reader(said) == node_id;
+    for (uint32_t group = 1; group <= ingest->options.shard_count; group++)
+        if (ingest->options.target.stalled(ingest->options.target.data, group, said) != 0 &&
+            ingest_reason_reader(said) == node_id && !says_stands(ingest, group, node_id, &ignored))
+            return true;
+    return false;
 }
 
 static const struct ingest_reader *find_reader(const struct ingest_reader *readers, size_t count,
@@ -70,26 +86,25 @@ static const struct ingest_reader *find_reader(const struct ingest_reader *reade
     return NULL;
 }
 
-static void listen_to(struct dn_ingest *ingest, uint32_t number, const uint64_t *members, size_t count,
-                      uint64_t pause_us)
+static void listen_to(struct dn_ingest *ingest, const uint64_t *members, size_t count, uint64_t pause_us)
 {
-    struct ingest_group *group = &ingest->groups[number];
     struct ingest_reader before[DN_MEMBERS_MAX];
-    size_t before_count = group->reader_count;
+    size_t before_count = ingest->reader_count;
 
-    memcpy(before, group->readers, sizeof before);
-    group->reader_count = 0;
+    memcpy(before, ingest->readers, sizeof before);
+    ingest->reader_count = 0;
     for (size_t i = 0; i < count; i++) {
         struct ingest_reader reader = {.node_id = members[i], .moved_us = ingest->now_us};
         const struct ingest_reader *known = find_reader(before, before_count, members[i]);
 
-        if (members[i] == ingest->options.node_id || !word_of(ingest, number, members[i], &reader.heard_ms))
+        if (members[i] == ingest->options.node_id ||
+            !word_of(ingest, DN_READER_GROUP, members[i], DN_READER_HEARD, &reader.heard_ms))
             continue;
         if (known != NULL && known->heard_ms == reader.heard_ms)
             reader.moved_us = known->moved_us == 0 ? 0 : known->moved_us + pause_us;
-        else if (known == NULL && was_silent(ingest, number, members[i]))
+        else if (known == NULL && was_silent(ingest, members[i]))
             reader.moved_us = 0;
-        group->readers[group->reader_count++] = reader;
+        ingest->readers[ingest->reader_count++] = reader;
     }
 }
 
@@ -100,10 +115,8 @@ void ingest_listen(struct dn_ingest *ingest)
 
     ingest->heard_us = ingest->now_us;
     size_t count = target->members != NULL ? target->members(target->data, members) : 0;
-    if (count == 0)
-        return;
-    for (uint32_t group = 1; group <= ingest->options.shard_count; group++)
-        listen_to(ingest, group, members, count, pause_us > PAUSE_US ? pause_us : 0);
+    if (count > 0)
+        listen_to(ingest, members, count, pause_us > PAUSE_US ? pause_us : 0);
 }
 
 static uint64_t patience_us(const struct dn_ingest *ingest)
@@ -111,18 +124,29 @@ static uint64_t patience_us(const struct dn_ingest *ingest)
     return (ingest->options.stall_ms + INGEST_HEARD_MS) * 1000;
 }
 
-const struct ingest_reader *ingest_silent(const struct dn_ingest *ingest, uint32_t number)
+uint64_t ingest_standing(const struct dn_ingest *ingest, uint32_t group, int64_t *ret_since_ms,
+                         const char **ret_why)
 {
-    const struct ingest_group *group = &ingest->groups[number];
-    const struct ingest_reader *silent = NULL;
+    uint64_t found = 0;
 
-    for (size_t i = 0; i < group->reader_count; i++) {
-        const struct ingest_reader *reader = &group->readers[i];
-        if (reader->moved_us + patience_us(ingest) < ingest->now_us &&
-            (silent == NULL || reader->heard_ms < silent->heard_ms))
-            silent = reader;
+    for (size_t i = 0; i < ingest->reader_count; i++) {
+        const struct ingest_reader *reader = &ingest->readers[i];
+        const char *why = "the streams that only it reads stand still: `dunlin source list` there says why";
+        int64_t since_ms;
+
+        if (reader->moved_us + patience_us(ingest) < ingest->now_us) {
+            since_ms = reader->heard_ms;
+            why = "nothing is heard of it, which alone reads its streams: it is down, or cut off";
+        } else if (!says_stands(ingest, group, reader->node_id, &since_ms)) {
+            continue;
+        }
+        if (found != 0 && since_ms >= *ret_since_ms)
+            continue;
+        found = reader->node_id;
+        *ret_since_ms = since_ms;
+        *ret_why = why;
     }
-    return silent;
+    return found;
 }
 
 /* ---- speaking
@@ -169,20 +193,80 @@ static uint64_t say_every_us(const struct dn_ingest *ingest)
     return us < INGEST_WATCH_US ? INGEST_WATCH_US : us < INGEST_SAY_MAX_US ? us : INGEST_SAY_MAX_US;
 }
 
-/* fresh_ms moves backwards when the wall clock does; the word cannot, but that it moves is what counts. */
-static void say_fresh(struct dn_ingest *ingest, uint32_t number, const char *name, bool known,
-                      int64_t told_ms, int64_t fresh_ms)
+/* Moves the word on: a lower one would change nothing. */
+static void say_number(struct dn_ingest *ingest, uint32_t group, uint32_t partition, bool known,
+                       int64_t number)
+{
+    char name[DN_READER_NAME_MAX];
+
+    dn_reader_name(ingest->options.node_id, name);
+    dn_record_stream(&ingest->groups[group].word.record, name, partition, known ? 0 : DN_OFFSET_UNSET, number,
+                     NULL, 0, NULL, 0);
+    propose_word(ingest, group);
+}
+
+/* What an earlier life said stands until something is known to have got on in this one, in every shard. */
+static bool may_speak_well(struct dn_ingest *ingest)
+{
+    for (uint32_t group = 1; group <= ingest->options.shard_count; group++)
+        if (!ingest->groups[group].word.well)
+            return false;
+    return true;
+}
+
+static void look_whether_well(const struct ingest_watch *watch, uint32_t number)
+{
+    struct ingest_word *word = &watch->ingest->groups[number].word;
+
+    if (word->first_ms == 0)
+        word->first_ms = watch->own_ms[number];
+    word->well = word->well || word->first_ms != watch->own_ms[number];
+}
+
+/* False: there is nothing to say. */
+static bool say_stands(const struct ingest_watch *watch, uint32_t number)
+{
+    struct dn_ingest *ingest = watch->ingest;
+    int64_t told = 0, since_ms = watch->own_since_ms[number];
+    bool known = word_of(ingest, number, ingest->options.node_id, DN_READER_STANDS, &told);
+    bool stands = since_ms != 0;
+
+    if (stands == (told % 2 != 0) || (!stands && !ingest->groups[number].word.well))
+        return false;
+    int64_t word = 2 * (stands ? since_ms : watch->now_ms) + stands;
+    if (word <= told) /* the wall clock was set back */
+        word = told + 1;
+    say_number(ingest, number, DN_READER_STANDS, known, word);
+    return true;
+}
+
+static void say_heard(const struct ingest_watch *watch, uint32_t number)
+{
+    struct dn_ingest *ingest = watch->ingest;
+    struct ingest_word *word = &ingest->groups[number].word;
+    int64_t told_ms = 0;
+
+    if (ingest->now_us - word->heard_us < say_every_us(ingest))
+        return;
+    bool known = word_of(ingest, number, ingest->options.node_id, DN_READER_HEARD, &told_ms);
+    if (known && !may_speak_well(ingest))
+        return;
+    word->heard_us = ingest->now_us;
+    say_number(ingest, number, DN_READER_HEARD, known, watch->now_ms > told_ms ? watch->now_ms : told_ms + 1);
+}
+
+/* It was configured to read some, once: nobody shall wait for it. */
+static void take_back(struct dn_ingest *ingest, uint32_t number, uint32_t partition)
 {
     struct ingest_word *word = &ingest->groups[number].word;
+    char name[DN_READER_NAME_MAX];
+    int64_t ignored;
 
-    /* What an earlier life said stands until something is known to have got on in this one. */
-    if (known && word->fresh_ms == 0)
-        word->fresh_ms = fresh_ms;
-    if (known && word->fresh_ms == fresh_ms)
+    if (atomic_load(&word->out) || !word_of(ingest, number, ingest->options.node_id, partition, &ignored))
         return;
-    word->fresh_ms = fresh_ms;
-    dn_record_stream(&word->record, name, DN_READER_HEARD, known ? 0 : DN_OFFSET_UNSET,
-                     known && told_ms >= fresh_ms ? told_ms + 1 : fresh_ms, NULL, 0, NULL, 0);
+    dn_buffer_clear(&word->record);
+    dn_reader_name(ingest->options.node_id, name);
+    dn_record_source(&word->record, name, partition, DN_OFFSET_UNSET, false);
     propose_word(ingest, number);
 }
 
@@ -190,23 +274,20 @@ void ingest_say(const struct ingest_watch *watch, uint32_t number)
 {
     struct dn_ingest *ingest = watch->ingest;
     struct ingest_word *word = &ingest->groups[number].word;
-    char name[DN_READER_NAME_MAX];
-    int64_t told_ms = DN_OFFSET_UNSET;
 
-    if (ingest->options.target.members == NULL || atomic_load(&word->out) ||
-        ingest->now_us - ingest->started_us < FIRST_WORD_US ||
-        ingest->now_us - word->said_us < say_every_us(ingest))
+    if (ingest->options.target.members == NULL || ingest->now_us - ingest->started_us < FIRST_WORD_US)
         return;
-    bool known = word_of(ingest, number, ingest->options.node_id, &told_ms);
-    dn_reader_name(ingest->options.node_id, name);
+    look_whether_well(watch, number);
+    if (atomic_load(&word->out) || ingest->now_us - word->said_us < INGEST_WATCH_US)
+        return;
     if (word->record.max == 0)
         dn_buffer_init(&word->record, WORD_BYTES_MAX);
     dn_buffer_clear(&word->record);
-    if (ingest->has_own) {
-        say_fresh(ingest, number, name, known, told_ms, watch->own_ms[number]);
-    } else if (known) { /* it was configured to, once: nobody shall wait for it */
-        dn_record_source(&word->record, name, DN_READER_HEARD, DN_OFFSET_UNSET, false);
-        propose_word(ingest, number);
+    if (!ingest->has_own) {
+        take_back(ingest, number, DN_READER_HEARD);
+        take_back(ingest, number, DN_READER_STANDS);
+    } else if (!say_stands(watch, number) && number == DN_READER_GROUP) {
+        say_heard(watch, number);
     }
 }
 

@@ -151,18 +151,20 @@ struct ingest_source {
     struct dn_counter *messages, *bytes, *skipped, *dead, *seeks, *proposals, *refusals, *invalid;
 };
 
-struct ingest_reader { /* another node with streams of its own, as a shard knows it (reader.h) */
+struct ingest_reader { /* another node with streams of its own (reader.h) */
     uint64_t node_id;
     int64_t heard_ms;  /* DN_READER_HEARD */
     uint64_t moved_us; /* when that moved last, by this node's clock */
 };
 
-struct ingest_word { /* of this node's own DN_READER_HEARD */
+struct ingest_word { /* of this node's own streams, to a shard */
     struct dn_proposal proposal;
     struct dn_buffer record;
     atomic_bool out;
-    int64_t fresh_ms; /* as it was when it was last said; 0: not looked at yet */
-    uint64_t said_us;
+    int64_t first_ms;  /* what they held then was counted when this was looked at first; 0: not yet */
+    bool well;         /* and it has got on since */
+    uint64_t said_us;  /* the last word, */
+    uint64_t heard_us; /* and the last DN_READER_HEARD */
 };
 
 struct ingest_group {
@@ -177,8 +179,6 @@ struct ingest_group {
     uint64_t stall_us;  /* when it was last proposed */
     char reason[DN_STALL_REASON_MAX + 1];
     struct ingest_word word;
-    struct ingest_reader readers[DN_MEMBERS_MAX];
-    size_t reader_count;
 };
 
 /* One look at everything. */
@@ -215,6 +215,8 @@ struct dn_ingest {
     bool has_own;      /* sources are configured that only this node reads */
     bool own_stands;   /* as the log says */
     uint64_t heard_us; /* when others were last listened to */
+    struct ingest_reader readers[DN_MEMBERS_MAX];
+    size_t reader_count;
     pthread_mutex_t rows_lock;
     struct dn_ingest_row *rows; /* behind rows_lock */
     size_t row_count;
@@ -262,10 +264,12 @@ void ingest_watch(struct dn_ingest *ingest);
 void ingest_propose_stall(struct dn_ingest *ingest, uint32_t group, int64_t since_ms, const char *reason);
 
 /* ---- heard.c: streams that only one node reads (reader.h) */
-/* Notes which readers' words have moved in the shards. */
+/* Notes which readers are heard of. */
 void ingest_listen(struct dn_ingest *ingest);
-/* The reader that was silent for longest, for too long; NULL: none. */
-const struct ingest_reader *ingest_silent(const struct dn_ingest *ingest, uint32_t group);
+/* The reader whose streams stand still in the shard for longest, as it says, or because nothing is heard of
+ * it for too long; 0: none's. *ret_why: for people. */
+uint64_t ingest_standing(const struct dn_ingest *ingest, uint32_t group, int64_t *ret_since_ms,
+                         const char **ret_why);
 /* What every reason of that reader's streams begins with. Returns its length. */
 size_t ingest_reader_prefix(uint64_t node_id, char *ret, size_t size);
 /* Whose streams the reason is about; 0: it does not begin so. */

@@ -284,22 +284,23 @@ void ingest_propose_stall(struct dn_ingest *ingest, uint32_t number, int64_t sin
         atomic_store(&group->stall_out, false);
 }
 
-/* A reader of whose streams nothing is heard. */
+/* Streams of other nodes. */
 static void watch_readers(struct ingest_watch *watch, uint32_t number)
 {
-    static const char WHY[] = "nothing new is heard of the streams that only it reads: it is down, or "
-                              "`dunlin source list` there says why";
-    const struct ingest_reader *silent = ingest_silent(watch->ingest, number);
+    const char *why;
+    int64_t since_ms;
+    uint64_t reader = ingest_standing(watch->ingest, number, &since_ms, &why);
 
-    if (silent == NULL)
+    if (reader == 0)
         return;
-    int64_t since_ms = silent->heard_ms < watch->now_ms ? silent->heard_ms : watch->now_ms;
+    if (since_ms > watch->now_ms)
+        since_ms = watch->now_ms;
     if (watch->since_ms[number] != 0 && watch->since_ms[number] <= since_ms)
         return;
     watch->since_ms[number] = since_ms;
-    watch->reader[number] = silent->node_id;
-    size_t length = ingest_reader_prefix(silent->node_id, watch->reason[number], DN_STALL_REASON_MAX + 1);
-    snprintf(watch->reason[number] + length, DN_STALL_REASON_MAX + 1 - length, "%s", WHY);
+    watch->reader[number] = reader;
+    size_t length = ingest_reader_prefix(reader, watch->reason[number], DN_STALL_REASON_MAX + 1);
+    snprintf(watch->reason[number] + length, DN_STALL_REASON_MAX + 1 - length, "%s", why);
 }
 
 /* The reason that was told is another one. A reader may have told its own better: that stays. */

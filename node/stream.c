@@ -288,22 +288,31 @@ static void take_back_stall(struct dn_streams *streams, uint32_t group)
     run_errand(streams, errand, group);
 }
 
+static bool has_word(struct dn_streams *streams, uint32_t group, const char *name, uint32_t partition)
+{
+    int64_t ignored;
+
+    dn_epoch_enter(streams->node->reader);
+    bool known = dn_shard_next_offset(streams->node->shards[group - 1], name, partition, &ignored);
+    dn_epoch_leave(streams->node->reader);
+    return known;
+}
+
 /* This node read streams of its own once, and others would wait for its word (ingest/reader.h). */
 static void take_back_word(struct dn_streams *streams, uint32_t group)
 {
     struct errand *errand = &streams->words[group - 1];
     char name[DN_READER_NAME_MAX];
-    int64_t ignored;
+    uint32_t partition = DN_READER_HEARD;
 
     dn_reader_name(streams->node->config->node.id, name);
-    dn_epoch_enter(streams->node->reader);
-    bool known = dn_shard_next_offset(streams->node->shards[group - 1], name, DN_READER_HEARD, &ignored);
-    dn_epoch_leave(streams->node->reader);
-    if (!known || atomic_exchange(&errand->in_flight, true))
+    if (!has_word(streams, group, name, partition))
+        partition = DN_READER_STANDS;
+    if (!has_word(streams, group, name, partition) || atomic_exchange(&errand->in_flight, true))
         return;
     dn_buffer_free(&errand->record);
     dn_buffer_init(&errand->record, STALL_BYTES_MAX);
-    dn_record_source(&errand->record, name, DN_READER_HEARD, DN_OFFSET_UNSET, false);
+    dn_record_source(&errand->record, name, partition, DN_OFFSET_UNSET, false);
     run_errand(streams, errand, group);
 }
 
