@@ -1,6 +1,6 @@
 /* Streams that only one node reads: whoever leads the shard says that they stand still when their reader is
  * stuck or dead, and no longer when it gets on again, or is no member any more; and not of a reader whose
- * stream brings nothing new. Three nodes' ingest threads, one real shard, records applied at once. */
+ * stream brings nothing new. Three nodes' ingest threads, two real shards, records applied at once. */
 #include "base/clock.h"
 #include "base/log.h"
 #include "ingest/ingest.h"
@@ -12,6 +12,7 @@
 #include <stdatomic.h>
 
 #define NODES 3
+#define SHARDS 2
 #define STALL_MS 300
 #define SAID_MS 20000  /* nothing that is waited for takes as long */
 #define QUIET_MS 3000u /* longer than a reader may be silent, which is STALL_MS and 1.5 s */
@@ -20,9 +21,11 @@ static struct world {
     pthread_mutex_t lock;
     struct dn_epoch *epoch;
     struct dn_epoch_reader *reader;
-    struct dn_shard *shard;
-    uint64_t index;
-    unsigned leader; /* node 1.. */
+    struct dn_shard *shards[SHARDS + 1];
+    uint64_t index[SHARDS + 1];
+    unsigned leader;          /* node 1..; of both */
+    bool refuses[SHARDS + 1]; /* batches of node 1 */
+    _Atomic int64_t lines;    /* in each node's stream */
     bool cut[NODES + 1], removed[NODES + 1];
     unsigned stalls; /* records that said that they stand still, or run */
     unsigned words[NODES + 1];
@@ -37,6 +40,7 @@ static struct world {
 struct fake {
     uint64_t node_id;
     bool end_told;
+    int64_t at;
 };
 
 static enum dn_code fake_open(const struct dn_source_config *config, const struct dn_source_host *host,
@@ -77,9 +81,9 @@ static enum dn_code fake_start(void *self, size_t stream, uint32_t p, int64_t of
 {
     (void)stream;
     (void)p;
-    (void)offset;
     (void)err;
     ((struct fake *)self)->end_told = false;
+    ((struct fake *)self)->at = offset > 0 ? offset : 0;
     return DN_OK;
 }
 
@@ -97,9 +101,22 @@ static size_t fake_read(void *self, size_t stream, uint32_t p, struct dn_message
     (void)stream;
     (void)p;
     (void)max;
-    if (fake->end_told || atomic_load(&world.broken[fake->node_id]))
+    if (atomic_load(&world.broken[fake->node_id]))
         return 0;
-    *ret = (struct dn_message){.end = true, .next_offset = 0};
+    if (fake->at < atomic_load(&world.lines)) {
+        static const char LINE[] = "{\"user_id\":\"u\",\"item_id\":\"i\",\"time_ms\":1}";
+        *ret = (struct dn_message){.offset = fake->at,
+                                   .next_offset = fake->at + 1,
+                                   .time_ms = -1,
+                                   .bytes = (const uint8_t *)LINE,
+                                   .length = sizeof LINE - 1};
+        fake->at++;
+        fake->end_told = false;
+        return 1;
+    }
+    if (fake->end_told)
+        return 0;
+    *ret = (struct dn_message){.end = true, .next_offset = fake->at};
     fake->end_told = true;
     return 1;
 }
@@ -110,7 +127,7 @@ static void fake_status(void *self, size_t stream, uint32_t p, struct dn_partiti
 
     (void)stream;
     (void)p;
-    *ret = (struct dn_partition_status){.end_offset = 0, .begin_offset = 0};
+    *ret = (struct dn_partition_status){.end_offset = atomic_load(&world.lines), .begin_offset = 0};
     if (atomic_load(&world.broken[fake->node_id])) {
         ret->state = DN_PARTITION_FAILED;
         snprintf(ret->error, sizeof ret->error, "its disk is broken");
@@ -154,12 +171,15 @@ static bool target_propose(void *data, struct dn_proposal *proposal)
     pthread_mutex_lock(&world.lock);
     world.stalls += proposal->record[0] == DN_RECORD_STALL;
     world.words[node_of(data)] += proposal->record[0] != DN_RECORD_STALL;
-    if (world.cut[node_of(data)]) {
+    bool event = proposal->record[0] == DN_RECORD_STREAM && proposal->record[2] != 2; /* no name "@N" */
+    if (world.cut[node_of(data)] || (event && node_of(data) == 1 && world.refuses[proposal->group])) {
         code = DN_UNAVAILABLE;
     } else {
         int64_t now_ms = dn_wall_ms();
-        dn_shard_apply(world.shard, ++world.index, 0, now_ms, proposal->record, proposal->length, &result);
-        dn_shard_entry_done(world.shard, world.index, now_ms);
+        struct dn_shard *shard = world.shards[proposal->group];
+        uint64_t index = ++world.index[proposal->group];
+        dn_shard_apply(shard, index, 0, now_ms, proposal->record, proposal->length, &result);
+        dn_shard_entry_done(shard, index, now_ms);
     }
     pthread_mutex_unlock(&world.lock);
     proposal->done(proposal, code, 1, result.bytes, result.length, &err);
@@ -180,9 +200,8 @@ static bool target_next_offset(void *data, uint32_t group, const char *stream, u
                                int64_t *ret_next_offset)
 {
     (void)data;
-    (void)group;
     pthread_mutex_lock(&world.lock);
-    bool known = dn_shard_next_offset(world.shard, stream, partition, ret_next_offset);
+    bool known = dn_shard_next_offset(world.shards[group], stream, partition, ret_next_offset);
     pthread_mutex_unlock(&world.lock);
     return known;
 }
@@ -190,9 +209,8 @@ static bool target_next_offset(void *data, uint32_t group, const char *stream, u
 static int64_t target_stalled(void *data, uint32_t group, char ret_reason[DN_STALL_REASON_MAX + 1])
 {
     (void)data;
-    (void)group;
     pthread_mutex_lock(&world.lock);
-    int64_t since_ms = dn_shard_stalled(world.shard, ret_reason);
+    int64_t since_ms = dn_shard_stalled(world.shards[group], ret_reason);
     pthread_mutex_unlock(&world.lock);
     return since_ms;
 }
@@ -231,7 +249,7 @@ static void start_node(unsigned node, bool own)
     struct dn_ingest_options options = {
         .sources = config,
         .source_count = 1,
-        .shard_count = 1,
+        .shard_count = SHARDS,
         .node_id = node,
         .data_dir = ".",
         .stall_ms = STALL_MS,
@@ -277,19 +295,25 @@ static unsigned stalls(void)
     return count;
 }
 
-static void await(bool stalled, const char *text)
+static void await_in(uint32_t group, bool stalled, const char *text)
 {
     char reason[DN_STALL_REASON_MAX + 1] = "";
     uint64_t end_us = dn_monotonic_us() + SAID_MS * 1000ull;
 
     for (;;) {
-        bool is = target_stalled(NULL, 1, reason) != 0;
+        bool is = target_stalled(NULL, group, reason) != 0;
         if (is == stalled && (!is || strstr(reason, text) != NULL))
             return;
         CHECK(dn_monotonic_us() < end_us, "never: %s '%s'; it is %s '%s'", stalled ? "stalled" : "running",
               text, is ? "stalled" : "running", is ? reason : "");
         poll(NULL, 0, 10);
     }
+}
+
+static void await(bool stalled, const char *text)
+{
+    for (uint32_t group = 1; group <= SHARDS; group++)
+        await_in(group, stalled, text);
 }
 
 /* It stays as it is, with no further word on it. */
@@ -300,7 +324,8 @@ static void await_nothing(bool stalled)
 
     for (unsigned ms = 0; ms < QUIET_MS; ms += 50) {
         poll(NULL, 0, 50);
-        CHECK((target_stalled(NULL, 1, reason) != 0) == stalled, "it changed: %s", reason);
+        for (uint32_t group = 1; group <= SHARDS; group++)
+            CHECK((target_stalled(NULL, group, reason) != 0) == stalled, "it changed: %s", reason);
     }
     CHECK(stalls() == before, "%u words too many", stalls() - before);
 }
@@ -312,7 +337,8 @@ static int set_up(void **state)
     pthread_mutex_init(&world.lock, NULL);
     world.epoch = dn_epoch_create();
     world.reader = dn_epoch_register(world.epoch);
-    world.shard = dn_shard_create(world.epoch);
+    for (uint32_t group = 1; group <= SHARDS; group++)
+        world.shards[group] = dn_shard_create(world.epoch);
     world.leader = 1;
     for (unsigned node = 1; node <= NODES; node++)
         start_node(node, true);
@@ -324,7 +350,8 @@ static int tear_down(void **state)
     (void)state;
     for (unsigned node = 1; node <= NODES; node++)
         stop_node(node);
-    dn_shard_destroy(world.shard);
+    for (uint32_t group = 1; group <= SHARDS; group++)
+        dn_shard_destroy(world.shards[group]);
     dn_epoch_unregister(world.reader);
     dn_epoch_destroy(world.epoch);
     return 0;
@@ -408,6 +435,23 @@ static void stuck_from_the_start(void **state)
     await_nothing(true);
 }
 
+/* A shard that takes nothing of it: in the others its streams run. */
+static void only_in_one_shard(void **state)
+{
+    char reason[DN_STALL_REASON_MAX + 1];
+
+    (void)state;
+    poll(NULL, 0, 2000);
+    set(&world.refuses[2], true);
+    atomic_store(&world.lines, 5);
+    lead(2);
+    await_in(2, true, "node 1: logs/app.log@1.0123 partition 0: ");
+    assert_true(target_stalled(NULL, 1, reason) == 0);
+    set(&world.refuses[2], false);
+    await(false, "");
+    await_nothing(false);
+}
+
 static void removed_is_the_way_out(void **state)
 {
     (void)state;
@@ -431,6 +475,8 @@ static void no_longer_configured(void **state)
     start_node(2, false);
     await(false, "");
     assert_false(target_next_offset(NULL, 1, "@2", DN_READER_HEARD, &ignored));
+    assert_true(target_next_offset(NULL, 1, "@3", DN_READER_HEARD, &ignored));
+    assert_false(target_next_offset(NULL, 2, "@3", DN_READER_HEARD, &ignored)); /* once is enough */
 }
 
 static void names(void **state)
@@ -461,6 +507,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(cut_off, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_stuck_reader, set_up, tear_down),
         cmocka_unit_test_setup_teardown(stuck_from_the_start, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(only_in_one_shard, set_up, tear_down),
         cmocka_unit_test_setup_teardown(removed_is_the_way_out, set_up, tear_down),
         cmocka_unit_test_setup_teardown(no_longer_configured, set_up, tear_down),
     };
