@@ -17,6 +17,7 @@ ROUNDS = 6
 LINES = 300  # of a node's file in a round
 USERS = 40
 ALARM_MS = 2000
+HEARD = (1 << 32) - 2  # the place of a node's sign of life (ingest/reader.h)
 SILENT_S = 12  # an alarm comes long before that
 
 
@@ -139,6 +140,26 @@ def unreadable(cluster, logs):
     print("a file that cannot be read: stale on every node, with the reason, until it can", flush=True)
 
 
+def ways_out(cluster):
+    """A node that stays away: its word is forgotten until it is back, or it is removed."""
+    victim = cluster.nodes[2]
+    victim.kill()
+    others = cluster.live()
+    wait_until("the others say it", lambda: stalls(cluster, others, "node 3: "), SILENT_S)
+    out = stream.dunlin(others[0], "source", "list")
+    assert "node 3 reads streams of its own" in out, out
+    stream.dunlin(others[0], "source", "reset", "@3", HEARD, "--to", "beginning", "--yes")
+    wait_until("it is forgotten", lambda: all(n.status(timeout=10).stream_reason == "" for n in others), SILENT_S)
+    victim.start()
+    cluster.wait_ready()
+    wait_until("it is heard again", lambda: (HEARD, 1) in stream.offsets(others[0], "@3"), 30)
+    victim.kill()
+    wait_until("the others say it again", lambda: stalls(cluster, others, "node 3: "), SILENT_S)
+    stream.dunlin(others[0], "member", "remove", 3, "--wait=60")
+    wait_until("it is removed", lambda: all(n.status(timeout=10).stream_reason == "" for n in others), SILENT_S)
+    print("a node that stays away: forgotten, or removed, it makes no alarm", flush=True)
+
+
 def main():
     rng = random.Random(seed())
     cluster = Cluster()
@@ -148,7 +169,8 @@ def main():
     letters(cluster, logs, rng)
     dead_reader(cluster)
     unreadable(cluster, logs)
-    for node in cluster.nodes:
+    ways_out(cluster)
+    for node in cluster.live():
         assert node.stop() == 0, f"node {node.number} did not stop cleanly"
     print("1 passed, 0 failed")
 
