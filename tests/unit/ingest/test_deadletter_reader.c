@@ -232,6 +232,10 @@ static void not_before_it_is_written(void **state)
     group->looked = 4;
     dead_group_written(group, 2);
     assert_false(dead_own_written(d, group, &before));
+    dead_group_untake(group, 0); /* it refuses it: it is looked for again */
+    assert_int_equal(group->looked, 0);
+    dead_group_take(group, 0);
+    group->looked = 4;
     dead_group_written(group, 0);
     assert_true(dead_own_written(d, group, &before));
     assert_int_equal(before, 3);
