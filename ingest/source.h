@@ -122,7 +122,9 @@ struct dn_source_host {
 struct dn_stream_info {
     char stream[DN_SOURCE_MAX + 1]; /* its name in the replicated state: "source/topic" */
     uint32_t partition_count;       /* numbered from 0; may grow */
-    bool local; /* only this node can read it: it does so for every shard, whoever leads it */
+    /* Only this node can read it: it does so for every shard, whoever leads it. Its name says whose it is
+     * (dn_stream_node, reader.h). */
+    bool local;
 };
 
 struct dn_source_driver {
