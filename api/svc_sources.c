@@ -310,6 +310,14 @@ static bool set_check(struct dn_call *call, const Dunlin__V1__SetSourceRequest *
                      request->partition, request->stream);
         return false;
     }
+    if (request->stream[0] == '@' && request->next_offset != DN_OFFSET_UNSET) {
+        dn_call_fail(call, DN_INVALID,
+                     "next_offset: %" PRId64
+                     "; '%s' is the word of a node on streams that only it reads, which "
+                     "can be forgotten (-1), until that node gives it again",
+                     request->next_offset, request->stream);
+        return false;
+    }
     if (request->forward_only && (request->forget_watermark || request->next_offset < 0)) {
         dn_call_fail(call, DN_INVALID,
                      "forward_only: goes with a next_offset from 0, and without forget_watermark");

@@ -318,6 +318,8 @@ static struct dn_deadletters *create(const struct dn_ingest_options *options)
         return NULL;
     }
     init_groups(d);
+    for (size_t i = 0; i < options->source_count; i++)
+        d->has_own = d->has_own || dn_source_is_local(&options->sources[i]);
     if (options->metrics != NULL)
         d->m_files_dropped =
             dn_metrics_counter(options->metrics, "dunlin_dead_letter_files_dropped_total", "",

@@ -2,7 +2,12 @@
  *
  * One thread. On the leader of a shard it takes what waits in the shard's queue, fetches each message's
  * original bytes from its source, writes both, flushes, and proposes "written below n". A leader that dies
- * before that leaves the same letters to the next one. */
+ * before that leaves the same letters to the next one.
+ *
+ * Of a stream that only one node can read (reader.h) that node writes the letters, whoever leads the shard,
+ * and says so in the shard (DN_READER_LETTERS). The leader waits for its word, as long as
+ * dn_dead_reader_wait_ms (dn_dead_reader_wait_full_ms, when the queue is half full); then, or when the node
+ * is no member any more, it writes them without their bytes. */
 #ifndef DN_INGEST_DEADLETTER_H
 #define DN_INGEST_DEADLETTER_H
 
@@ -21,6 +26,9 @@
  * a letter and tells repeats apart. deadletter_file.h reads it. */
 #define DN_DEAD_FILE_MAX (256u << 20) /* a larger file is renamed to FILE.1, that to FILE.2, ... */
 #define DN_DEAD_FILES_KEPT 8
+
+/* Tests make them shorter, before they start. */
+extern unsigned dn_dead_reader_wait_ms, dn_dead_reader_wait_full_ms;
 
 struct dn_deadletters;
 

@@ -255,7 +255,9 @@ static void fetch_good(struct feed *feed, const struct dn_dead_letter *letter)
 static void pick_letter(struct dn_deadletters *d, struct group *group, const struct dn_dead_letter *letter,
                         uint64_t now_us)
 {
-    if (dead_group_is_taken(group, letter->number))
+    const char *note = NULL;
+
+    if (dead_group_is_taken(group, letter->number) || dead_reader_has(d, group, letter, &note))
         return;
     struct feed *feed = dead_feed_of(d, letter->source);
     if (feed == NULL)
@@ -265,33 +267,70 @@ static void pick_letter(struct dn_deadletters *d, struct group *group, const str
         dead_group_written(group, letter->number);
         dead_feed_count(feed, letter->reason, false);
     } else if (feed_ready(feed, letter, now_us)) {
-        d->picks[d->pick_count++] = (struct pick){.group = group, .feed = feed, .letter = *letter};
+        d->picks[d->pick_count++] =
+            (struct pick){.group = group, .feed = feed, .note = note, .letter = *letter};
     }
 }
 
-static void pick_group(struct dn_deadletters *d, struct group *group, uint64_t now_us)
+/* False: the queue is empty. */
+static bool find_base(struct dn_deadletters *d, struct group *group)
+{
+    const struct dn_ingest_target *target = &d->options.target;
+
+    if (target->dead_letters(target->data, group->number, 0, d->looked, 1) == 0)
+        return false;
+    if (d->looked[0].number != group->base)
+        dead_group_advance(group, d->looked[0].number);
+    return true;
+}
+
+/* Letters of this node's own streams, in a shard that another one leads. */
+static void pick_own(struct dn_deadletters *d, struct group *group, uint64_t now_us)
+{
+    const struct dn_ingest_target *target = &d->options.target;
+    size_t most = d->pick_count + GROUP_LETTERS_MAX, count;
+    uint64_t from = group->looked > group->base ? group->looked : group->base;
+    bool all_taken = true;
+
+    while ((count = target->dead_letters(target->data, group->number, from, d->looked, GROUP_LETTERS_MAX)) >
+           0) {
+        for (size_t i = 0; i < count; i++) {
+            const struct dn_dead_letter *letter = &d->looked[i];
+            if (letter->number < from || letter->number >= group->base + DN_DEAD_MAX ||
+                d->pick_count == most || d->pick_count == TURN_LETTERS_MAX)
+                return;
+            from = letter->number + 1;
+            if (dead_is_own(d, letter->source)) {
+                pick_letter(d, group, letter, now_us);
+                all_taken = all_taken && dead_group_is_taken(group, letter->number);
+            }
+            if (all_taken)
+                group->looked = from;
+        }
+    }
+}
+
+/* False: it had enough before the queue's end. */
+static bool pick_group(struct dn_deadletters *d, struct group *group, uint64_t now_us)
 {
     const struct dn_ingest_target *target = &d->options.target;
     size_t most = d->pick_count + GROUP_LETTERS_MAX;
-
-    if (target->dead_letters(target->data, group->number, 0, d->looked, 1) == 0)
-        return;
-    if (d->looked[0].number != group->base)
-        dead_group_advance(group, d->looked[0].number);
     uint64_t end = group->base + DN_DEAD_MAX, from = dead_group_next_free(group, group->base);
+
     while (from < end) {
         size_t count = target->dead_letters(target->data, group->number, from, d->looked, GROUP_LETTERS_MAX);
         if (count == 0)
-            return;
+            return true;
         for (size_t i = 0; i < count; i++) {
             if (d->looked[i].number < from || d->looked[i].number >= end || d->pick_count == most ||
                 d->pick_count == TURN_LETTERS_MAX)
-                return;
+                return false;
             from = d->looked[i].number + 1;
             pick_letter(d, group, &d->looked[i], now_us);
         }
         from = dead_group_next_free(group, from);
     }
+    return true;
 }
 
 /* By stream, partition and offset: fetching goes forward. */
@@ -345,7 +384,9 @@ static void fetch_letter(struct dn_deadletters *d, const struct pick *pick)
 
     if (!prepare_feed(d, feed))
         return;
-    if (feed->config == NULL) {
+    if (pick->note != NULL) {
+        put = dead_out_put(feed->out, pick, NULL, false, pick->note);
+    } else if (feed->config == NULL) {
         put = dead_out_put(feed->out, pick, NULL, false, "the source is not configured any more");
     } else {
         uint64_t began_us = dn_monotonic_us();
@@ -409,10 +450,16 @@ void dead_collect(struct dn_deadletters *d)
     d->pick_count = 0;
     if (!look_who_leads(d))
         return;
+    dead_readers_look(d);
     for (uint32_t i = 0; i < count; i++) {
         struct group *group = &d->groups[(d->first_group + i) % count];
-        if (group->led)
-            pick_group(d, group, now_us);
+        if ((!group->led && !d->has_own) || !find_base(d, group))
+            continue;
+        group->looks++;
+        if (!group->led)
+            pick_own(d, group, now_us);
+        else if (pick_group(d, group, now_us))
+            dead_readers_looked(group);
     }
     d->first_group = (d->first_group + 1) % count;
     qsort(d->picks, d->pick_count, sizeof *d->picks, compare_picks);

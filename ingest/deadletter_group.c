@@ -32,6 +32,11 @@ bool dead_group_is_taken(const struct group *group, uint64_t number)
     return get(group->taken, number);
 }
 
+bool dead_group_is_written(const struct group *group, uint64_t number)
+{
+    return get(group->written, number);
+}
+
 void dead_group_take(struct group *group, uint64_t number)
 {
     DN_ASSERT(known(group, number) && !get(group->taken, number));
@@ -40,8 +45,11 @@ void dead_group_take(struct group *group, uint64_t number)
 
 void dead_group_untake(struct group *group, uint64_t number)
 {
-    if (known(group, number))
-        put(group->taken, number, false);
+    if (!known(group, number))
+        return;
+    put(group->taken, number, false);
+    if (number < group->looked)
+        group->looked = number;
 }
 
 void dead_group_written(struct group *group, uint64_t number)
@@ -75,7 +83,7 @@ void dead_group_advance(struct group *group, uint64_t oldest)
                group->number, group->base, oldest);
     }
     if (oldest < group->base)
-        group->accepted = 0;
+        group->accepted = group->looked = group->settled = group->own = 0;
     if (oldest < group->base || oldest - group->base >= DN_DEAD_MAX) {
         memset(group->taken, 0, sizeof group->taken);
         memset(group->written, 0, sizeof group->written);
@@ -109,8 +117,12 @@ static void on_done(struct dn_proposal *proposal, enum dn_code code, uint64_t in
     if (code != DN_OK)
         fault = *err;
     else
-        code = dn_result_parse(result, result_length, DN_RECORD_DEAD_WRITTEN, &answer, &fault);
-    if (code == DN_OK && answer.status != DN_RESULT_OK)
+        code =
+            dn_result_parse(result, result_length,
+                            group->proposed_own ? DN_RECORD_STREAM : DN_RECORD_DEAD_WRITTEN, &answer, &fault);
+    if (code == DN_OK && answer.status == DN_RESULT_FULL)
+        code = dn_fail(&fault, DN_EXHAUSTED, "the shard knows 4,096 partitions of streams");
+    else if (code == DN_OK && answer.status != DN_RESULT_OK)
         code = dn_fail(&fault, DN_INTERNAL, "the shard refused it (status %d)", (int)answer.status);
     pthread_mutex_lock(&d->mutex);
     DN_ASSERT(group->proposed && !group->answered);
@@ -149,7 +161,8 @@ static bool take_answer(struct dn_deadletters *d, struct group *group, bool *ret
         return false;
     snprintf(who, sizeof who, "shard %" PRIu32, group->number);
     if (code == DN_OK) {
-        group->accepted = group->proposed_before;
+        if (!group->proposed_own)
+            group->accepted = group->proposed_before;
         dead_patience_good(&group->patience, who);
     } else {
         group_failed(group, text);
@@ -166,10 +179,13 @@ static void set_proposed(struct dn_deadletters *d, struct group *group, bool pro
 }
 
 /* False: it could not even be begun. */
-static bool propose(struct dn_deadletters *d, struct group *group, uint64_t before)
+static bool propose(struct dn_deadletters *d, struct group *group, uint64_t before, bool own)
 {
     dn_buffer_clear(&group->record);
-    dn_record_dead_written(&group->record, before);
+    if (own)
+        dead_own_record(d, group, before);
+    else
+        dn_record_dead_written(&group->record, before);
     if (group->record.failed) {
         group_failed(group, "out of memory");
         return false;
@@ -183,6 +199,7 @@ static bool propose(struct dn_deadletters *d, struct group *group, uint64_t befo
         .data = group,
     };
     group->proposed_before = before;
+    group->proposed_own = own;
     if (!dead_ask(d))
         return false;
     set_proposed(d, group, true); /* before: `done` may run at once */
@@ -200,10 +217,12 @@ bool dead_group_propose(struct dn_deadletters *d, struct group *group, bool *ret
     bool nothing_under_way;
     bool answered = take_answer(d, group, &nothing_under_way);
 
+    bool may = nothing_under_way && dead_patience_ready(&group->patience, dn_monotonic_us());
     uint64_t before = first_unset(group, group->written, group->base);
-    if (nothing_under_way && group->led && before > group->base && before > group->accepted &&
-        dead_patience_ready(&group->patience, dn_monotonic_us()))
-        nothing_under_way = !propose(d, group, before);
+    if (may && group->led && before > group->base && before > group->accepted)
+        nothing_under_way = !propose(d, group, before, false);
+    else if (may && !group->led && dead_own_written(d, group, &before))
+        nothing_under_way = !propose(d, group, before, true);
     *ret_under_way = !nothing_under_way;
     return answered;
 }

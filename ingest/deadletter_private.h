@@ -10,6 +10,8 @@
  *
  * 1. `written` is set only after the letter is durable; a proposal covers written letters only.
  * 2. `taken` is set exactly while the letter is in a batch, or written: it is in one batch at most.
+ *    On a node that does not lead, only letters of its own streams are taken. A leader's letters of another
+ *    node's streams are written when that node has said so (deadletter_reader.c).
  * 3. A feed (source) or an out (file, topic) that fails waits by itself (struct patience); others go on. A
  *    letter that waits holds back the proposals of its group, and nothing else.
  * 4. Nothing survives a restart, or has to: letters written and not proposed are written again. */
@@ -22,6 +24,7 @@
 #include "ingest/deadletter_file.h"
 #include "ingest/deadletter_topic.h"
 #include "ingest/deadletter_writer.h"
+#include "ingest/reader.h"
 #include "session/record.h"
 
 #include <pthread.h>
@@ -96,6 +99,16 @@ struct feed {
 };
 
 #define BITMAP_WORDS (DN_DEAD_MAX / 64)
+#define ABSENT_MAX 64 /* streams of other nodes whose letters wait, of a group */
+
+struct absent { /* a stream of another node, whose letters wait for that node */
+    char stream[DN_SOURCE_MAX + 1];
+    uint64_t seen;     /* by which look at the queue, the last time */
+    uint64_t oldest;   /* its letter that waits longest, */
+    uint64_t since_us; /* and since when it is the oldest */
+    uint64_t newest;   /* of those seen */
+    uint64_t given_up; /* letters below are written without their bytes */
+};
 
 struct group {
     uint32_t number;
@@ -104,11 +117,22 @@ struct group {
     uint64_t taken[BITMAP_WORDS], written[BITMAP_WORDS];
     uint64_t
         accepted; /* a proposal up to here was applied; what `base` becomes when the queue is looked at */
+    struct absent absent[ABSENT_MAX];
+    size_t absent_count;
+    struct {
+        uint64_t look, node_id, before;
+    } word;         /* DN_READER_LETTERS of a node, as it was at that look */
+    uint64_t looks; /* at the queue */
+    /* As a node that does not lead it: */
+    uint64_t looked;          /* letters below are others', or taken */
+    uint64_t settled;         /* letters below are others', or written; at most `looked` */
+    uint64_t own;             /* below this, and `settled`, there are own letters that are written */
     struct patience patience; /* of proposals */
     struct dn_gauge *waiting;
     struct dn_counter *propose_failures;
 
     uint64_t proposed_before;
+    bool proposed_own; /* DN_READER_LETTERS, not "written below" */
     struct dn_proposal proposal;
     struct dn_buffer record;
     struct dn_deadletters *owner;
@@ -121,6 +145,7 @@ struct group {
 struct pick { /* one turn's */
     struct group *group;
     struct feed *feed;
+    const char *note; /* why nobody is asked for its bytes; NULL: its source is */
     struct dn_dead_letter letter;
 };
 
@@ -144,6 +169,9 @@ struct dn_deadletters {
     struct out *outs[OUTS_MAX];
     size_t out_count;
     struct group *groups; /* options.shard_count */
+    bool has_own;         /* sources are configured that only this node reads */
+    uint64_t members[DN_MEMBERS_MAX];
+    size_t member_count;  /* 0: not known */
     uint32_t first_group; /* turns begin with another one each time */
     struct pick picks[TURN_LETTERS_MAX];
     size_t pick_count;
@@ -156,6 +184,7 @@ struct dn_deadletters {
 /* ---- deadletter_group.c: which letters of a group are where, and proposals --------------------------- */
 
 bool dead_group_is_taken(const struct group *group, uint64_t number);
+bool dead_group_is_written(const struct group *group, uint64_t number);
 void dead_group_take(struct group *group, uint64_t number);
 void dead_group_untake(struct group *group, uint64_t number);
 void dead_group_written(struct group *group, uint64_t number);
@@ -178,6 +207,24 @@ void dead_feed_destroy(struct feed *feed);
 /* A letter of the feed is written (or dropped). */
 void dead_feed_count(struct feed *feed, uint8_t reason, bool without_bytes);
 void dead_feed_log(struct feed *feed, uint64_t now_us, bool at_once);
+
+/* ---- deadletter_reader.c: letters of streams that only one node can read --------------------------------
+ */
+
+/* Once a turn, before what follows. */
+void dead_readers_look(struct dn_deadletters *d);
+/* Does another node have it, and will it write it? Then it is left, or is written by now (and taken). False:
+ * this node's to write; *ret_note: and why without its bytes, or NULL. */
+bool dead_reader_has(struct dn_deadletters *d, struct group *group, const struct dn_dead_letter *letter,
+                     const char **ret_note);
+/* After all letters of the group were looked at. */
+void dead_readers_looked(struct group *group);
+/* Is the stream this node's, and nobody else's? */
+bool dead_is_own(const struct dn_deadletters *d, const char *stream);
+/* The number below which this node's own letters are written, where the state does not know yet: true. */
+bool dead_own_written(struct dn_deadletters *d, struct group *group, uint64_t *ret_before);
+/* "They are written." */
+void dead_own_record(struct dn_deadletters *d, struct group *group, uint64_t before);
 
 /* ---- deadletter_out.c: batches into files and topics -------------------------------------------------- */
 

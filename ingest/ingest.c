@@ -326,7 +326,10 @@ static struct dn_ingest *create(const struct dn_ingest_options *options)
     ingest->infos = calloc(INGEST_STREAMS_MAX, sizeof *ingest->infos);
     ingest->metrics = options->metrics != NULL ? options->metrics : dn_metrics_create();
     pthread_mutex_init(&ingest->rows_lock, NULL);
-    atomic_store(&ingest->turned_us, dn_monotonic_us());
+    ingest->started_us = ingest->heard_us = dn_monotonic_us();
+    atomic_store(&ingest->turned_us, ingest->started_us);
+    for (size_t s = 0; s < options->source_count; s++)
+        ingest->has_own = ingest->has_own || dn_source_is_local(&options->sources[s]);
     if (ingest->wake_fd >= 0 && ingest->done != NULL && ingest->infos != NULL && ingest->metrics != NULL)
         return ingest;
     dn_ingest_destroy(ingest);
@@ -386,6 +389,7 @@ void dn_ingest_destroy(struct dn_ingest *ingest)
     lane_trim_batches(ingest, 0);
     for (uint32_t group = 0; group < DN_GROUPS_MAX; group++)
         dn_buffer_free(&ingest->groups[group].stall_record);
+    ingest_heard_free(ingest);
     if (ingest->done != NULL)
         dn_queue_destroy(ingest->done);
     if (ingest->wake_fd >= 0)

@@ -35,6 +35,9 @@ struct dn_ingest_target {
     bool (*finished)(void *data, uint32_t group, const char *stream, uint32_t partition);
     int64_t (*stalled)(void *data, uint32_t group, char ret_reason[DN_STALL_REASON_MAX + 1]);
     size_t (*dead_letters)(void *data, uint32_t group, uint64_t from, struct dn_dead_letter *ret, size_t max);
+    /* The cluster's members, this node among them; returns how many (0: not known now), at most
+     * DN_MEMBERS_MAX. NULL: nothing is known of other nodes, as on one that is alone. */
+    size_t (*members)(void *data, uint64_t ret_node_ids[DN_MEMBERS_MAX]);
 };
 
 struct dn_ingest_options {

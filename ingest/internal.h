@@ -26,6 +26,7 @@
 #include "base/buffer.h"
 #include "base/queue.h"
 #include "ingest/ingest.h"
+#include "ingest/reader.h"
 #include "ingest/schema.h"
 #include "session/record.h"
 
@@ -45,6 +46,8 @@
 #define INGEST_FULL_US 1000u        /* consensus' queue was full, or there is no memory */
 #define INGEST_RETRY_MAX_US 1000000u
 #define INGEST_KEEP_US 10000000u     /* memory that was not used for so long is given back */
+#define INGEST_REASON_US 10000000u   /* a reason that changed is told at most so often */
+#define INGEST_SAY_MAX_US 5000000u   /* a reader is heard of at least so often */
 #define INGEST_HEARD_MS 1500         /* a driver in touch says so at least this often */
 #define INGEST_ALL_READ UINT32_MAX   /* a partition that is a mark: every shard reads all of the stream */
 #define INGEST_STREAMS_MAX 1024u     /* of a source, at a time */
@@ -163,6 +166,22 @@ struct ingest_source {
     struct dn_histogram *read_delay, *commit_delay;
 };
 
+struct ingest_reader { /* another node with streams of its own (reader.h) */
+    uint64_t node_id;
+    int64_t heard_ms;  /* DN_READER_HEARD */
+    uint64_t moved_us; /* when that moved last, by this node's clock */
+};
+
+struct ingest_word { /* of this node's own streams, to a shard */
+    struct dn_proposal proposal;
+    struct dn_buffer record;
+    atomic_bool out;
+    int64_t first_ms;  /* what they held then was counted when this was looked at first; 0: not yet */
+    bool well;         /* and it has got on since */
+    uint64_t said_us;  /* the last word, */
+    uint64_t heard_us; /* and the last DN_READER_HEARD */
+};
+
 struct ingest_group {
     bool leads;
     unsigned out, out_max; /* batches on their way */
@@ -174,6 +193,23 @@ struct ingest_group {
     int64_t stalled_ms; /* as this node sees it; 0: they run */
     uint64_t stall_us;  /* when it was last proposed */
     char reason[DN_STALL_REASON_MAX + 1];
+    struct ingest_word word;
+};
+
+/* One look at everything. */
+struct ingest_watch {
+    struct dn_ingest *ingest;
+    int64_t now_ms;
+    struct dn_ingest_row *rows; /* being made */
+    size_t count, capacity;
+    int64_t since_ms[DN_GROUPS_MAX]; /* of the worst; 0: none stands still */
+    char reason[DN_GROUPS_MAX][DN_STALL_REASON_MAX + 1];
+    unsigned troubled[DN_GROUPS_MAX]; /* partitions that stand still */
+    uint64_t reader[DN_GROUPS_MAX];   /* the node whose own streams the worst are; 0: none's, or this one's */
+    /* Of the streams that only this node reads. */
+    int64_t own_ms[DN_GROUPS_MAX]; /* what they held then is in the shard */
+    int64_t own_since_ms[DN_GROUPS_MAX];
+    char own_reason[DN_GROUPS_MAX][DN_STALL_REASON_MAX + 1];
 };
 
 struct dn_ingest {
@@ -191,7 +227,12 @@ struct dn_ingest {
     struct dn_metrics *metrics; /* the options', or its own */
     atomic_bool asleep, stopping, look;
     _Atomic uint64_t turned_us, stop_by_us;
-    uint64_t now_us, refresh_us, rules_us, watch_us;
+    uint64_t now_us, refresh_us, rules_us, watch_us, started_us;
+    bool has_own;      /* sources are configured that only this node reads */
+    bool own_stands;   /* as the log says */
+    uint64_t heard_us; /* when others were last listened to */
+    struct ingest_reader readers[DN_MEMBERS_MAX];
+    size_t reader_count;
     pthread_mutex_t rows_lock;
     struct dn_ingest_row *rows; /* behind rows_lock */
     size_t row_count;
@@ -253,6 +294,25 @@ void lane_trim_batches(struct dn_ingest *ingest, uint64_t keep_us);
 
 /* ---- watch.c: rows, stalls */
 void ingest_watch(struct dn_ingest *ingest);
+/* Has the shard's state told that its streams stand still since then (0: no longer). One at a time. */
+void ingest_propose_stall(struct dn_ingest *ingest, uint32_t group, int64_t since_ms, const char *reason);
+
+/* ---- heard.c: streams that only one node reads (reader.h) */
+/* Notes which readers are heard of. */
+void ingest_listen(struct dn_ingest *ingest);
+/* The reader whose streams stand still in the shard for longest, as it says, or because nothing is heard of
+ * it for too long; 0: none's. *ret_why: for people. */
+uint64_t ingest_standing(const struct dn_ingest *ingest, uint32_t group, int64_t *ret_since_ms,
+                         const char **ret_why);
+/* What every reason of that reader's streams begins with. Returns its length. */
+size_t ingest_reader_prefix(uint64_t node_id, char *ret, size_t size);
+/* Whose streams the reason is about; 0: it does not begin so. */
+uint64_t ingest_reason_reader(const char *reason);
+/* Says of this node's own streams what the look has found. */
+void ingest_say(const struct ingest_watch *watch, uint32_t group);
+/* As leader of no shard it knows more of the reason than who leads. */
+void ingest_explain(const struct ingest_watch *watch, uint32_t group);
+void ingest_heard_free(struct dn_ingest *ingest);
 
 /* ---- reason.c */
 /* What stands still and why; partition UINT32_MAX: a source as a whole. Cut to what fits. */

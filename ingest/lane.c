@@ -29,10 +29,14 @@ struct ingest_lane *lane_create(struct ingest_feed *feed, uint32_t group)
     lane->feed = feed;
     lane->group = group;
     lane->backoff_us = INGEST_RETRY_US;
-    /* Where the leader before this one said that they stand still, that holds until something was read. */
-    const struct dn_ingest_target *target = &feed->stream->source->ingest->options.target;
+    /* Where the leader before this one said that they stand still, that holds until something was read; but
+     * for what it said of another node's own streams. */
+    const struct dn_ingest_options *options = &feed->stream->source->ingest->options;
     char reason[DN_STALL_REASON_MAX + 1];
-    int64_t stalled_ms = target->stalled(target->data, group, reason);
+    int64_t stalled_ms = options->target.stalled(options->target.data, group, reason);
+    uint64_t reader = stalled_ms != 0 ? ingest_reason_reader(reason) : 0;
+    if (reader != 0 && reader != options->node_id)
+        stalled_ms = 0;
     lane->fresh_ms = stalled_ms != 0 ? stalled_ms : dn_wall_ms();
     dn_buffer_init(&lane->items, RECORD_BYTES_MAX);
     return lane;

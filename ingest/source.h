@@ -124,7 +124,9 @@ struct dn_stream_info {
     char stream[DN_SOURCE_MAX + 1]; /* its name in the replicated state: "source/topic"; empty: the number
                                        is nobody's, since what had it was forgotten */
     uint32_t partition_count;       /* numbered from 0; may grow */
-    bool local; /* only this node can read it: it does so for every shard, whoever leads it */
+    /* Only this node can read it: it does so for every shard, whoever leads it. Its name says whose it is
+     * (dn_stream_node, reader.h). */
+    bool local;
     /* It is there no more: looked for long enough, where it was, and with nothing of it still open. What was
      * AT_END then was all of it. It may come back. */
     bool gone;

@@ -3,6 +3,7 @@
 #include "ingest/source_file_fetch.h"
 
 #include "base/clock.h"
+#include "ingest/reader.h"
 #include "ingest/source_file_reader.h"
 #include "ingest/source_file_stdin.h"
 #include "ingest/source_file_table.h"
@@ -14,6 +15,7 @@
 #include <unistd.h>
 
 #define OPEN_FILES 4
+#define TROUBLE_MS 600000
 
 struct fetched_file {
     char stream[DN_SOURCE_MAX + 1];
@@ -73,6 +75,20 @@ static size_t find_stream(struct fetcher *fetcher, const char *stream)
     return index;
 }
 
+/* A folder that is not mounted, a log that is being rotated: it may come back. But not for ever: letters wait
+ * for it. */
+static enum dn_code not_there(struct fetcher *fetcher, struct dn_error *err, const char *format,
+                              const char *stream)
+{
+    char trouble[DN_SOURCE_TEXT_MAX];
+    int64_t since_ms = dn_file_table_trouble(fetcher->table, trouble);
+
+    if (since_ms != 0 && dn_wall_ms() - since_ms < TROUBLE_MS) {
+        return dn_fail(err, DN_UNAVAILABLE, "%s", trouble);
+    }
+    return dn_fail(err, DN_NOT_FOUND, format, stream);
+}
+
 static enum dn_code open_file(struct fetcher *fetcher, const char *stream, struct fetched_file *file,
                               struct dn_error *err)
 {
@@ -83,15 +99,15 @@ static enum dn_code open_file(struct fetcher *fetcher, const char *stream, struc
 
     dn_file_table_scan(fetcher->table); /* it may be new, or have been rotated */
     index = find_stream(fetcher, stream);
-    if (index == SIZE_MAX && (fetcher->config->follow || strcmp(fetcher->config->list[0], "-") == 0)) {
+    if (index == SIZE_MAX && dn_source_is_local(fetcher->config) &&
+        dn_stream_node(stream) != fetcher->host->node_id) {
         /* Each node reads its own: the message need not be gone, so this must not be DN_NOT_FOUND. */
         return dn_fail(err, DN_UNIMPLEMENTED,
-                       "no file of this node is stream '%s': another node reads it, and the message stands "
-                       "there at this offset; or it is gone",
+                       "stream '%s' is another node's: the message stands there at this offset, or is gone",
                        stream);
     }
     if (index == SIZE_MAX) {
-        return dn_fail(err, DN_NOT_FOUND, "no file is there for stream '%s'", stream);
+        return not_there(fetcher, err, "no file is there for stream '%s'", stream);
     }
     dn_file_table_where(fetcher->table, index, &where);
     fd = where.path[0] != '\0' ? open(where.path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY) : -1;
@@ -105,7 +121,7 @@ static enum dn_code open_file(struct fetcher *fetcher, const char *stream, struc
         fd = -1;
     }
     if (fd < 0) {
-        return dn_fail(err, DN_NOT_FOUND, "the file of stream '%s' is gone", stream);
+        return not_there(fetcher, err, "the file of stream '%s' is gone", stream);
     }
     dn_file_reader_destroy(file->reader);
     file->reader = dn_file_reader_create(fd, fetcher->config->format, fetcher->config->message_bytes);

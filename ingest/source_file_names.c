@@ -25,22 +25,25 @@ static bool plain_text(const char *text)
     return true;
 }
 
-static void put_hex(struct dn_hash128 hash, char ret[HEX_DIGITS + 1])
+/* node_id 0: all digits are the hash's. A node's id takes 16 of them at most, and a point. */
+static void put_hex(uint64_t node_id, struct dn_hash128 hash, char ret[HEX_DIGITS + 1])
 {
-    char hex[33];
+    char hex[64];
+    int length = node_id == 0 ? 0 : snprintf(hex, sizeof(hex), "%llx.", (unsigned long long)node_id);
 
-    snprintf(hex, sizeof(hex), "%016llx%016llx", (unsigned long long)hash.high, (unsigned long long)hash.low);
+    snprintf(hex + length, sizeof(hex) - (size_t)length, "%016llx%016llx", (unsigned long long)hash.high,
+             (unsigned long long)hash.low);
     memcpy(ret, hex, HEX_DIGITS);
     ret[HEX_DIGITS] = '\0';
 }
 
 static void hashed_name(const char *source, const char *shown, size_t shown_length, char mark,
-                        struct dn_hash128 hash, char ret[DN_SOURCE_MAX + 1])
+                        uint64_t node_id, struct dn_hash128 hash, char ret[DN_SOURCE_MAX + 1])
 {
     char hex[HEX_DIGITS + 1];
     size_t room = DN_SOURCE_MAX - strlen(source) - 2 - HEX_DIGITS;
 
-    put_hex(hash, hex);
+    put_hex(node_id, hash, hex);
     snprintf(ret, DN_SOURCE_MAX + 1, "%s/%.*s%c%s", source, (int)(shown_length < room ? shown_length : room),
              shown, mark, hex);
 }
@@ -57,7 +60,7 @@ void dn_file_name_of_path(const char *source, const char *path, char ret[DN_SOUR
         ret[begin] = '/';
         memcpy(ret + begin + 1, path, length + 1);
     } else {
-        hashed_name(source, "", 0, '#', dn_keyed_hash128(name_key, path, length), ret);
+        hashed_name(source, "", 0, '#', 0, dn_keyed_hash128(name_key, path, length), ret);
     }
 }
 
@@ -68,13 +71,14 @@ void dn_file_name_of_identity(const char *source, const char *path, uint64_t nod
     const char *slash = strrchr(path, '/');
     const char *shown = slash != NULL ? slash + 1 : path;
 
-    hashed_name(source, shown, plain_text(shown) ? strlen(shown) : 0, '@',
+    hashed_name(source, shown, plain_text(shown) ? strlen(shown) : 0, '@', node_id,
                 dn_keyed_hash128(name_key, parts, sizeof(parts)), ret);
 }
 
-void dn_file_name_of_run(const char *source, const struct dn_hash128 *run, char ret[DN_SOURCE_MAX + 1])
+void dn_file_name_of_run(const char *source, uint64_t node_id, const struct dn_hash128 *run,
+                         char ret[DN_SOURCE_MAX + 1])
 {
-    hashed_name(source, "-", 1, '@', *run, ret);
+    hashed_name(source, "-", 1, '@', node_id, *run, ret);
 }
 
 /* ---- identity ---- */

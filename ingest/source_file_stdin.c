@@ -1,6 +1,7 @@
 #include "ingest/source_file_stdin.h"
 
 #include "base/log.h"
+#include "ingest/reader.h"
 #include "ingest/source_file_table_private.h"
 
 #include <errno.h>
@@ -143,7 +144,8 @@ bool dn_file_stdin_path_of(const struct dn_source_config *config, const struct d
     size_t length = strlen(config->name);
 
     return strncmp(stream, config->name, length) == 0 && strncmp(stream + length, "/-@", 3) == 0 &&
-           strchr(stream + length + 1, '/') == NULL && path_of_run(host->data_dir, stream, ret);
+           strchr(stream + length + 1, '/') == NULL && dn_stream_node(stream) == host->node_id &&
+           path_of_run(host->data_dir, stream, ret);
 }
 
 /* Those of runs that were killed. */
@@ -211,7 +213,7 @@ static enum dn_code open_copy(struct dn_file_stdin *in, const struct dn_source_c
     if (getrandom(&run, sizeof(run), 0) != (ssize_t)sizeof(run)) {
         return dn_fail(err, DN_IO, "no random bytes: %s", strerror(errno));
     }
-    dn_file_name_of_run(config->name, &run, in->stream);
+    dn_file_name_of_run(config->name, in->host->node_id, &run, in->stream);
     if (!path_of_run(in->host->data_dir, in->stream, in->path)) {
         return dn_fail(err, DN_INVALID, "the data folder's path is too long for standard input");
     }

@@ -5,7 +5,7 @@
  * where messages carry no time (files), when the lane last got on. A lane that is not fresh for longer than
  * stall_ms stands still, whatever the reason, and so do all streams of a source that has trouble as a whole.
  * The leader puts the first word of it, and the word that it is over, into the log: every replica then says
- * so in its answers. */
+ * so in its answers. Of streams that only another node reads it knows by heard.c. */
 #include "ingest/internal.h"
 
 #include "base/clock.h"
@@ -16,21 +16,10 @@
 #include <string.h>
 
 #define RETRY_GAP_US 5000000u      /* a partition that cannot be read is tried again so often */
-#define REASON_EVERY_US 10000000u  /* a reason that changed is told at most so often */
 #define TROUBLE_EVERY_US 60000000u /* the same of a source as a whole, when it is another trouble */
 #define ROWS_FIRST 64u
 
-struct watch {
-    struct dn_ingest *ingest;
-    int64_t now_ms;
-    struct dn_ingest_row *rows; /* being made */
-    size_t count, capacity;
-    int64_t since_ms[DN_GROUPS_MAX]; /* of the worst; 0: none stands still */
-    char reason[DN_GROUPS_MAX][DN_STALL_REASON_MAX + 1];
-    unsigned troubled[DN_GROUPS_MAX]; /* partitions that stand still */
-};
-
-static struct dn_ingest_row *add_row(struct watch *watch)
+static struct dn_ingest_row *add_row(struct ingest_watch *watch)
 {
     if (watch->count == watch->capacity) {
         size_t capacity = watch->capacity == 0 ? ROWS_FIRST : 2 * watch->capacity;
@@ -45,20 +34,41 @@ static struct dn_ingest_row *add_row(struct watch *watch)
     return row;
 }
 
-static bool is_late(const struct watch *watch, int64_t since_ms)
+static bool is_late(const struct ingest_watch *watch, int64_t since_ms)
 {
     return since_ms > 0 &&
            watch->now_ms - since_ms > (int64_t)watch->ingest->options.stall_ms + INGEST_HEARD_MS;
 }
 
-static void note(struct watch *watch, uint32_t group, int64_t since_ms, const char *what, uint32_t partition,
-                 const char *why)
+struct worst {
+    int64_t *since_ms;
+    char *reason; /* DN_STALL_REASON_MAX + 1 */
+};
+
+static void note_worst(struct worst worst, int64_t since_ms, const char *what, uint32_t partition,
+                       const char *why)
+{
+    if (*worst.since_ms != 0 && *worst.since_ms <= since_ms)
+        return;
+    *worst.since_ms = since_ms;
+    ingest_reason(what, partition, why, worst.reason);
+}
+
+/* own: only this node reads it. */
+static void note(struct ingest_watch *watch, uint32_t group, bool own, int64_t since_ms, const char *what,
+                 uint32_t partition, const char *why)
 {
     watch->troubled[group] += partition != UINT32_MAX;
-    if (watch->since_ms[group] != 0 && watch->since_ms[group] <= since_ms)
-        return;
-    watch->since_ms[group] = since_ms;
-    ingest_reason(what, partition, why, watch->reason[group]);
+    note_worst((struct worst){&watch->since_ms[group], watch->reason[group]}, since_ms, what, partition, why);
+    if (own)
+        note_worst((struct worst){&watch->own_since_ms[group], watch->own_reason[group]}, since_ms, what,
+                   partition, why);
+}
+
+static void note_own_fresh(struct ingest_watch *watch, uint32_t group, int64_t fresh_ms)
+{
+    if (fresh_ms < watch->own_ms[group])
+        watch->own_ms[group] = fresh_ms;
 }
 
 /* ---- lanes
@@ -95,7 +105,7 @@ static int64_t lag_records(const struct ingest_lane *lane, const struct dn_parti
 
 /* A file's lines have no times of their own: before its end, that it gets on says nothing of how far it is.
  */
-static int64_t lag_ms(const struct watch *watch, const struct ingest_lane *lane)
+static int64_t lag_ms(const struct ingest_watch *watch, const struct ingest_lane *lane)
 {
     const struct ingest_feed *feed = lane->feed;
 
@@ -117,7 +127,7 @@ static const char *why_of(const struct ingest_lane *lane, const struct dn_partit
     return status->state == DN_PARTITION_CONNECTING ? "nothing is heard of it" : "behind";
 }
 
-static void watch_lane(struct watch *watch, struct ingest_lane *lane,
+static void watch_lane(struct ingest_watch *watch, struct ingest_lane *lane,
                        const struct dn_partition_status *status)
 {
     const struct ingest_stream *stream = lane->feed->stream;
@@ -127,7 +137,10 @@ static void watch_lane(struct watch *watch, struct ingest_lane *lane,
     bool stalled = is_late(watch, lane->fresh_ms) || broken;
     const char *why = why_of(lane, status);
     if (stalled)
-        note(watch, lane->group, lane->fresh_ms, stream->info.stream, lane->feed->partition, why);
+        note(watch, lane->group, stream->info.local, lane->fresh_ms, stream->info.stream,
+             lane->feed->partition, why);
+    if (stream->info.local)
+        note_own_fresh(watch, lane->group, lane->fresh_ms);
     struct dn_ingest_row *row = add_row(watch);
     if (row == NULL)
         return;
@@ -149,7 +162,7 @@ static void watch_lane(struct watch *watch, struct ingest_lane *lane,
 
 /* The offset that the feed begins at cannot be had. Lanes that want another one need not wait with those that
  * want it: these are tried again by themselves. False: all want the same. */
-static bool part_ways(struct watch *watch, struct ingest_feed *feed, const char *why)
+static bool part_ways(struct ingest_watch *watch, struct ingest_feed *feed, const char *why)
 {
     unsigned stuck = 0, others = 0;
 
@@ -168,7 +181,7 @@ static bool part_ways(struct watch *watch, struct ingest_feed *feed, const char 
     return true;
 }
 
-static void watch_feed(struct watch *watch, struct ingest_feed *feed)
+static void watch_feed(struct ingest_watch *watch, struct ingest_feed *feed)
 {
     const struct ingest_source *source = feed->stream->source;
     struct dn_partition_status status = {.begin_offset = -1, .end_offset = -1};
@@ -200,7 +213,7 @@ static void watch_feed(struct watch *watch, struct ingest_feed *feed)
 
 /* What is wrong with the source as a whole, in full, once: a group's word has room for a part of one source's
  * only. */
-static void tell_trouble(const struct watch *watch, struct ingest_source *source)
+static void tell_trouble(const struct ingest_watch *watch, struct ingest_source *source)
 {
     uint64_t now_us = watch->ingest->now_us;
 
@@ -218,7 +231,7 @@ static void tell_trouble(const struct watch *watch, struct ingest_source *source
     source->told_us = now_us;
 }
 
-static void watch_source(struct watch *watch, struct ingest_source *source)
+static void watch_source(struct ingest_watch *watch, struct ingest_source *source)
 {
     struct dn_ingest *ingest = watch->ingest;
 
@@ -229,8 +242,13 @@ static void watch_source(struct watch *watch, struct ingest_source *source)
     if (source->trouble_ms == 0)
         return;
     bool late = is_late(watch, source->trouble_ms);
-    for (uint32_t group = 1; late && group <= ingest->options.shard_count; group++)
-        note(watch, group, source->trouble_ms, source->config->name, UINT32_MAX, source->trouble);
+    bool own = dn_source_is_local(source->config);
+    for (uint32_t group = 1; group <= ingest->options.shard_count; group++) {
+        if (late)
+            note(watch, group, own, source->trouble_ms, source->config->name, UINT32_MAX, source->trouble);
+        if (own)
+            note_own_fresh(watch, group, source->trouble_ms);
+    }
     struct dn_ingest_row *row = add_row(watch);
     if (row == NULL)
         return;
@@ -260,16 +278,19 @@ static void on_stall_done(struct dn_proposal *proposal, enum dn_code code, uint6
     atomic_store(&group->stall_out, false);
 }
 
-static void propose_stall(struct dn_ingest *ingest, uint32_t number)
+void ingest_propose_stall(struct dn_ingest *ingest, uint32_t number, int64_t since_ms, const char *reason)
 {
     struct ingest_group *group = &ingest->groups[number];
 
+    if (atomic_load(&group->stall_out))
+        return; /* its record is being read */
     if (group->stall_record.max == 0)
         dn_buffer_init(&group->stall_record, DN_STALL_REASON_MAX + 64);
     dn_buffer_clear(&group->stall_record);
-    dn_record_stall(&group->stall_record, group->stalled_ms, group->reason);
+    dn_record_stall(&group->stall_record, since_ms, reason);
     if (group->stall_record.failed)
         return;
+    group->stall_us = ingest->now_us;
     group->stall = (struct dn_proposal){
         .group = number,
         .record = group->stall_record.bytes,
@@ -283,19 +304,49 @@ static void propose_stall(struct dn_ingest *ingest, uint32_t number)
         atomic_store(&group->stall_out, false);
 }
 
-static void watch_group(struct watch *watch, uint32_t number)
+/* Streams of other nodes. */
+static void watch_readers(struct ingest_watch *watch, uint32_t number)
+{
+    const char *why;
+    int64_t since_ms;
+    uint64_t reader = ingest_standing(watch->ingest, number, &since_ms, &why);
+
+    if (reader == 0)
+        return;
+    if (since_ms > watch->now_ms)
+        since_ms = watch->now_ms;
+    if (watch->since_ms[number] != 0 && watch->since_ms[number] <= since_ms)
+        return;
+    watch->since_ms[number] = since_ms;
+    watch->reader[number] = reader;
+    size_t length = ingest_reader_prefix(reader, watch->reason[number], DN_STALL_REASON_MAX + 1);
+    snprintf(watch->reason[number] + length, DN_STALL_REASON_MAX + 1 - length, "%s", why);
+}
+
+/* The reason that was told is another one. A reader may have told its own better: that stays. */
+static bool is_other_reason(const struct ingest_watch *watch, uint32_t number, const char *said)
+{
+    if (watch->reader[number] != 0)
+        return ingest_reason_reader(said) != watch->reader[number];
+    return strcmp(said, watch->reason[number]) != 0;
+}
+
+static void watch_group(struct ingest_watch *watch, uint32_t number)
 {
     struct dn_ingest *ingest = watch->ingest;
     struct ingest_group *group = &ingest->groups[number];
     char said[DN_STALL_REASON_MAX + 1];
 
+    ingest_say(watch, number);
     if (!group->leads) {
         group->stalled_ms = 0;
+        ingest_explain(watch, number);
         return;
     }
     if (atomic_load(&group->stall_out))
         return; /* its record is being read */
     ingest_reason_count(watch->reason[number], watch->troubled[number]);
+    watch_readers(watch, number);
     bool now = watch->since_ms[number] != 0, before = group->stalled_ms != 0;
     if (now && !before)
         dn_warn("ingest", "group %u: its streams stand still for %lld ms: %s", number,
@@ -307,14 +358,12 @@ static void watch_group(struct watch *watch, uint32_t number)
         snprintf(group->reason, sizeof group->reason, "%s", watch->reason[number]);
     }
     int64_t told_ms = ingest->options.target.stalled(ingest->options.target.data, number, said);
-    bool other_reason = now && told_ms != 0 && strcmp(said, watch->reason[number]) != 0 &&
-                        ingest->now_us - group->stall_us > REASON_EVERY_US;
+    bool other_reason = now && told_ms != 0 && is_other_reason(watch, number, said) &&
+                        ingest->now_us - group->stall_us > INGEST_REASON_US;
     if (other_reason)
         snprintf(group->reason, sizeof group->reason, "%s", watch->reason[number]);
-    if (other_reason || (told_ms != 0) != (group->stalled_ms != 0)) {
-        group->stall_us = ingest->now_us;
-        propose_stall(ingest, number);
-    }
+    if (other_reason || (told_ms != 0) != (group->stalled_ms != 0))
+        ingest_propose_stall(ingest, number, group->stalled_ms, group->reason);
 }
 
 /* Without memory the old ones stay. */
@@ -343,12 +392,15 @@ static void tell_names(struct dn_ingest *ingest)
 
 void ingest_watch(struct dn_ingest *ingest)
 {
-    struct watch *watch = calloc(1, sizeof *watch);
+    struct ingest_watch *watch = calloc(1, sizeof *watch);
 
     if (watch == NULL)
         return;
     watch->ingest = ingest;
     watch->now_ms = dn_wall_ms();
+    for (uint32_t group = 1; group <= ingest->options.shard_count; group++)
+        watch->own_ms[group] = watch->now_ms;
+    ingest_listen(ingest);
     for (size_t s = 0; s < ingest->options.source_count; s++)
         watch_source(watch, &ingest->sources[s]);
     for (uint32_t group = 1; group <= ingest->options.shard_count; group++)

@@ -2,6 +2,7 @@
 #include "node/cli.h"
 
 #include "base/text.h"
+#include "ingest/reader.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -221,10 +222,26 @@ static const char *clock_text(bool known, int64_t time_ms, char *buffer, size_t 
     return buffer;
 }
 
+/* Of streams that only one node reads (ingest/reader.h). How far its letters are written is for JSON. */
+static void print_word(const Dunlin__V1__SourcePartition *from)
+{
+    char heard[32];
+
+    if (from->partition == DN_READER_HEARD && from->known)
+        printf("%-32s %5s %5u node %llu reads streams of its own: what they held at %s is counted\n",
+               dn_cli_clean(from->stream), "-", from->shard, strtoull(from->stream + 1, NULL, 16),
+               clock_text(true, from->next_offset, heard, sizeof heard));
+}
+
 static void print_partition(const Dunlin__V1__SourcePartition *from)
 {
     char next[24], end[24], lag[24], behind[32] = "-", watermark[32];
     bool here = from->read_here;
+
+    if (from->stream[0] == '@') {
+        print_word(from);
+        return;
+    }
 
     if (here && from->lag_ms >= 0)
         snprintf(behind, sizeof behind, "%.1f s", (double)from->lag_ms / 1000);

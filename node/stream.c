@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "ingest/deadletter.h"
+#include "ingest/reader.h"
 #include "ingest/schema.h"
 #include "ingest/source.h"
 #include "session/record.h"
@@ -27,7 +28,7 @@ struct asker { /* what one thread needs to ask the state */
     struct dn_epoch_reader *reader;
 };
 
-struct errand { /* "this shard's streams stand still no longer" */
+struct errand { /* what nobody else would take back, where no source is configured */
     struct dn_proposal proposal;
     struct dn_buffer record;
     atomic_bool in_flight;
@@ -39,7 +40,7 @@ struct dn_streams {
     _Atomic(struct dn_ingest *) ingest;
     _Atomic(struct dn_deadletters *) letters;
     bool started;
-    struct errand errands[DN_SHARDS_MAX];
+    struct errand stalls[DN_SHARDS_MAX], words[DN_SHARDS_MAX];
 };
 
 /* ---- the replicated state, for the threads of ingest ----------------------------------------------------
@@ -109,6 +110,19 @@ static size_t target_dead_letters(void *data, uint32_t group, uint64_t from, str
     return count;
 }
 
+static size_t target_members(void *data, uint64_t ret_node_ids[DN_MEMBERS_MAX])
+{
+    const struct asker *asker = data;
+    struct dn_members now;
+    size_t count = 0;
+
+    dn_consensus_members(atomic_load(&asker->node->consensus), &now);
+    for (size_t i = 0; i < now.count; i++)
+        if (now.members[i].role != DN_ROLE_WAITING && now.members[i].role != DN_ROLE_LEAVING)
+            ret_node_ids[count++] = now.members[i].node_id;
+    return count;
+}
+
 static struct dn_ingest_target target_of(struct asker *asker)
 {
     return (struct dn_ingest_target){
@@ -119,6 +133,7 @@ static struct dn_ingest_target target_of(struct asker *asker)
         .finished = target_finished,
         .stalled = target_stalled,
         .dead_letters = target_dead_letters,
+        .members = target_members,
     };
 }
 
@@ -168,8 +183,10 @@ void dn_streams_destroy(struct dn_streams *streams)
         dn_epoch_unregister(streams->ingest_asks.reader);
     if (streams->letters_ask.reader)
         dn_epoch_unregister(streams->letters_ask.reader);
-    for (size_t i = 0; i < DN_SHARDS_MAX; i++)
-        dn_buffer_free(&streams->errands[i].record);
+    for (size_t i = 0; i < DN_SHARDS_MAX; i++) {
+        dn_buffer_free(&streams->stalls[i].record);
+        dn_buffer_free(&streams->words[i].record);
+    }
     free(streams);
 }
 
@@ -229,7 +246,7 @@ void dn_streams_wake(struct dn_streams *streams)
         dn_deadletters_wake(letters);
 }
 
-/* ---- stalls that nobody would take back -----------------------------------------------------------------
+/* ---- what nobody would take back ------------------------------------------------------------------------
  */
 
 static void on_done(struct dn_proposal *proposal, enum dn_code code, uint64_t index, const uint8_t *result,
@@ -241,17 +258,32 @@ static void on_done(struct dn_proposal *proposal, enum dn_code code, uint64_t in
     (void)result;
     (void)length;
     if (code != DN_OK)
-        dn_debug("node", "group %u: taking back that its streams stand still: %s", proposal->group,
+        dn_debug("node", "group %u: taking back what was said of its streams: %s", proposal->group,
                  err ? err->message : dn_code_text(code));
     atomic_store(&errand->in_flight, false);
 }
 
+/* The record is written, and `in_flight` set. */
+static void run_errand(struct dn_streams *streams, struct errand *errand, uint32_t group)
+{
+    errand->proposal = (struct dn_proposal){
+        .group = group,
+        .record = errand->record.bytes,
+        .length = errand->record.length,
+        .deadline_us = dn_monotonic_us() + STALL_US,
+        .done = on_done,
+        .data = errand,
+    };
+    if (errand->record.failed ||
+        !dn_consensus_propose(atomic_load(&streams->node->consensus), &errand->proposal))
+        atomic_store(&errand->in_flight, false);
+}
+
 /* "The streams stand still" stays in the state until their leader takes it back. Where no source is
  * configured any more there is nobody who would: every answer would be called stale for ever. */
-static void take_back(struct dn_streams *streams, uint32_t group)
+static void take_back_stall(struct dn_streams *streams, uint32_t group)
 {
-    struct errand *errand = &streams->errands[group - 1];
-    struct dn_consensus *consensus = atomic_load(&streams->node->consensus);
+    struct errand *errand = &streams->stalls[group - 1];
     char reason[DN_STALL_REASON_MAX + 1];
 
     dn_epoch_enter(streams->node->reader);
@@ -264,16 +296,35 @@ static void take_back(struct dn_streams *streams, uint32_t group)
     dn_buffer_free(&errand->record);
     dn_buffer_init(&errand->record, STALL_BYTES_MAX);
     dn_record_stall(&errand->record, 0, "");
-    errand->proposal = (struct dn_proposal){
-        .group = group,
-        .record = errand->record.bytes,
-        .length = errand->record.length,
-        .deadline_us = dn_monotonic_us() + STALL_US,
-        .done = on_done,
-        .data = errand,
-    };
-    if (errand->record.failed || !dn_consensus_propose(consensus, &errand->proposal))
-        atomic_store(&errand->in_flight, false);
+    run_errand(streams, errand, group);
+}
+
+static bool has_word(struct dn_streams *streams, uint32_t group, const char *name, uint32_t partition)
+{
+    int64_t ignored;
+
+    dn_epoch_enter(streams->node->reader);
+    bool known = dn_shard_next_offset(streams->node->shards[group - 1], name, partition, &ignored);
+    dn_epoch_leave(streams->node->reader);
+    return known;
+}
+
+/* This node read streams of its own once, and others would wait for its word (ingest/reader.h). */
+static void take_back_word(struct dn_streams *streams, uint32_t group)
+{
+    struct errand *errand = &streams->words[group - 1];
+    char name[DN_READER_NAME_MAX];
+    uint32_t partition = DN_READER_HEARD;
+
+    dn_reader_name(streams->node->config->node.id, name);
+    if (!has_word(streams, group, name, partition))
+        partition = DN_READER_STANDS;
+    if (!has_word(streams, group, name, partition) || atomic_exchange(&errand->in_flight, true))
+        return;
+    dn_buffer_free(&errand->record);
+    dn_buffer_init(&errand->record, STALL_BYTES_MAX);
+    dn_record_source(&errand->record, name, partition, DN_OFFSET_UNSET, false);
+    run_errand(streams, errand, group);
 }
 
 enum dn_code dn_streams_turn(struct dn_streams *streams, struct dn_error *err)
@@ -288,9 +339,11 @@ enum dn_code dn_streams_turn(struct dn_streams *streams, struct dn_error *err)
         streams->started = true;
         return start(streams, err);
     }
-    for (uint32_t group = 1; group <= node->shard_count; group++)
+    for (uint32_t group = 1; group <= node->shard_count; group++) {
+        take_back_word(streams, group);
         if (target_leads(&streams->ingest_asks, group))
-            take_back(streams, group);
+            take_back_stall(streams, group);
+    }
     return DN_OK;
 }
 

@@ -5,6 +5,7 @@
 
 #include "api/api.h"
 #include "base/clock.h"
+#include "ingest/reader.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -207,6 +208,33 @@ static double events(const struct dn_source_view *view)
     return (double)view->events;
 }
 
+/* What nodes say of the streams that only they read stands beside the streams, and is none. */
+static bool is_word(const struct dn_source_view *view)
+{
+    return view->name[0] == '@';
+}
+
+static void put_words(struct dn_buffer *out, const struct views *views)
+{
+    static const char NAME[] = "dunlin_stream_reader_seconds";
+    char line[LINE_MAX_BYTES];
+    bool first = true;
+
+    for (size_t i = 0; i < views->count; i++) {
+        const struct dn_source_view *view = &views->views[i];
+
+        if (!is_word(view) || view->partition != DN_READER_HEARD || view->next_offset < 0)
+            continue;
+        if (first)
+            put_head(out, NAME, "gauge",
+                     "What the streams that only this node can read held then is in the state (Unix time)");
+        first = false;
+        snprintf(line, sizeof(line), "%s{node=\"%llu\",group=\"%u\"} %.15g\n", NAME,
+                 strtoull(view->name + 1, NULL, 16), views->groups[i], (double)view->next_offset / 1e3);
+        put(out, line);
+    }
+}
+
 static void put_views(struct dn_buffer *out, const struct views *views)
 {
     static const struct {
@@ -225,7 +253,8 @@ static void put_views(struct dn_buffer *out, const struct views *views)
         for (size_t i = 0; i < views->count; i++) {
             double value = FAMILIES[f].value(&views->views[i]);
 
-            if (isnan(value) || views->views[i].partition == DN_PARTITION_CONTENTS)
+            if (isnan(value) || views->views[i].partition == DN_PARTITION_CONTENTS ||
+                is_word(&views->views[i]))
                 continue;
             snprintf(line, sizeof(line), "%s{stream=\"%s\",partition=\"%u\",group=\"%u\"} %.15g\n",
                      FAMILIES[f].name, label(views->views[i].name, stream), views->views[i].partition,
@@ -246,6 +275,7 @@ void dn_streams_render(struct dn_node *node, struct dn_epoch_reader *reader, str
     if (node->config->source_count > 0)
         put_troubles(out, node, &rows);
     put_views(out, &views);
+    put_words(out, &views);
     free(rows.rows);
     free(views.views);
     free(views.groups);

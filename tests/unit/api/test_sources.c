@@ -304,6 +304,8 @@ static void wrong_words_are_refused(void **state)
     refused(path, &request, 3, "next_offset: -2");
     request = set_request("web/a", UINT32_MAX, -1);
     refused(path, &request, 3, "partition: 4294967295 is the mark");
+    request = set_request("@2", UINT32_MAX - 1, 7);
+    refused(path, &request, 3, "is the word of a node");
     request = set_request("web/a", 1, -1);
     request.forward_only = true;
     refused(path, &request, 3, "forward_only");

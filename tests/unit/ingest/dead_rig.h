@@ -12,6 +12,7 @@
 #include "base/epoch.h"
 #include "ingest/deadletter.h"
 #include "ingest/deadletter_file.h"
+#include "ingest/reader.h"
 #include "session/record.h"
 #include "session/session.h"
 
@@ -234,6 +235,7 @@ struct rig {
     struct dn_ingest_options options;
     struct dn_deadletters *letters;
     bool check_files;
+    bool trusts_words;
     bool no_proposals; /* none may come any more */
 
     pthread_mutex_t mutex;
@@ -243,8 +245,8 @@ struct rig {
     struct shard shards[SHARDS + 1];
     char streams[16][DN_SOURCE_MAX + 1];
     enum answer answer;
-    uint32_t answer_group; /* for which; 0: for all */
-    struct dn_proposal *queue[SHARDS];
+    uint32_t answer_group;                 /* for which; 0: for all */
+    struct dn_proposal *queue[2 * SHARDS]; /* of two nodes */
     size_t queued;
     bool stopping;
     pthread_t consensus;
@@ -319,6 +321,18 @@ static inline size_t target_dead_letters(void *data, uint32_t group, uint64_t fr
     return count;
 }
 
+static inline bool target_next_offset(void *data, uint32_t group, const char *stream, uint32_t partition,
+                                      int64_t *ret_next_offset)
+{
+    struct rig *rig = data;
+    pthread_mutex_lock(&rig->mutex);
+    dn_epoch_enter(rig->reader);
+    bool known = dn_shard_next_offset(rig->shards[group].shard, stream, partition, ret_next_offset);
+    dn_epoch_leave(rig->reader);
+    pthread_mutex_unlock(&rig->mutex);
+    return known;
+}
+
 static inline bool target_leads(void *data, uint32_t group)
 {
     struct rig *rig = data;
@@ -374,19 +388,52 @@ static inline void read_folder(const char *folder, uint32_t group, bool only_flu
     closedir(dir);
 }
 
-/* All the letters that leave the queue must be safe elsewhere. */
-static inline void check_durable(struct rig *rig, uint32_t group, uint64_t before)
+/* The test said so, in the place of another node. */
+static inline bool said_written(struct rig *rig, uint32_t group, const struct dn_dead_letter *letter)
+{
+    char name[DN_READER_NAME_MAX];
+    int64_t before = 0;
+
+    dn_reader_name(dn_stream_node(letter->source), name);
+    dn_epoch_enter(rig->reader);
+    bool known = dn_shard_next_offset(rig->shards[group].shard, name, DN_READER_LETTERS, &before);
+    dn_epoch_leave(rig->reader);
+    return known && rig->trusts_words && letter->number < (uint64_t)before;
+}
+
+/* All the letters that leave the queue must be safe elsewhere; node_id not 0: those of this node's streams
+ * that it says are written. */
+static inline void check_durable(struct rig *rig, uint32_t group, uint64_t before, uint64_t node_id)
 {
     static unsigned seen[SEEN_MAX];
-    struct dn_dead_letter letter;
+    static struct dn_dead_letter all[SEEN_MAX];
 
     memset(seen, 0, sizeof seen);
     read_folder(rig->folder, group, true, seen);
-    size_t count = queue_of(rig, group, 0, &letter, 1);
-    for (uint64_t number = letter.number; count > 0 && number < before; number++) {
-        if (number >= SEEN_MAX || seen[number] == 0)
+    size_t count = queue_of(rig, group, 0, all, SEEN_MAX);
+    for (size_t i = 0; i < count && all[i].number < before; i++) {
+        if (node_id != 0 && dn_stream_node(all[i].source) != node_id)
+            continue;
+        if ((all[i].number >= SEEN_MAX || seen[all[i].number] == 0) && !said_written(rig, group, &all[i]))
             rig->fault = "a proposal covers a letter that is not durable";
     }
+}
+
+/* "My letters below this are written": the word of a node on streams that only it reads. */
+static inline uint64_t read_word(struct rig *rig, struct dn_reader *reader, uint64_t *ret_node)
+{
+    char name[DN_SOURCE_MAX + 1] = "";
+    size_t length;
+    const uint8_t *text = dn_reader_blob(reader, DN_SOURCE_MAX, &length);
+    if (text != NULL)
+        memcpy(name, text, length);
+    uint32_t partition = dn_reader_u32(reader);
+    dn_reader_i64(reader);
+    uint64_t before = (uint64_t)dn_reader_i64(reader);
+    *ret_node = name[0] == '@' ? strtoull(name + 1, NULL, 16) : 0;
+    if (*ret_node == 0 || partition != DN_READER_LETTERS)
+        rig->fault = "a word of another kind";
+    return before;
 }
 
 static inline bool target_propose(void *data, struct dn_proposal *proposal)
@@ -397,19 +444,22 @@ static inline bool target_propose(void *data, struct dn_proposal *proposal)
 
     pthread_mutex_lock(&rig->mutex);
     dn_reader_init(&reader, proposal->record, proposal->length);
-    if (dn_reader_u8(&reader) != DN_RECORD_DEAD_WRITTEN)
+    uint8_t kind = dn_reader_u8(&reader);
+    if (kind != DN_RECORD_DEAD_WRITTEN && kind != DN_RECORD_STREAM)
         rig->fault = "a proposal of another kind";
     dn_reader_u8(&reader);
-    uint64_t before = dn_reader_u64(&reader);
+    uint64_t node_id = 0;
+    uint64_t before = kind == DN_RECORD_STREAM ? read_word(rig, &reader, &node_id) : dn_reader_u64(&reader);
     if (reader.failed || proposal->deadline_us <= dn_monotonic_us())
         rig->fault = "a proposal that is not right";
     if (rig->no_proposals)
         rig->fault = "a proposal after stop";
     if (rig->check_files)
-        check_durable(rig, proposal->group, before);
-    if (rig->answer != ANSWER_BUSY && rig->queued < SHARDS) {
+        check_durable(rig, proposal->group, before, node_id);
+    if (rig->answer != ANSWER_BUSY && rig->queued < 2 * SHARDS) {
         rig->queue[rig->queued++] = proposal;
-        rig->shards[proposal->group].highest = before;
+        if (node_id == 0)
+            rig->shards[proposal->group].highest = before;
         pthread_cond_broadcast(&rig->changed);
         taken = true;
     }

@@ -1,5 +1,6 @@
 /* Files that are not followed: lines and their offsets, gzip, protobuf, folders, names, faults, growth. */
 #include "base/hash.h"
+#include "ingest/reader.h"
 #include "ingest/source_file_table.h"
 #include "tests/unit/ingest/source_file_help.h"
 
@@ -542,6 +543,12 @@ static void standard_input(void **state)
         assert_int_equal(dn_source_file.fetcher_open(&config, &host, &fetcher, &err), DN_OK);
         expect_fetched(fetcher, infos[0].stream, 4, "{2}", 8);
         expect_fetched(fetcher, infos[0].stream, 8, "{3}", 12);
+        /* Another node's is not said to be gone; an earlier run's is. */
+        assert_int_equal(dn_stream_node(infos[0].stream), host.node_id);
+        assert_int_equal(dn_source_file.fetch(fetcher, "clicks/-@9.0a1b", 0, 4, 1000, &message, &err),
+                         DN_UNIMPLEMENTED);
+        assert_int_equal(dn_source_file.fetch(fetcher, "clicks/-@7.0a1b", 0, 4, 1000, &message, &err),
+                         DN_NOT_FOUND);
         dn_source_file.fetcher_close(fetcher);
         dn_source_file.close(self);
         if (round == 1) {

@@ -1,4 +1,5 @@
 /* Followed files: growth, unfinished lines, every way of rotation, restarts in between, and copies. */
+#include "ingest/reader.h"
 #include "ingest/source_file_table.h"
 #include "tests/unit/ingest/source_file_help.h"
 
@@ -157,9 +158,17 @@ static void expect_dead_letter(const char *stream, int64_t offset, const char *b
     assert_int_equal(message.length, strlen(bytes));
     assert_memory_equal(message.bytes, bytes, message.length);
     /* What another node follows is not said to be gone. */
-    assert_int_equal(dn_source_file.fetch(fetcher, "clicks/other@1", 0, 0, 1000, &message, &err),
+    assert_int_equal(dn_source_file.fetch(fetcher, "clicks/other@9.0a1b", 0, 0, 1000, &message, &err),
                      DN_UNIMPLEMENTED);
-    assert_non_null(strstr(err.message, "another node reads it"));
+    assert_non_null(strstr(err.message, "another node's"));
+    assert_int_equal(dn_source_file.fetch(fetcher, "clicks/other@7.0a1b", 0, 0, 1000, &message, &err),
+                     DN_NOT_FOUND);
+    assert_int_equal(dn_stream_node(stream), host.node_id);
+    move("app.log", "away"); /* a folder that is not mounted yet: nothing is said to be gone */
+    assert_int_equal(dn_source_file.fetch(fetcher, "clicks/other@7.0a1b", 0, 0, 1000, &message, &err),
+                     DN_UNAVAILABLE);
+    assert_non_null(strstr(err.message, "nothing is read from it until it is there"));
+    move("away", "app.log");
     dn_source_file.fetcher_close(fetcher);
 }
 
