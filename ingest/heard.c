@@ -220,7 +220,8 @@ static void look_whether_well(const struct ingest_watch *watch, uint32_t number)
 
     if (word->first_ms == 0)
         word->first_ms = watch->own_ms[number];
-    word->well = word->well || word->first_ms != watch->own_ms[number];
+    if (!watch->own_trouble && word->first_ms != watch->own_ms[number])
+        word->well = true;
 }
 
 /* False: there is nothing to say. */

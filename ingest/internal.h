@@ -209,6 +209,7 @@ struct ingest_watch {
     /* Of the streams that only this node reads. */
     int64_t own_ms[DN_GROUPS_MAX]; /* what they held then is in the shard */
     int64_t own_since_ms[DN_GROUPS_MAX];
+    bool own_trouble; /* one of these sources as a whole has some */
     char own_reason[DN_GROUPS_MAX][DN_STALL_REASON_MAX + 1];
 };
 

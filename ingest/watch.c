@@ -243,6 +243,7 @@ static void watch_source(struct ingest_watch *watch, struct ingest_source *sourc
         return;
     bool late = is_late(watch, source->trouble_ms);
     bool own = dn_source_is_local(source->config);
+    watch->own_trouble = watch->own_trouble || own;
     for (uint32_t group = 1; group <= ingest->options.shard_count; group++) {
         if (late)
             note(watch, group, own, source->trouble_ms, source->config->name, UINT32_MAX, source->trouble);

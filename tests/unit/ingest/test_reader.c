@@ -28,8 +28,10 @@ static struct world {
     _Atomic int64_t lines;    /* in each node's stream */
     bool cut[NODES + 1], removed[NODES + 1];
     unsigned stalls; /* records that said that they stand still, or run */
+    unsigned ends;   /* those that said that they run */
     unsigned words[NODES + 1];
     atomic_bool broken[NODES + 1]; /* the node's stream cannot be read */
+    _Atomic int64_t trouble_ms[NODES + 1];
     struct dn_source_config config[NODES + 1];
     struct dn_ingest *ingest[NODES + 1];
     char numbers[NODES + 1];
@@ -72,9 +74,10 @@ static size_t fake_streams(void *self, struct dn_stream_info *ret, size_t max)
 
 static int64_t fake_trouble(void *self, char ret_text[DN_SOURCE_TEXT_MAX])
 {
-    (void)self;
-    ret_text[0] = 0;
-    return 0;
+    int64_t since_ms = atomic_load(&world.trouble_ms[((struct fake *)self)->node_id]);
+
+    snprintf(ret_text, DN_SOURCE_TEXT_MAX, "%s", since_ms != 0 ? "no such file" : "");
+    return since_ms;
 }
 
 static enum dn_code fake_start(void *self, size_t stream, uint32_t p, int64_t offset, struct dn_error *err)
@@ -170,6 +173,8 @@ static bool target_propose(void *data, struct dn_proposal *proposal)
     dn_buffer_init(&result, 4096);
     pthread_mutex_lock(&world.lock);
     world.stalls += proposal->record[0] == DN_RECORD_STALL;
+    static const uint8_t NEVER[8];
+    world.ends += proposal->record[0] == DN_RECORD_STALL && memcmp(proposal->record + 2, NEVER, 8) == 0;
     world.words[node_of(data)] += proposal->record[0] != DN_RECORD_STALL;
     bool event = proposal->record[0] == DN_RECORD_STREAM && proposal->record[2] != 2; /* no name "@N" */
     if (world.cut[node_of(data)] || (event && node_of(data) == 1 && world.refuses[proposal->group])) {
@@ -435,6 +440,22 @@ static void stuck_from_the_start(void **state)
     await_nothing(true);
 }
 
+/* The same of a file that is not there: that takes a while to be a stall, but is none that is over. */
+static void missing_from_the_start(void **state)
+{
+    (void)state;
+    poll(NULL, 0, 2000);
+    stop_node(3);
+    await(true, "node 3: ");
+    unsigned before = world.ends;
+    atomic_store(&world.trouble_ms[3], dn_wall_ms());
+    start_node(3, true);
+    await(true, "node 3: logs: no such file");
+    assert_int_equal(world.ends, before); /* it was not over for a moment */
+    atomic_store(&world.trouble_ms[3], 0);
+    await(false, "");
+}
+
 /* A shard that takes nothing of it: in the others its streams run. */
 static void only_in_one_shard(void **state)
 {
@@ -507,6 +528,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(cut_off, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_stuck_reader, set_up, tear_down),
         cmocka_unit_test_setup_teardown(stuck_from_the_start, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(missing_from_the_start, set_up, tear_down),
         cmocka_unit_test_setup_teardown(only_in_one_shard, set_up, tear_down),
         cmocka_unit_test_setup_teardown(removed_is_the_way_out, set_up, tear_down),
         cmocka_unit_test_setup_teardown(no_longer_configured, set_up, tear_down),
