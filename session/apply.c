@@ -352,11 +352,12 @@ static void apply_erase(struct dn_core *core, struct dn_reader *reader, struct d
     dn_buffer_u8(result, existed);
 }
 
-static void apply_settings(struct dn_core *core, struct dn_reader *reader, struct dn_buffer *result)
+static void apply_settings(struct dn_core *core, const struct dn_record_head *head, struct dn_reader *reader,
+                           struct dn_buffer *result)
 {
-    struct dn_shard_settings settings;
-    if (!dn_decode_settings(reader, &settings) || dn_reader_left(reader) > 0 ||
-        dn_shard_settings_check(&settings, NULL) != DN_OK) {
+    struct dn_shard_settings settings = core->meta.settings;
+    if (!dn_decode_settings(reader, head->version >= DN_RECORD_VERSION_NEAR, &settings) ||
+        dn_reader_left(reader) > 0 || dn_shard_settings_check(&settings, NULL) != DN_OK) {
         dn_buffer_u8(result, DN_RESULT_INVALID);
         return;
     }
@@ -364,6 +365,7 @@ static void apply_settings(struct dn_core *core, struct dn_reader *reader, struc
         dn_trend_half_life(core, settings.trend_half_life_ms);
     }
     core->meta.settings = settings;
+    dn_near_advance(core);
     dn_buffer_u8(result, DN_RESULT_OK);
 }
 
@@ -473,6 +475,7 @@ static void time_move(struct dn_core *core, int64_t time_ms)
     if (time_ms > core->meta.time_ms && time_ms < DN_TIME_MAX_MS) {
         core->meta.time_ms = time_ms;
         dn_trend_advance(core);
+        dn_near_advance(core);
     }
 }
 
@@ -492,7 +495,7 @@ void dn_core_apply(struct dn_core *core, uint64_t index, int64_t time_ms, const 
         apply_erase(core, &reader, result);
         break;
     case DN_RECORD_SETTINGS:
-        apply_settings(core, &reader, result);
+        apply_settings(core, &head, &reader, result);
         break;
     case DN_RECORD_DEAD_WRITTEN:
         apply_dead_written(core, &reader, result);

@@ -17,6 +17,7 @@ struct dn_core *dn_core_create(struct dn_shard *shard)
     core->pins = 1;
     core->generation = 1;
     dn_shard_settings_default(&core->meta.settings);
+    core->meta.settings.near_cells = 0; /* core.h, invariant 6: until a record says so */
     core->meta.forget_floor_ms = 0;
     dn_users_init(core);
     dn_items_init(core);
@@ -247,7 +248,7 @@ uint64_t dn_core_hash_recompute(const struct dn_core *core)
     }
     for (uint32_t id = 0; id < core->item_bound; id++) {
         const struct dn_item_slot *slot = dn_item_slot(core, id);
-        sum += slot->state == DN_ITEM_LIVE ? dn_item_slot_hash(slot) : 0;
+        sum += slot->state == DN_ITEM_LIVE ? dn_item_slot_hash(slot) + dn_near_hash(core, slot) : 0;
     }
     const struct dn_source_list *sources = atomic_load_explicit(&core->sources, memory_order_relaxed);
     for (uint32_t i = 0; i < sources->count; i++) {

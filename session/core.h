@@ -31,6 +31,7 @@
 #define DN_SESSION_CORE_H
 
 #include "session/idtable.h"
+#include "session/near.h"
 #include "session/record.h"
 #include "session/session.h"
 #include "session/slab.h"
@@ -121,10 +122,40 @@ struct dn_item { /* immutable */
 
 enum { DN_ITEM_FREE, DN_ITEM_LIVE, DN_ITEM_RETIRED };
 
+/* Keys of cells: the upper 40 bits of an item's hash; who they are does not depend on whether the item is
+ * still known, or under which id. */
+#define DN_ROW_KEY_SHIFT 24
+#define DN_ROW_AFTER_MAX ((1u << DN_ROW_KEY_SHIFT) - 1)
+#define DN_ROW_NEAR_MAX UINT32_MAX
+
+/* Cells are changed in place, each field one atomic; everything else that changes makes a new row. */
+struct dn_row {
+    uint32_t generation;
+    uint32_t capacity;
+    uint32_t epoch; /* halvings of the group that are in its weights */
+    uint32_t hand;  /* where a full row looks next for the least */
+    uint32_t count; /* atomic */
+    uint32_t reserved;
+    uint64_t after_sum, near_sum; /* atomic */
+    /* keys[capacity]: key << DN_ROW_KEY_SHIFT | after; near[capacity]; items[capacity]: ids, to be compared
+     * with the key. All atomic. */
+    uint64_t keys[];
+};
+
+struct dn_visitors { /* a ring, newest at head - 1 */
+    uint32_t generation;
+    uint32_t capacity;
+    uint32_t count, head; /* atomic */
+    uint32_t users[];     /* atomic */
+};
+
 struct dn_item_slot {
-    struct dn_item *_Atomic item; /* readers; the rest is the writer's */
-    uint64_t trend;               /* as of trend_epoch */
-    uint64_t unref;               /* when the last event that named it went away; 0: named now */
+    struct dn_item *_Atomic item; /* readers */
+    struct dn_row *_Atomic row;   /* readers; NULL: empty */
+    struct dn_visitors *_Atomic visitors;
+    _Atomic uint32_t clicks; /* readers; the rest is the writer's */
+    uint64_t trend;          /* as of trend_epoch */
+    uint64_t unref;          /* when the last event that named it went away; 0: named now */
     uint32_t trend_epoch;
     uint32_t refs;           /* events in blocks that name it */
     uint32_t previous, next; /* unreferenced items in order of unref, or (next) free ids */
@@ -232,9 +263,17 @@ struct dn_meta { /* the plain part of the state: copied whole into a capture */
     uint64_t erase_order;    /* last tombstone order given */
     int64_t trend_landmark_ms;
     uint32_t trend_epoch;
+    int64_t near_landmark_ms; /* when rows were halved last */
+    uint32_t near_epoch;      /* how often they were */
     uint64_t events_applied, duplicates, late, refused, erased, evicted, expired;
     struct dn_shard_settings settings;
 };
+
+/* Builds before the tables knew nothing of these values. */
+static inline bool dn_meta_has_near(const struct dn_meta *meta)
+{
+    return meta->settings.near_cells != 0 || meta->near_epoch != 0;
+}
 
 struct dn_capture {
     struct dn_core *core;
@@ -354,6 +393,9 @@ uint64_t dn_dead_hash(uint64_t number, const struct dn_stream_source *source, co
 uint64_t dn_dead_queue_hash(const struct dn_dead_queue *queue);
 uint64_t dn_stall_hash(const struct dn_stall *stall); /* NULL: 0 */
 uint64_t dn_tombstone_hash(const struct dn_tombstone *tombstone);
+uint64_t dn_row_hash(uint64_t item_hash, const struct dn_row *row); /* beside its cells */
+uint64_t dn_cell_hash(uint64_t item_hash, uint64_t key, uint32_t near);
+uint64_t dn_visitor_hash(uint64_t item_hash, struct dn_hash128 user);
 
 /* ---- users.c ---- */
 static inline uint64_t dn_user_hash(struct dn_hash128 user)
@@ -441,6 +483,18 @@ bool dn_trend_restore(struct dn_core *core, uint32_t item);
 void dn_trend_publish(struct dn_core *core, bool now);
 void dn_trend_half_life(struct dn_core *core, int64_t half_life_ms);
 
+/* ---- near.c ---- */
+/* Counts the halvings that are due; call when the group's time moved. */
+void dn_near_advance(struct dn_core *core);
+/* The user's event at `at` of their new block is new; had: the block before it had one of this item. */
+void dn_near_add(struct dn_core *core, uint32_t user, const struct dn_block *block, size_t at, bool had);
+/* The user's block has no event of the item any more. */
+void dn_near_leave(struct dn_core *core, uint32_t item, uint32_t user, struct dn_hash128 name);
+/* Before an item is evicted. */
+void dn_near_drop(struct dn_core *core, uint32_t item);
+/* Sum of the hashes of the item's tables. */
+uint64_t dn_near_hash(const struct dn_core *core, const struct dn_item_slot *slot);
+
 /* ---- sources.c ---- */
 uint64_t dn_source_key(const char *name, size_t length, uint32_t partition);
 struct dn_stream_source *dn_source_find(const struct dn_core *core, const char *name, size_t length,
@@ -507,7 +561,9 @@ void dn_core_entry_done(struct dn_core *core, int64_t time_ms);
 #define DN_SNAPSHOT_MAGIC 0x48534e44u /* "DNSH" */
 /* 1: without dead letters, stall, and the newest time and count of a source; 2: without finished sources, and
  * written where there are none: builds that know no more read it. */
-#define DN_SNAPSHOT_VERSION 3u
+/* 3: without the tables of what is near an item, and written where there are none. */
+#define DN_SNAPSHOT_VERSION 4u
+#define DN_SNAPSHOT_VERSION_FINISHED 3u
 #define DN_SNAPSHOT_VERSION_STREAMS 2u
 enum {
     DN_SECTION_META = 1,
@@ -517,6 +573,7 @@ enum {
     DN_SECTION_USERS,
     DN_SECTION_DEAD,
     DN_SECTION_STALL,
+    DN_SECTION_NEAR,
 };
 enum dn_code dn_core_restore(struct dn_core *core, struct dn_source *in, struct dn_error *err);
 /* Closes the capture; what it kept is retired by dn_capture_step. */

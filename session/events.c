@@ -143,6 +143,16 @@ static void copy_events(struct dn_block *block, const struct dn_block *old, cons
     }
 }
 
+static bool has_item(const struct dn_block *block, uint32_t item)
+{
+    for (size_t i = 0; i < block->event_count; i++) {
+        if (block->events[i].item == item) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Window ids of the new block, and the sums and references of what is left out. */
 static void settle_dropped(struct dn_core *core, struct dn_block *block, const struct dn_block *old,
                            const struct dn_event *event, const struct plan *plan)
@@ -193,12 +203,25 @@ static void sum_events(struct dn_core *core, struct dn_hash128 user, const struc
     }
 }
 
+/* Items that the user's list has no more. */
+static void leave_dropped(struct dn_core *core, uint32_t user, const struct dn_block *block,
+                          const struct dn_block *old, const struct dn_event *event, const struct plan *plan)
+{
+    for (size_t i = 0; i < plan->drop; i++) {
+        uint32_t item = nth(old, event, plan, i)->item;
+        if (!has_item(block, item)) {
+            dn_near_leave(core, item, user, block->user);
+        }
+    }
+}
+
 static struct dn_block *block_build(struct dn_core *core, const struct dn_block *old,
                                     const struct dn_arrival *arrival, const struct dn_event *event,
-                                    int64_t floor_ms)
+                                    int64_t floor_ms, struct plan *ret_plan)
 {
     const struct dn_shard_settings *settings = &core->meta.settings;
     struct plan plan = plan_make(old, event, settings->events_per_user, floor_ms);
+    *ret_plan = plan;
     size_t events = plan.total - plan.drop, ids = plan.ids_kept + plan.ids_added;
     struct dn_block *block = dn_slab_alloc(core->slab, dn_block_bytes(events, ids));
     block->user = arrival->in.user;
@@ -298,11 +321,17 @@ enum dn_outcome dn_event_apply(struct dn_core *core, const struct dn_arrival *ar
         .weight = in->weight,
         .type = in->type,
     };
-    struct dn_block *block = block_build(core, old, arrival, &event, next_floor_ms);
+    struct plan plan;
+    struct dn_block *block = block_build(core, old, arrival, &event, next_floor_ms, &plan);
+    bool had = old != NULL && has_item(old, item);
     if (old != NULL) {
+        leave_dropped(core, id, block, old, &event, &plan);
         dn_user_replace(core, id, block);
     } else {
-        dn_user_add(core, block);
+        id = dn_user_add(core, block);
+    }
+    if (plan.at >= plan.drop) {
+        dn_near_add(core, id, block, plan.at - plan.drop, had);
     }
     if (in->type != DN_EVENT_DISLIKE && in->type != DN_EVENT_REMOVE) {
         dn_trend_add(core, item, in->time_ms, in->weight);

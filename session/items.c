@@ -56,6 +56,9 @@ static void slot_copy(struct dn_item_slot *to, const struct dn_item_slot *from)
     to->previous = from->previous;
     to->next = from->next;
     to->heap_at = from->heap_at;
+    atomic_init(&to->row, atomic_load_explicit(&from->row, memory_order_relaxed));
+    atomic_init(&to->visitors, atomic_load_explicit(&from->visitors, memory_order_relaxed));
+    atomic_init(&to->clicks, atomic_load_explicit(&from->clicks, memory_order_relaxed));
     to->state = from->state;
 }
 
@@ -124,6 +127,9 @@ static struct dn_item_slot *fill(struct dn_core *core, uint32_t id, uint64_t has
     slot->previous = slot->next = DN_ID_NONE;
     slot->heap_at = 0;
     slot->state = DN_ITEM_LIVE;
+    atomic_store_explicit(&slot->row, NULL, memory_order_relaxed);
+    atomic_store_explicit(&slot->visitors, NULL, memory_order_relaxed);
+    atomic_store_explicit(&slot->clicks, 0, memory_order_relaxed);
     atomic_store_explicit(&slot->item, item, memory_order_release);
     dn_idtable_insert(&core->items, hash, id);
     return slot;
@@ -216,6 +222,7 @@ bool dn_item_evict(struct dn_core *core)
         return false;
     }
     dn_trend_remove(core, id);
+    dn_near_drop(core, id);
     struct dn_item_slot *slot = dn_item_writable(core, id);
     core->sum -= dn_item_slot_hash(slot);
     unref_remove(core, slot);

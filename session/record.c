@@ -170,8 +170,12 @@ void dn_record_erase(struct dn_buffer *out, struct dn_hash128 user, int64_t unti
 
 void dn_record_settings(struct dn_buffer *out, const struct dn_shard_settings *settings)
 {
+    size_t start = out->length;
     put_head(out, DN_RECORD_SETTINGS);
-    dn_encode_settings(out, settings);
+    dn_encode_settings(out, settings, true);
+    if (!out->failed) {
+        out->bytes[start + 1] = DN_RECORD_VERSION_NEAR;
+    }
 }
 
 enum dn_code dn_result_parse(const uint8_t *bytes, size_t length, uint8_t kind, struct dn_result *ret,

@@ -2,7 +2,7 @@
  * it is read, and the state hash at the end. */
 #include "base/error.h"
 #include "base/text.h"
-#include "session/core.h"
+#include "session/near_private.h"
 #include "session/wire.h"
 
 #include <endian.h>
@@ -13,7 +13,7 @@ static const char *const section_names[] = {
     [DN_SECTION_META] = "meta",       [DN_SECTION_ITEMS] = "items",
     [DN_SECTION_SOURCES] = "sources", [DN_SECTION_TOMBSTONES] = "tombstones",
     [DN_SECTION_USERS] = "users",     [DN_SECTION_DEAD] = "dead letters",
-    [DN_SECTION_STALL] = "stall",
+    [DN_SECTION_STALL] = "stall",     [DN_SECTION_NEAR] = "near",
 };
 
 static enum dn_code corrupt(const struct dn_source *in, struct dn_error *err, uint8_t tag, const char *what)
@@ -43,7 +43,8 @@ static enum dn_code read_section(struct dn_source *in, uint8_t tag, uint32_t max
     return DN_OK;
 }
 
-static enum dn_code read_meta(struct dn_core *core, struct dn_source *in, struct dn_error *err)
+static enum dn_code read_meta(struct dn_core *core, struct dn_source *in, uint16_t version,
+                              struct dn_error *err)
 {
     uint32_t count = 0;
     enum dn_code code = read_section(in, DN_SECTION_META, 1, &count, err);
@@ -66,17 +67,24 @@ static enum dn_code read_meta(struct dn_core *core, struct dn_source *in, struct
     meta->erased = dn_source_u64(in);
     meta->evicted = dn_source_u64(in);
     meta->expired = dn_source_u64(in);
-    const uint8_t *bytes = dn_source_bytes(in, DN_SETTINGS_BYTES);
+    bool near = version >= DN_SNAPSHOT_VERSION;
+    size_t settings_bytes = DN_SETTINGS_BYTES + (near ? DN_SETTINGS_NEAR_BYTES : 0);
+    const uint8_t *bytes = dn_source_bytes(in, settings_bytes);
     struct dn_reader reader;
-    dn_reader_init(&reader, bytes, bytes == NULL ? 0 : DN_SETTINGS_BYTES);
-    bool whole = dn_decode_settings(&reader, &meta->settings);
+    dn_reader_init(&reader, bytes, bytes == NULL ? 0 : settings_bytes);
+    bool whole = dn_decode_settings(&reader, near, &meta->settings);
+    if (near) {
+        meta->near_landmark_ms = dn_source_i64(in);
+        meta->near_epoch = dn_source_u32(in);
+    }
     if (!whole || count != 1 || dn_shard_settings_check(&meta->settings, NULL) != DN_OK) {
         return corrupt(in, err, DN_SECTION_META, "bad settings");
     }
     if (!time_ok(meta->time_ms) || !time_ok(meta->max_event_ms) || meta->forget_floor_ms < 0 ||
         meta->forget_floor_ms >= 2 * DN_TIME_MAX_MS || meta->trend_landmark_ms > meta->time_ms ||
         meta->trend_landmark_ms < -DN_TIME_MAX_MS ||
-        meta->time_ms - meta->trend_landmark_ms >= DN_TREND_SHIFT * meta->settings.trend_half_life_ms) {
+        meta->time_ms - meta->trend_landmark_ms >= DN_TREND_SHIFT * meta->settings.trend_half_life_ms ||
+        !time_ok(meta->near_landmark_ms) || meta->near_landmark_ms > meta->time_ms) {
         return corrupt(in, err, DN_SECTION_META, "bad time");
     }
     return DN_OK;
@@ -389,11 +397,23 @@ static enum dn_code read_users(struct dn_core *core, struct dn_source *in, const
     return DN_OK;
 }
 
+static enum dn_code read_near(struct dn_core *core, struct dn_source *in, const uint32_t *names,
+                              struct dn_error *err)
+{
+    uint32_t count = 0;
+    enum dn_code code = read_section(in, DN_SECTION_NEAR, DN_ITEMS_LIMIT, &count, err);
+    if (code != DN_OK) {
+        return code;
+    }
+    return dn_near_read(core, in, names, count) ? DN_OK
+                                                : corrupt(in, err, DN_SECTION_NEAR, "bad tables of an item");
+}
+
 static enum dn_code read_sections(struct dn_core *core, struct dn_source *in, uint16_t version,
                                   struct dn_error *err)
 {
     uint32_t *names = dn_slab_zalloc(core->slab, DN_ITEM_IDS * sizeof *names); /* pages touched: few */
-    enum dn_code code = read_meta(core, in, err);
+    enum dn_code code = read_meta(core, in, version, err);
     if (code == DN_OK) {
         code = read_items(core, in, names, err);
     }
@@ -411,6 +431,9 @@ static enum dn_code read_sections(struct dn_core *core, struct dn_source *in, ui
     }
     if (code == DN_OK) {
         code = read_users(core, in, names, err);
+    }
+    if (code == DN_OK && version >= DN_SNAPSHOT_VERSION) {
+        code = read_near(core, in, names, err);
     }
     dn_slab_free(core->slab, names, DN_ITEM_IDS * sizeof *names);
     return code;

@@ -31,8 +31,8 @@ struct dn_shard {
 #undef X
         _Atomic int64_t time_ms, max_event_ms;
         _Atomic uint64_t dead[DN_DEAD_REASON_MAX + 1];
-        _Atomic int64_t gap_ms, lateness_ms, ahead_ms, idle_ms, trend_half_life_ms;
-        _Atomic uint32_t events_per_user, ids_per_user, users_max, items_max;
+        _Atomic int64_t gap_ms, lateness_ms, ahead_ms, idle_ms, trend_half_life_ms, near_half_life_ms;
+        _Atomic uint32_t events_per_user, ids_per_user, users_max, items_max, near_cells, near_visitors;
     } shown;
 };
 
@@ -54,6 +54,9 @@ void dn_shard_settings_default(struct dn_shard_settings *settings)
         .users_max = 5000000,
         .items_max = 2000000,
         .trend_half_life_ms = 6 * HOUR_MS,
+        .near_cells = DN_NEAR_CELLS_MAX,
+        .near_visitors = 64,
+        .near_half_life_ms = 30 * DAY_MS,
     };
 }
 
@@ -72,6 +75,9 @@ enum dn_code dn_shard_settings_check(const struct dn_shard_settings *settings, s
         {"users_max", settings->users_max, 1, DN_USERS_LIMIT},
         {"items_max", settings->items_max, 1, DN_ITEMS_LIMIT},
         {"trend_half_life_ms", settings->trend_half_life_ms, MINUTE_MS, 365 * DAY_MS},
+        {"near_cells", settings->near_cells, 0, DN_NEAR_CELLS_MAX},
+        {"near_visitors", settings->near_visitors, 1, DN_NEAR_VISITORS_MAX},
+        {"near_half_life_ms", settings->near_half_life_ms, HOUR_MS, 3650 * DAY_MS},
     };
     for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++) {
         if (rules[i].value < rules[i].min || rules[i].value > rules[i].max) {
@@ -135,6 +141,9 @@ static void show(struct dn_shard *shard)
     SHOW(ids_per_user, settings->ids_per_user);
     SHOW(users_max, settings->users_max);
     SHOW(items_max, settings->items_max);
+    SHOW(near_cells, settings->near_cells);
+    SHOW(near_visitors, settings->near_visitors);
+    SHOW(near_half_life_ms, settings->near_half_life_ms);
 }
 
 _Static_assert(sizeof(((struct dn_shard_stats *)0)->dead) / sizeof(uint64_t) == DN_DEAD_REASON_MAX + 1,
@@ -164,6 +173,9 @@ void dn_shard_settings(const struct dn_shard *shard, struct dn_shard_settings *r
         .users_max = SHOWN(users_max),
         .items_max = SHOWN(items_max),
         .trend_half_life_ms = SHOWN(trend_half_life_ms),
+        .near_cells = SHOWN(near_cells),
+        .near_visitors = SHOWN(near_visitors),
+        .near_half_life_ms = SHOWN(near_half_life_ms),
     };
 }
 

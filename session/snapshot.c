@@ -6,11 +6,11 @@
  * locks nor the epoch. end gives the replaced chunks and the kept objects to the epoch.
  *
  * The form (little-endian): u32 magic, u16 version, then sections in this order, each u8 tag, u32 count:
- * META, ITEMS, SOURCES, DEAD (letters that wait, in order), STALL, TOMBSTONES (in log order), USERS; then the
- * u64 state hash. Ids in it are only names that hold within it. */
+ * META, ITEMS, SOURCES, DEAD (letters that wait, in order), STALL, TOMBSTONES (in log order), USERS, NEAR
+ * (near_snapshot.c); then the u64 state hash. Ids in it are only names that hold within it. */
 #include "base/error.h"
 #include "base/mutant.h"
-#include "session/core.h"
+#include "session/near_private.h"
 #include "session/wire.h"
 
 #include <endian.h>
@@ -102,6 +102,19 @@ static void section(struct dn_buffer *out, uint8_t tag, uint32_t count)
     dn_buffer_u32(out, count);
 }
 
+static uint16_t version_of(const struct dn_capture *capture)
+{
+    if (dn_meta_has_near(&capture->meta)) {
+        return DN_SNAPSHOT_VERSION;
+    }
+    for (uint32_t i = 0; i < capture->source_count; i++) {
+        if (capture->sources[i].progress.finished != 0) {
+            return DN_SNAPSHOT_VERSION_FINISHED;
+        }
+    }
+    return DN_SNAPSHOT_VERSION_STREAMS;
+}
+
 static void write_meta(const struct dn_meta *meta, struct dn_buffer *out)
 {
     section(out, DN_SECTION_META, 1);
@@ -120,7 +133,11 @@ static void write_meta(const struct dn_meta *meta, struct dn_buffer *out)
     dn_buffer_u64(out, meta->erased);
     dn_buffer_u64(out, meta->evicted);
     dn_buffer_u64(out, meta->expired);
-    dn_encode_settings(out, &meta->settings);
+    dn_encode_settings(out, &meta->settings, dn_meta_has_near(meta));
+    if (dn_meta_has_near(meta)) {
+        dn_buffer_i64(out, meta->near_landmark_ms);
+        dn_buffer_u32(out, meta->near_epoch);
+    }
 }
 
 static void write_items(const struct dn_capture *capture, struct dn_sink *sink, struct dn_buffer *out)
@@ -144,16 +161,6 @@ static void write_items(const struct dn_capture *capture, struct dn_sink *sink, 
         spill_if_full(sink, out);
     }
     DN_ASSERT(written == capture->item_count);
-}
-
-static uint16_t version_of(const struct dn_capture *capture)
-{
-    for (uint32_t i = 0; i < capture->source_count; i++) {
-        if (capture->sources[i].progress.finished != 0) {
-            return DN_SNAPSHOT_VERSION;
-        }
-    }
-    return DN_SNAPSHOT_VERSION_STREAMS;
 }
 
 static void write_sources(const struct dn_capture *capture, struct dn_sink *sink, struct dn_buffer *out)
@@ -294,6 +301,9 @@ enum dn_code dn_shard_snapshot_write(void *shard, void *capture, struct dn_sink 
     write_stall(captured->stall, &scratch);
     write_tombstones(captured, out, &scratch);
     write_users(captured, out, &scratch);
+    if (version_of(captured) >= DN_SNAPSHOT_VERSION) {
+        dn_near_write(captured, out, &scratch);
+    }
     dn_buffer_u64(&scratch, captured->hash);
     enum dn_code code = dn_sink_spill(out, &scratch);
     dn_buffer_free(&scratch);

@@ -14,6 +14,9 @@
 #define SEED_QUEUE 0x71756575u
 #define SEED_STALL 0x7374616cu
 #define SEED_FINISHED 0x66696e69u
+#define SEED_ROW 0x726f7773u
+#define SEED_CELL 0x63656c6cu
+#define SEED_VISITOR 0x76697369u
 
 static inline uint64_t mix(uint64_t h, uint64_t value)
 {
@@ -70,7 +73,24 @@ uint64_t dn_item_slot_hash(const struct dn_item_slot *slot)
     h = mix(h, slot->trend);
     h = mix(h, slot->unref);
     h = mix(h, (uint64_t)slot->trend_epoch | (uint64_t)(slot->heap_at != 0) << 32);
-    return finish(h);
+    uint32_t clicks = atomic_load_explicit(&slot->clicks, memory_order_relaxed);
+    return finish(clicks != 0 ? mix(h, clicks) : h);
+}
+
+uint64_t dn_row_hash(uint64_t item_hash, const struct dn_row *row)
+{
+    uint64_t h = mix(mix(SEED_ROW, item_hash), (uint64_t)row->epoch | (uint64_t)row->hand << 32);
+    return finish(mix(mix(h, row->after_sum), row->near_sum));
+}
+
+uint64_t dn_cell_hash(uint64_t item_hash, uint64_t key, uint32_t near)
+{
+    return finish(mix(mix(mix(SEED_CELL, item_hash), key), near));
+}
+
+uint64_t dn_visitor_hash(uint64_t item_hash, struct dn_hash128 user)
+{
+    return finish(mix(mix(mix(SEED_VISITOR, item_hash), user.high), user.low));
 }
 
 uint64_t dn_source_hash(const struct dn_stream_source *source)
@@ -160,6 +180,12 @@ uint64_t dn_meta_hash(const struct dn_meta *meta)
     uint64_t h = SEED_META;
     for (size_t i = 0; i < sizeof values / sizeof values[0]; i++) {
         h = mix(h, values[i]);
+    }
+    if (dn_meta_has_near(meta)) {
+        h = mix(h, (uint64_t)meta->near_landmark_ms);
+        h = mix(h, (uint64_t)meta->near_epoch << 32 | settings->near_cells);
+        h = mix(h, settings->near_visitors);
+        h = mix(h, (uint64_t)settings->near_half_life_ms);
     }
     return finish(h);
 }

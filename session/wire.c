@@ -27,7 +27,9 @@ bool dn_decode_head(struct dn_reader *reader, struct dn_record_head *ret)
 {
     *ret = (struct dn_record_head){.kind = dn_reader_u8(reader)};
     ret->version = dn_reader_u8(reader);
-    unsigned newest = ret->kind == DN_RECORD_SOURCE ? DN_RECORD_VERSION : DN_RECORD_VERSION_STREAMS;
+    unsigned newest = ret->kind == DN_RECORD_SOURCE     ? DN_RECORD_VERSION_FINISHED
+                      : ret->kind == DN_RECORD_SETTINGS ? DN_RECORD_VERSION_NEAR
+                                                        : DN_RECORD_VERSION_STREAMS;
     if (reader->failed || ret->version < DN_RECORD_VERSION_MIN || ret->version > newest) {
         return false;
     }
@@ -76,7 +78,7 @@ bool dn_decode_dead(struct dn_reader *reader, struct dn_dead_in *ret)
     return !reader->failed;
 }
 
-void dn_encode_settings(struct dn_buffer *out, const struct dn_shard_settings *settings)
+void dn_encode_settings(struct dn_buffer *out, const struct dn_shard_settings *settings, bool near)
 {
     dn_buffer_i64(out, settings->gap_ms);
     dn_buffer_i64(out, settings->lateness_ms);
@@ -87,9 +89,14 @@ void dn_encode_settings(struct dn_buffer *out, const struct dn_shard_settings *s
     dn_buffer_u32(out, settings->users_max);
     dn_buffer_u32(out, settings->items_max);
     dn_buffer_i64(out, settings->trend_half_life_ms);
+    if (near) {
+        dn_buffer_u32(out, settings->near_cells);
+        dn_buffer_u32(out, settings->near_visitors);
+        dn_buffer_i64(out, settings->near_half_life_ms);
+    }
 }
 
-bool dn_decode_settings(struct dn_reader *reader, struct dn_shard_settings *ret)
+bool dn_decode_settings(struct dn_reader *reader, bool near, struct dn_shard_settings *ret)
 {
     ret->gap_ms = dn_reader_i64(reader);
     ret->lateness_ms = dn_reader_i64(reader);
@@ -100,5 +107,10 @@ bool dn_decode_settings(struct dn_reader *reader, struct dn_shard_settings *ret)
     ret->users_max = dn_reader_u32(reader);
     ret->items_max = dn_reader_u32(reader);
     ret->trend_half_life_ms = dn_reader_i64(reader);
+    if (near) {
+        ret->near_cells = dn_reader_u32(reader);
+        ret->near_visitors = dn_reader_u32(reader);
+        ret->near_half_life_ms = dn_reader_i64(reader);
+    }
     return !reader->failed;
 }

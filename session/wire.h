@@ -4,9 +4,10 @@
 
 #include "session/record.h"
 
-/* 2: stream records with dead marks, and the kinds from 5 on; 3: a source that is finished. What is the same
+/* 2: stream records with dead marks, and the kinds from 5 on; 3: a source that is finished; 4: settings with
+ * those of the tables (near.h). What is the same
  * in an older version is written as that: builds which know no more read it, and reach the same state. */
-#define DN_RECORD_VERSION 3u
+#define DN_RECORD_VERSION_NEAR 4u
 #define DN_RECORD_VERSION_STREAMS 2u
 #define DN_RECORD_VERSION_FINISHED 3u
 #define DN_RECORD_VERSION_MIN 1u
@@ -29,9 +30,10 @@ bool dn_decode_event(struct dn_reader *reader, uint8_t kind, struct dn_event_in 
 #define DN_DEAD_MARK_BYTES 9u
 /* False if the bytes end. Values are not judged. */
 bool dn_decode_dead(struct dn_reader *reader, struct dn_dead_in *ret);
-#define DN_SETTINGS_BYTES 56u /* as encoded */
-void dn_encode_settings(struct dn_buffer *out, const struct dn_shard_settings *settings);
-/* False if the bytes end. Values are not judged. */
-bool dn_decode_settings(struct dn_reader *reader, struct dn_shard_settings *ret);
+#define DN_SETTINGS_BYTES 56u      /* as encoded, */
+#define DN_SETTINGS_NEAR_BYTES 16u /* and those of the tables behind it */
+void dn_encode_settings(struct dn_buffer *out, const struct dn_shard_settings *settings, bool near);
+/* False if the bytes end. Values are not judged. Without `near` those in ret stay. */
+bool dn_decode_settings(struct dn_reader *reader, bool near, struct dn_shard_settings *ret);
 
 #endif

@@ -31,6 +31,9 @@ static void settings_random(struct rng *rng, struct dn_shard_settings *s)
     s->users_max = 60 + (uint32_t)rng_below(rng, USERS);
     s->items_max = 100 + (uint32_t)rng_below(rng, ITEMS);
     s->trend_half_life_ms = half_life[rng_below(rng, 4)];
+    s->near_cells = rng_chance(rng, 80) ? 1 + (uint32_t)rng_below(rng, 40) : 0;
+    s->near_visitors = 1 + (uint32_t)rng_below(rng, 20);
+    s->near_half_life_ms = (1 + (int64_t)rng_below(rng, 4)) * 60 * 60000;
 }
 
 static int64_t time_random(struct rng *rng, int64_t now)

@@ -1,0 +1,401 @@
+/* Near: rows and visitors, kept by each event. near.h says what they are for.
+ *
+ * Invariants:
+ *  1. A user is among an item's visitors at most once, and only while their block has an event of the item.
+ *  2. A cell's key is in its row at most once; weights are as of row->epoch. Whoever writes a row brings it
+ * to the group's epoch first.
+ *  3. A row or a ring that an open capture may reach (its generation is not newer) is copied before it is
+ * written.
+ *
+ * A full row takes a new item in as Misra and Gries do ("Finding repeated elements", 1982), looking at some
+ * cells at a time: the least of them loses what the new one would bring, and gives its place when nothing is
+ * left. What comes often gets in, what came once does not push out what came often. */
+#include "session/near.h"
+
+#include "base/error.h"
+#include "session/near_private.h"
+
+#include <string.h>
+
+#define FIRST_CELLS 4u
+#define FIRST_VISITORS 4u
+#define LOOKED_AT 16u /* cells of a full row, for the least */
+
+static void store32(uint32_t *to, uint32_t value)
+{
+    __atomic_store_n(to, value, __ATOMIC_RELAXED);
+}
+
+static void store64(uint64_t *to, uint64_t value)
+{
+    __atomic_store_n(to, value, __ATOMIC_RELAXED);
+}
+
+/* ---- rows
+ * ------------------------------------------------------------------------------------------------- */
+
+static size_t row_bytes(uint32_t capacity)
+{
+    return sizeof(struct dn_row) + capacity * (sizeof(uint64_t) + 2 * sizeof(uint32_t));
+}
+
+struct dn_row *dn_row_create(struct dn_core *core, uint32_t capacity)
+{
+    struct dn_row *row = dn_slab_zalloc(core->slab, row_bytes(capacity));
+
+    row->generation = core->generation;
+    row->capacity = capacity;
+    row->epoch = core->meta.near_epoch;
+    return row;
+}
+
+static uint64_t cells_sum(uint64_t item_hash, const struct dn_row *row)
+{
+    uint64_t sum = 0;
+
+    for (uint32_t i = 0; i < row->count; i++)
+        sum += dn_cell_hash(item_hash, row->keys[i], dn_row_near(row)[i]);
+    return sum;
+}
+
+/* A copy with the group's halvings in its weights, and what is left nothing of them left out. */
+static struct dn_row *row_copy(struct dn_core *core, const struct dn_row *from, uint32_t capacity)
+{
+    struct dn_row *row = dn_row_create(core, capacity);
+    uint32_t halvings = core->meta.near_epoch - from->epoch;
+    uint32_t shift = halvings < 31 ? halvings : 31;
+
+    row->hand = from->hand;
+    row->after_sum = halvings < 63 ? from->after_sum >> halvings : 0;
+    row->near_sum = halvings < 63 ? from->near_sum >> halvings : 0;
+    for (uint32_t i = 0; i < from->count; i++) {
+        uint64_t after = (from->keys[i] & DN_ROW_AFTER_MAX) >> shift;
+        uint32_t near = dn_row_near(from)[i] >> shift;
+        if (after == 0 && near == 0)
+            continue;
+        row->keys[row->count] = dn_row_key(from->keys[i]) | after;
+        dn_row_near(row)[row->count] = near;
+        dn_row_items(row)[row->count++] = dn_row_items(from)[i];
+    }
+    return row;
+}
+
+static bool is_captured(const struct dn_core *core, uint32_t generation)
+{
+    return core->capture != NULL && generation <= core->capture->generation;
+}
+
+static void retire(struct dn_core *core, void *object, uint32_t generation, size_t size)
+{
+    if (is_captured(core, generation))
+        dn_core_retire_captured(core, object, size);
+    else
+        dn_core_retire(core, object, size);
+}
+
+/* The row ready to be written, with room for a cell unless it is as large as it may be. Its head's hash is
+ * out of the sum. */
+static struct dn_row *row_writable(struct dn_core *core, struct dn_item_slot *slot, uint64_t item_hash)
+{
+    struct dn_row *row = atomic_load_explicit(&slot->row, memory_order_relaxed), *old = row;
+    uint32_t most = core->meta.settings.near_cells;
+
+    if (row == NULL) {
+        row = dn_row_create(core, FIRST_CELLS < most ? FIRST_CELLS : most);
+    } else {
+        core->sum -= dn_row_hash(item_hash, row);
+        bool grows = row->count == row->capacity && row->count < most;
+        bool stale = row->epoch != core->meta.near_epoch;
+        if (!grows && !stale && !is_captured(core, row->generation))
+            return row;
+        uint32_t capacity = !grows ? row->capacity : 2 * row->capacity < most ? 2 * row->capacity : most;
+        if (stale)
+            core->sum -= cells_sum(item_hash, row);
+        row = row_copy(core, row, capacity);
+        if (stale)
+            core->sum += cells_sum(item_hash, row);
+    }
+    atomic_store_explicit(&slot->row, row, memory_order_release);
+    if (old != NULL)
+        retire(core, old, old->generation, row_bytes(old->capacity));
+    return row;
+}
+
+static void cell_set(struct dn_core *core, uint64_t item_hash, struct dn_row *row, uint32_t at, uint64_t key,
+                     uint32_t near, uint32_t item)
+{
+    store64(&row->keys[at], key);
+    store32(&dn_row_near(row)[at], near);
+    store32(&dn_row_items(row)[at], item);
+    core->sum += dn_cell_hash(item_hash, key, near);
+}
+
+static uint32_t weight_of(const struct dn_row *row, uint32_t at)
+{
+    uint64_t weight =
+        (row->keys[at] & DN_ROW_AFTER_MAX) / (DN_NEAR_AFTER_ONE / DN_NEAR_ONE) + dn_row_near(row)[at];
+
+    return weight < UINT32_MAX ? (uint32_t)weight : UINT32_MAX;
+}
+
+/* A place in a full row, or UINT32_MAX: the least of those looked at lost some weight, and stays. */
+static uint32_t place_in_full(struct dn_core *core, uint64_t item_hash, struct dn_row *row)
+{
+    uint32_t looked = row->count < LOOKED_AT ? row->count : LOOKED_AT;
+    uint32_t least = row->hand % row->count;
+
+    for (uint32_t i = 1; i < looked; i++) {
+        uint32_t at = (row->hand + i) % row->count;
+        if (weight_of(row, at) < weight_of(row, least))
+            least = at;
+    }
+    row->hand = (row->hand + looked) % row->count;
+    uint64_t key = row->keys[least], after = key & DN_ROW_AFTER_MAX;
+    uint32_t near = dn_row_near(row)[least];
+    core->sum -= dn_cell_hash(item_hash, key, near);
+    if (near <= DN_NEAR_ONE && after <= DN_NEAR_AFTER_ONE)
+        return least;
+    near -= near < DN_NEAR_ONE ? near : DN_NEAR_ONE;
+    after -= after < DN_NEAR_AFTER_ONE ? after : DN_NEAR_AFTER_ONE;
+    cell_set(core, item_hash, row, least, dn_row_key(key) | after, near, dn_row_items(row)[least]);
+    return UINT32_MAX;
+}
+
+/* `other` was clicked near the item: after it, where `after` is above 0. */
+static void row_add(struct dn_core *core, uint32_t item, uint32_t other, uint32_t after, uint32_t near)
+{
+    struct dn_item_slot *slot = dn_item_writable(core, item);
+    uint64_t item_hash = dn_item_get(core, item)->hash;
+    uint64_t key = dn_row_key(dn_item_get(core, other)->hash);
+    struct dn_row *row = row_writable(core, slot, item_hash);
+    uint32_t at = 0;
+
+    store64(&row->after_sum, row->after_sum + after);
+    store64(&row->near_sum, row->near_sum + near);
+    while (at < row->count && dn_row_key(row->keys[at]) != key)
+        at++;
+    if (at < row->count) {
+        uint64_t had_after = row->keys[at] & DN_ROW_AFTER_MAX;
+        uint32_t had_near = dn_row_near(row)[at];
+        core->sum -= dn_cell_hash(item_hash, row->keys[at], had_near);
+        uint64_t new_after = had_after + after < DN_ROW_AFTER_MAX ? had_after + after : DN_ROW_AFTER_MAX;
+        uint32_t new_near = had_near < DN_ROW_NEAR_MAX - near ? had_near + near : DN_ROW_NEAR_MAX;
+        cell_set(core, item_hash, row, at, key | new_after, new_near, other);
+    } else {
+        bool full = row->count >= core->meta.settings.near_cells;
+        uint32_t place = full ? place_in_full(core, item_hash, row) : row->count;
+        if (place != UINT32_MAX) {
+            cell_set(core, item_hash, row, place, key | after, near, other);
+            if (place == row->count)
+                __atomic_store_n(&row->count, place + 1, __ATOMIC_RELEASE);
+        }
+    }
+    core->sum += dn_row_hash(item_hash, row);
+}
+
+/* ---- visitors
+ * --------------------------------------------------------------------------------------------- */
+
+static size_t visitors_bytes(uint32_t capacity)
+{
+    return sizeof(struct dn_visitors) + capacity * sizeof(uint32_t);
+}
+
+struct dn_visitors *dn_visitors_create(struct dn_core *core, uint32_t capacity)
+{
+    struct dn_visitors *visitors = dn_slab_zalloc(core->slab, visitors_bytes(capacity));
+
+    visitors->generation = core->generation;
+    visitors->capacity = capacity;
+    memset(visitors->users, 0xff, capacity * sizeof visitors->users[0]); /* DN_ID_NONE */
+    return visitors;
+}
+
+/* The ring ready to be written; for one more: with room for it unless it is as large as it may be. */
+static struct dn_visitors *visitors_writable(struct dn_core *core, struct dn_item_slot *slot, bool one_more)
+{
+    struct dn_visitors *old = atomic_load_explicit(&slot->visitors, memory_order_relaxed);
+    uint32_t most = core->meta.settings.near_visitors;
+    uint32_t capacity = old == NULL ? 0 : old->capacity;
+    bool grows = old == NULL || (one_more && old->count == capacity && old->count < most);
+
+    if (!grows && !is_captured(core, old->generation))
+        return old;
+    if (grows)
+        capacity = capacity == 0 ? FIRST_VISITORS : 2 * capacity;
+    if (grows && capacity > most)
+        capacity = most;
+    struct dn_visitors *visitors = dn_visitors_create(core, capacity);
+    for (uint32_t n = old == NULL ? 0 : old->count; n-- > 0;)
+        visitors->users[visitors->count++] = old->users[dn_visitors_place(old, n)];
+    visitors->head = visitors->count % capacity;
+    atomic_store_explicit(&slot->visitors, visitors, memory_order_release);
+    if (old != NULL)
+        retire(core, old, old->generation, visitors_bytes(old->capacity));
+    return visitors;
+}
+
+/* Where the user is in the ring; places in use and free ones (DN_ID_NONE) alike are looked at. */
+static uint32_t find(const struct dn_visitors *visitors, uint32_t user)
+{
+    for (uint32_t place = 0; place < visitors->capacity; place++)
+        if (visitors->users[place] == user)
+            return place;
+    return DN_ID_NONE;
+}
+
+/* The place goes to the one next newer, and so on: the newest is free then. */
+static void take_out(struct dn_visitors *visitors, uint32_t place)
+{
+    uint32_t last = dn_visitors_place(visitors, 0);
+
+    while (place != last) {
+        uint32_t next = (place + 1) % visitors->capacity;
+        store32(&visitors->users[place], visitors->users[next]);
+        place = next;
+    }
+    store32(&visitors->users[last], DN_ID_NONE);
+    store32(&visitors->head, last);
+    store32(&visitors->count, visitors->count - 1);
+}
+
+static void drop_oldest(struct dn_core *core, uint64_t item_hash, struct dn_visitors *visitors)
+{
+    uint32_t place = dn_visitors_place(visitors, visitors->count - 1);
+
+    core->sum -= dn_visitor_hash(item_hash, dn_user_block(core, visitors->users[place])->user);
+    store32(&visitors->users[place], DN_ID_NONE);
+    store32(&visitors->count, visitors->count - 1);
+}
+
+static void visit(struct dn_core *core, uint32_t item, uint32_t user, struct dn_hash128 name, bool had)
+{
+    struct dn_item_slot *slot = dn_item_writable(core, item);
+    uint64_t item_hash = dn_item_get(core, item)->hash;
+    struct dn_visitors *visitors = visitors_writable(core, slot, true);
+    uint32_t place = had ? find(visitors, user) : DN_ID_NONE;
+
+    if (place != DN_ID_NONE) {
+        take_out(visitors, place);
+    } else {
+        core->sum += dn_visitor_hash(item_hash, name);
+        if (visitors->count >= core->meta.settings.near_visitors)
+            drop_oldest(core, item_hash, visitors);
+    }
+    store32(&visitors->users[visitors->head], user);
+    store32(&visitors->head, (visitors->head + 1) % visitors->capacity);
+    store32(&visitors->count, visitors->count + 1);
+}
+
+void dn_near_leave(struct dn_core *core, uint32_t item, uint32_t user, struct dn_hash128 name)
+{
+    struct dn_visitors *visitors =
+        atomic_load_explicit(&dn_item_slot(core, item)->visitors, memory_order_relaxed);
+
+    if (visitors == NULL || find(visitors, user) == DN_ID_NONE)
+        return;
+    visitors = visitors_writable(core, dn_item_writable(core, item), false);
+    take_out(visitors, find(visitors, user));
+    core->sum -= dn_visitor_hash(dn_item_get(core, item)->hash, name);
+}
+
+/* ---- an event
+ * --------------------------------------------------------------------------------------------- */
+
+static bool counts(const struct dn_event *event)
+{
+    return event->type != DN_EVENT_DISLIKE && event->type != DN_EVENT_REMOVE;
+}
+
+static void pair(struct dn_core *core, const struct dn_event *first, const struct dn_event *second,
+                 size_t distance)
+{
+    uint32_t after = DN_NEAR_AFTER_ONE / (uint32_t)distance;
+
+    if (first->item == second->item) {
+        row_add(core, first->item, second->item, after, 0);
+        return;
+    }
+    row_add(core, first->item, second->item, after, DN_NEAR_ONE);
+    row_add(core, second->item, first->item, 0, DN_NEAR_ONE);
+}
+
+/* Those of the session before and behind the new one. It is in the middle where it came out of order: the
+ * distances of pairs around it stay as they were counted. */
+static void pairs(struct dn_core *core, const struct dn_block *block, size_t at)
+{
+    const struct dn_event *events = block->events;
+    int64_t gap_ms = core->meta.settings.gap_ms;
+
+    for (size_t i = at;
+         i-- > 0 && at - i <= DN_NEAR_WINDOW && events[i + 1].time_ms - events[i].time_ms <= gap_ms;)
+        if (counts(&events[i]))
+            pair(core, &events[i], &events[at], at - i);
+    for (size_t i = at + 1; i < block->event_count && i - at <= DN_NEAR_WINDOW &&
+                            events[i].time_ms - events[i - 1].time_ms <= gap_ms;
+         i++)
+        if (counts(&events[i]))
+            pair(core, &events[at], &events[i], i - at);
+}
+
+void dn_near_add(struct dn_core *core, uint32_t user, const struct dn_block *block, size_t at, bool had)
+{
+    const struct dn_event *event = &block->events[at];
+
+    if (core->meta.settings.near_cells == 0 || !counts(event))
+        return;
+    struct dn_item_slot *slot = dn_item_writable(core, event->item);
+    uint32_t clicks = atomic_load_explicit(&slot->clicks, memory_order_relaxed);
+    core->sum -= dn_item_slot_hash(slot);
+    atomic_store_explicit(&slot->clicks, clicks + (clicks != UINT32_MAX), memory_order_relaxed);
+    core->sum += dn_item_slot_hash(slot);
+    visit(core, event->item, user, block->user, had);
+    pairs(core, block, at);
+}
+
+void dn_near_drop(struct dn_core *core, uint32_t item)
+{
+    struct dn_item_slot *slot = dn_item_writable(core, item);
+    struct dn_row *row = atomic_load_explicit(&slot->row, memory_order_relaxed);
+    struct dn_visitors *visitors = atomic_load_explicit(&slot->visitors, memory_order_relaxed);
+    uint64_t item_hash = dn_item_get(core, item)->hash;
+
+    atomic_store_explicit(&slot->row, NULL, memory_order_relaxed);
+    atomic_store_explicit(&slot->visitors, NULL, memory_order_relaxed);
+    if (row != NULL) {
+        core->sum -= dn_row_hash(item_hash, row) + cells_sum(item_hash, row);
+        retire(core, row, row->generation, row_bytes(row->capacity));
+    }
+    if (visitors != NULL) {
+        DN_ASSERT(visitors->count == 0);
+        retire(core, visitors, visitors->generation, visitors_bytes(visitors->capacity));
+    }
+}
+
+void dn_near_advance(struct dn_core *core)
+{
+    struct dn_meta *meta = &core->meta;
+
+    if (meta->settings.near_cells == 0)
+        return;
+    int64_t halvings = (meta->time_ms - meta->near_landmark_ms) / meta->settings.near_half_life_ms;
+
+    if (halvings > 0) {
+        meta->near_landmark_ms += halvings * meta->settings.near_half_life_ms;
+        meta->near_epoch += (uint32_t)halvings;
+    }
+}
+
+uint64_t dn_near_hash(const struct dn_core *core, const struct dn_item_slot *slot)
+{
+    uint64_t item_hash = atomic_load_explicit(&slot->item, memory_order_relaxed)->hash, sum = 0;
+    const struct dn_row *row = atomic_load_explicit(&slot->row, memory_order_relaxed);
+    const struct dn_visitors *visitors = atomic_load_explicit(&slot->visitors, memory_order_relaxed);
+
+    if (row != NULL)
+        sum += dn_row_hash(item_hash, row) + cells_sum(item_hash, row);
+    for (uint32_t n = 0; visitors != NULL && n < visitors->count; n++)
+        sum += dn_visitor_hash(item_hash,
+                               dn_user_block(core, visitors->users[dn_visitors_place(visitors, n)])->user);
+    return sum;
+}

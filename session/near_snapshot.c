@@ -1,0 +1,211 @@
+/* The tables of near.c in a snapshot: written from a capture (pool thread), read into a core that no reader
+ * knows.
+ *
+ * Section NEAR, u32 count, one for each item that has tables: u32 item, u32 clicks; the row: u32 epoch, u32
+ * hand, u64 after_sum, u64 near_sum, u16 cells, each u64 key and weight, u32 near, u32 item or UINT32_MAX;
+ * the visitors: u16 count, each u32 place of the user in section USERS, oldest first. */
+#include "session/core.h"
+#include "session/near_private.h"
+
+#include "base/error.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define SPILL_BYTES 65536u
+
+/* ---- writing
+ * ---------------------------------------------------------------------------------------------- */
+
+static const struct dn_item_slot *slot_of(const struct dn_capture *capture, uint32_t id)
+{
+    return &capture->items[id / DN_ITEM_CHUNK]->slots[id % DN_ITEM_CHUNK];
+}
+
+static bool has_tables(const struct dn_item_slot *slot)
+{
+    return slot->state == DN_ITEM_LIVE && (atomic_load_explicit(&slot->clicks, memory_order_relaxed) != 0 ||
+                                           atomic_load_explicit(&slot->row, memory_order_relaxed) != NULL);
+}
+
+/* The id under which the cell's item stands in section ITEMS. */
+static uint32_t item_of(const struct dn_capture *capture, uint64_t key, uint32_t id)
+{
+    if (id >= capture->item_bound || slot_of(capture, id)->state != DN_ITEM_LIVE)
+        return DN_ID_NONE;
+    const struct dn_item *item = atomic_load_explicit(&slot_of(capture, id)->item, memory_order_acquire);
+    return dn_row_key(item->hash) == dn_row_key(key) ? id : DN_ID_NONE;
+}
+
+static void write_row(const struct dn_capture *capture, const struct dn_row *row, struct dn_buffer *out)
+{
+    static const struct dn_row NONE;
+
+    if (row == NULL)
+        row = &NONE;
+    dn_buffer_u32(out, row->epoch);
+    dn_buffer_u32(out, row->hand);
+    dn_buffer_u64(out, row->after_sum);
+    dn_buffer_u64(out, row->near_sum);
+    dn_buffer_u16(out, (uint16_t)row->count);
+    for (uint32_t i = 0; i < row->count; i++) {
+        dn_buffer_u64(out, row->keys[i]);
+        dn_buffer_u32(out, dn_row_near(row)[i]);
+        dn_buffer_u32(out, item_of(capture, row->keys[i], dn_row_items(row)[i]));
+    }
+}
+
+static void write_visitors(const struct dn_visitors *visitors, const uint32_t *places, struct dn_buffer *out)
+{
+    uint32_t count = visitors == NULL ? 0 : visitors->count;
+
+    dn_buffer_u16(out, (uint16_t)count);
+    for (uint32_t n = count; n-- > 0;)
+        dn_buffer_u32(out, places[visitors->users[dn_visitors_place(visitors, n)]]);
+}
+
+/* Of each user in section USERS, by id. */
+static uint32_t *places_of(const struct dn_capture *capture)
+{
+    uint32_t *places = malloc((capture->user_bound + 1u) * sizeof *places), next = 0;
+    bool have_memory = places != NULL;
+
+    DN_ASSERT(have_memory);
+    for (uint32_t id = 0; id < capture->user_bound; id++) {
+        const struct dn_block *block = atomic_load_explicit(
+            &capture->users[id / DN_USER_CHUNK]->slots[id % DN_USER_CHUNK], memory_order_acquire);
+        places[id] = block != NULL ? next++ : DN_ID_NONE;
+    }
+    return places;
+}
+
+void dn_near_write(const struct dn_capture *capture, struct dn_sink *sink, struct dn_buffer *out)
+{
+    uint32_t *places = places_of(capture);
+    uint32_t count = 0;
+
+    for (uint32_t id = 0; id < capture->item_bound; id++)
+        count += has_tables(slot_of(capture, id));
+    dn_buffer_u8(out, DN_SECTION_NEAR);
+    dn_buffer_u32(out, count);
+    for (uint32_t id = 0; id < capture->item_bound && sink->code == DN_OK; id++) {
+        const struct dn_item_slot *slot = slot_of(capture, id);
+        if (!has_tables(slot))
+            continue;
+        dn_buffer_u32(out, id);
+        dn_buffer_u32(out, atomic_load_explicit(&slot->clicks, memory_order_relaxed));
+        write_row(capture, atomic_load_explicit(&slot->row, memory_order_acquire), out);
+        write_visitors(atomic_load_explicit(&slot->visitors, memory_order_acquire), places, out);
+        if (out->length >= SPILL_BYTES || out->failed)
+            (void)dn_sink_spill(sink, out);
+    }
+    free(places);
+}
+
+/* ---- reading
+ * ---------------------------------------------------------------------------------------------- */
+
+/* The state hash says nothing of it: it must be the item that the key says, or none. */
+static bool read_hint(const struct dn_core *core, uint32_t name, uint64_t key, const uint32_t *names,
+                      uint32_t *ret_item)
+{
+    *ret_item = DN_ID_NONE;
+    if (name == DN_ID_NONE)
+        return true;
+    if (name >= DN_ITEM_IDS || names[name] == 0)
+        return false;
+    *ret_item = names[name] - 1;
+    return dn_row_key(dn_item_get(core, *ret_item)->hash) == dn_row_key(key);
+}
+
+static bool read_row(struct dn_core *core, struct dn_source *in, const uint32_t *names,
+                     struct dn_item_slot *slot)
+{
+    struct dn_row head = {.epoch = dn_source_u32(in)};
+
+    head.hand = dn_source_u32(in);
+    head.after_sum = dn_source_u64(in);
+    head.near_sum = dn_source_u64(in);
+    head.count = dn_source_u16(in);
+    if (in->code != DN_OK || head.count > DN_NEAR_CELLS_MAX || head.epoch > core->meta.near_epoch)
+        return false;
+    if (head.count == 0) /* there is no empty row */
+        return head.epoch == 0 && head.hand == 0 && head.after_sum == 0 && head.near_sum == 0;
+    struct dn_row *row = dn_row_create(core, head.count);
+    row->epoch = head.epoch;
+    row->hand = head.hand;
+    row->after_sum = head.after_sum;
+    row->near_sum = head.near_sum;
+    row->count = head.count;
+    atomic_store_explicit(&slot->row, row, memory_order_relaxed);
+    for (uint32_t i = 0; i < head.count; i++) {
+        row->keys[i] = dn_source_u64(in);
+        dn_row_near(row)[i] = dn_source_u32(in);
+        if (!read_hint(core, dn_source_u32(in), row->keys[i], names, &dn_row_items(row)[i]))
+            return false;
+    }
+    return in->code == DN_OK;
+}
+
+static bool was_clicked(const struct dn_block *block, uint32_t item)
+{
+    for (size_t i = 0; i < block->event_count; i++)
+        if (block->events[i].item == item)
+            return true;
+    return false;
+}
+
+/* seen: of each user, the last item of which they were a visitor, plus one. */
+static bool read_visitors(struct dn_core *core, struct dn_source *in, uint32_t item, uint32_t *seen,
+                          struct dn_item_slot *slot)
+{
+    uint32_t count = dn_source_u16(in);
+
+    if (in->code != DN_OK || count > DN_NEAR_VISITORS_MAX)
+        return false;
+    if (count == 0)
+        return true;
+    struct dn_visitors *visitors = dn_visitors_create(core, count);
+    atomic_store_explicit(&slot->visitors, visitors, memory_order_relaxed);
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t user = dn_source_u32(in);
+        if (in->code != DN_OK || user >= core->user_bound || seen[user] == item + 1 ||
+            !was_clicked(dn_user_block(core, user), item))
+            return false;
+        seen[user] = item + 1;
+        visitors->users[visitors->count++] = user;
+    }
+    visitors->head = 0;
+    return true;
+}
+
+static bool read_item(struct dn_core *core, struct dn_source *in, const uint32_t *names, uint32_t *seen,
+                      uint32_t *last)
+{
+    uint32_t name = dn_source_u32(in), clicks = dn_source_u32(in);
+
+    if (in->code != DN_OK || name >= DN_ITEM_IDS || names[name] == 0 || names[name] <= *last)
+        return false;
+    *last = names[name];
+    uint32_t item = names[name] - 1;
+    struct dn_item_slot *slot = dn_item_writable(core, item);
+    core->sum -= dn_item_slot_hash(slot);
+    atomic_store_explicit(&slot->clicks, clicks, memory_order_relaxed);
+    core->sum += dn_item_slot_hash(slot);
+    if (!read_row(core, in, names, slot) || !read_visitors(core, in, item, seen, slot))
+        return false;
+    core->sum += dn_near_hash(core, slot);
+    return true;
+}
+
+bool dn_near_read(struct dn_core *core, struct dn_source *in, const uint32_t *names, uint32_t count)
+{
+    size_t size = (core->user_bound + 1u) * sizeof(uint32_t);
+    uint32_t *seen = dn_slab_zalloc(core->slab, size), last = 0;
+    bool good = true;
+
+    for (uint32_t i = 0; i < count && good; i++)
+        good = read_item(core, in, names, seen, &last);
+    dn_slab_free(core->slab, seen, size);
+    return good;
+}
