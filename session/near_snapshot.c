@@ -2,8 +2,8 @@
  * knows.
  *
  * Section NEAR, u32 count, one for each item that has tables: u32 item, u32 clicks; the row: u32 epoch, u32
- * hand, u64 after_sum, u64 near_sum, u16 cells, each u64 key and weight, u32 near, u32 item or UINT32_MAX;
- * the visitors: u16 count, each u32 place of the user in section USERS, oldest first. */
+ * hand, u64 after_sum, u64 near_sum, u16 cells, each u64 key and weight, u32 near; the visitors: u16 count,
+ * each u32 place of the user in section USERS, oldest first. */
 #include "session/core.h"
 #include "session/near_private.h"
 
@@ -28,16 +28,7 @@ static bool has_tables(const struct dn_item_slot *slot)
                                            atomic_load_explicit(&slot->row, memory_order_relaxed) != NULL);
 }
 
-/* The id under which the cell's item stands in section ITEMS. */
-static uint32_t item_of(const struct dn_capture *capture, uint64_t key, uint32_t id)
-{
-    if (id >= capture->item_bound || slot_of(capture, id)->state != DN_ITEM_LIVE)
-        return DN_ID_NONE;
-    const struct dn_item *item = atomic_load_explicit(&slot_of(capture, id)->item, memory_order_acquire);
-    return dn_row_key(item->hash) == dn_row_key(key) ? id : DN_ID_NONE;
-}
-
-static void write_row(const struct dn_capture *capture, const struct dn_row *row, struct dn_buffer *out)
+static void write_row(const struct dn_row *row, struct dn_buffer *out)
 {
     static const struct dn_row NONE;
 
@@ -51,7 +42,6 @@ static void write_row(const struct dn_capture *capture, const struct dn_row *row
     for (uint32_t i = 0; i < row->count; i++) {
         dn_buffer_u64(out, row->keys[i]);
         dn_buffer_u32(out, dn_row_near(row)[i]);
-        dn_buffer_u32(out, item_of(capture, row->keys[i], dn_row_items(row)[i]));
     }
 }
 
@@ -94,7 +84,7 @@ void dn_near_write(const struct dn_capture *capture, struct dn_sink *sink, struc
             continue;
         dn_buffer_u32(out, id);
         dn_buffer_u32(out, atomic_load_explicit(&slot->clicks, memory_order_relaxed));
-        write_row(capture, atomic_load_explicit(&slot->row, memory_order_acquire), out);
+        write_row(atomic_load_explicit(&slot->row, memory_order_acquire), out);
         write_visitors(atomic_load_explicit(&slot->visitors, memory_order_acquire), places, out);
         if (out->length >= SPILL_BYTES || out->failed)
             (void)dn_sink_spill(sink, out);
@@ -105,20 +95,36 @@ void dn_near_write(const struct dn_capture *capture, struct dn_sink *sink, struc
 /* ---- reading
  * ---------------------------------------------------------------------------------------------- */
 
-/* The state hash says nothing of it: it must be the item that the key says, or none. */
-static bool read_hint(const struct dn_core *core, uint32_t name, uint64_t key, const uint32_t *names,
-                      uint32_t *ret_item)
+/* Which item a cell's key is: the bytes do not say, for it is no part of the state. */
+struct keys {
+    const struct dn_core *core;
+    uint32_t *items; /* open addressing; item + 1 */
+    uint32_t mask;
+};
+
+static uint32_t place_of(const struct keys *keys, uint64_t key)
 {
-    *ret_item = DN_ID_NONE;
-    if (name == DN_ID_NONE)
-        return true;
-    if (name >= DN_ITEM_IDS || names[name] == 0)
-        return false;
-    *ret_item = names[name] - 1;
-    return dn_row_key(dn_item_get(core, *ret_item)->hash) == dn_row_key(key);
+    uint32_t at = (uint32_t)(dn_row_key(key) >> 32 ^ dn_row_key(key) >> DN_ROW_KEY_SHIFT) & keys->mask;
+
+    while (keys->items[at] != 0 &&
+           dn_row_key(dn_item_get(keys->core, keys->items[at] - 1)->hash) != dn_row_key(key))
+        at = (at + 1) & keys->mask;
+    return at;
 }
 
-static bool read_row(struct dn_core *core, struct dn_source *in, const uint32_t *names,
+static void keys_make(struct dn_core *core, struct keys *ret)
+{
+    uint32_t places = 64;
+
+    while (places < 2 * core->item_bound)
+        places *= 2;
+    *ret = (struct keys){.core = core, .mask = places - 1};
+    ret->items = dn_slab_zalloc(core->slab, places * sizeof *ret->items);
+    for (uint32_t item = 0; item < core->item_bound; item++)
+        ret->items[place_of(ret, dn_item_get(core, item)->hash)] = item + 1;
+}
+
+static bool read_row(struct dn_core *core, struct dn_source *in, const struct keys *keys,
                      struct dn_item_slot *slot)
 {
     struct dn_row head = {.epoch = dn_source_u32(in)};
@@ -141,8 +147,8 @@ static bool read_row(struct dn_core *core, struct dn_source *in, const uint32_t 
     for (uint32_t i = 0; i < head.count; i++) {
         row->keys[i] = dn_source_u64(in);
         dn_row_near(row)[i] = dn_source_u32(in);
-        if (!read_hint(core, dn_source_u32(in), row->keys[i], names, &dn_row_items(row)[i]))
-            return false;
+        uint32_t item = keys->items[place_of(keys, row->keys[i])];
+        dn_row_items(row)[i] = item != 0 ? item - 1 : DN_ID_NONE;
     }
     return in->code == DN_OK;
 }
@@ -179,8 +185,8 @@ static bool read_visitors(struct dn_core *core, struct dn_source *in, uint32_t i
     return true;
 }
 
-static bool read_item(struct dn_core *core, struct dn_source *in, const uint32_t *names, uint32_t *seen,
-                      uint32_t *last)
+static bool read_item(struct dn_core *core, struct dn_source *in, const uint32_t *names,
+                      const struct keys *keys, uint32_t *seen, uint32_t *last)
 {
     uint32_t name = dn_source_u32(in), clicks = dn_source_u32(in);
 
@@ -192,7 +198,7 @@ static bool read_item(struct dn_core *core, struct dn_source *in, const uint32_t
     core->sum -= dn_item_slot_hash(slot);
     atomic_store_explicit(&slot->clicks, clicks, memory_order_relaxed);
     core->sum += dn_item_slot_hash(slot);
-    if (!read_row(core, in, names, slot) || !read_visitors(core, in, item, seen, slot))
+    if (!read_row(core, in, keys, slot) || !read_visitors(core, in, item, seen, slot))
         return false;
     core->sum += dn_near_hash(core, slot);
     return true;
@@ -202,10 +208,13 @@ bool dn_near_read(struct dn_core *core, struct dn_source *in, const uint32_t *na
 {
     size_t size = (core->user_bound + 1u) * sizeof(uint32_t);
     uint32_t *seen = dn_slab_zalloc(core->slab, size), last = 0;
+    struct keys keys;
     bool good = true;
 
+    keys_make(core, &keys);
     for (uint32_t i = 0; i < count && good; i++)
-        good = read_item(core, in, names, seen, &last);
+        good = read_item(core, in, names, &keys, seen, &last);
+    dn_slab_free(core->slab, keys.items, (keys.mask + (size_t)1) * sizeof *keys.items);
     dn_slab_free(core->slab, seen, size);
     return good;
 }
