@@ -330,6 +330,8 @@ struct dn_core {
     struct dn_idtable users;
     uint32_t user_bound, user_free, idle_head, idle_tail; /* idle_head: the longest idle */
 
+    _Atomic uint32_t near_epoch; /* meta's, for readers */
+
     struct dn_item_chunk *_Atomic *item_chunks;
     struct dn_idtable items;
     uint32_t item_bound, item_free, unref_head, unref_tail;

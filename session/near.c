@@ -383,6 +383,7 @@ void dn_near_advance(struct dn_core *core)
     if (halvings > 0) {
         meta->near_landmark_ms += halvings * meta->settings.near_half_life_ms;
         meta->near_epoch += (uint32_t)halvings;
+        atomic_store_explicit(&core->near_epoch, meta->near_epoch, memory_order_relaxed);
     }
 }
 

@@ -1,6 +1,7 @@
 /* Near, as readers see it: near.h. */
 #include "session/near_private.h"
 
+#include <math.h>
 #include <string.h>
 
 static uint32_t load32(const uint32_t *from)
@@ -61,8 +62,11 @@ void dn_near_row(const struct dn_shard *shard, uint32_t id, struct dn_near_cell 
     *ret = (struct dn_near_row){0};
     if (row == NULL)
         return;
-    ret->after_sum = (float)load64(&row->after_sum) / DN_NEAR_AFTER_ONE;
-    ret->near_sum = (float)load64(&row->near_sum) / DN_NEAR_ONE;
+    /* Halvings that nobody has written into it yet. */
+    uint32_t halvings = atomic_load_explicit(&core->near_epoch, memory_order_relaxed) - row->epoch;
+    float now = ldexpf(1, -(int)(halvings < 64 ? halvings : 64));
+    ret->after_sum = now * (float)load64(&row->after_sum) / DN_NEAR_AFTER_ONE;
+    ret->near_sum = now * (float)load64(&row->near_sum) / DN_NEAR_ONE;
     uint32_t count = __atomic_load_n(&row->count, __ATOMIC_ACQUIRE);
     for (uint32_t i = 0; i < count && ret->count < max; i++) {
         uint64_t key = load64(&row->keys[i]);
@@ -72,8 +76,8 @@ void dn_near_row(const struct dn_shard *shard, uint32_t id, struct dn_near_cell 
             continue;
         ret_cells[ret->count++] = (struct dn_near_cell){
             .id = other,
-            .after = (float)(key & DN_ROW_AFTER_MAX) / DN_NEAR_AFTER_ONE,
-            .near = (float)load32(&dn_row_near(row)[i]) / DN_NEAR_ONE,
+            .after = now * (float)(key & DN_ROW_AFTER_MAX) / DN_NEAR_AFTER_ONE,
+            .near = now * (float)load32(&dn_row_near(row)[i]) / DN_NEAR_ONE,
         };
     }
 }
@@ -118,7 +122,9 @@ bool dn_near_session(const struct dn_shard *shard, uint32_t user, uint32_t id, s
         at--;
     if (at-- == 0)
         return false;
-    int64_t gap_ms = core->meta.settings.gap_ms;
+    struct dn_shard_settings settings;
+    dn_shard_settings(shard, &settings);
+    int64_t gap_ms = settings.gap_ms;
     size_t first = at, last = at, from, to;
     while (first > 0 && events[first].time_ms - events[first - 1].time_ms <= gap_ms)
         first--;

@@ -211,6 +211,7 @@ bool dn_near_read(struct dn_core *core, struct dn_source *in, const uint32_t *na
     struct keys keys;
     bool good = true;
 
+    atomic_store_explicit(&core->near_epoch, core->meta.near_epoch, memory_order_relaxed);
     keys_make(core, &keys);
     for (uint32_t i = 0; i < count && good; i++)
         good = read_item(core, in, names, &keys, seen, &last);
