@@ -198,7 +198,7 @@ void dn_file_table_name(struct dn_file_table *table, size_t stream, char ret[DN_
 bool dn_file_table_is_released(struct dn_file_table *table, size_t stream)
 {
     pthread_mutex_lock(&table->lock);
-    bool released = table->entries[stream]->released;
+    bool released = table->entries[stream] == NULL || table->entries[stream]->released;
     pthread_mutex_unlock(&table->lock);
     return released;
 }
@@ -484,13 +484,16 @@ static void look_at_folder(struct dn_file_table *table, size_t list_index, const
     if (there) {
         miss_others(table, list_index, &home);
     }
+    if (names.count > 0 && there) {
+        table->found_in[list_index] = home;
+    }
     if (names.more || table->full) {
         snprintf(text, sizeof(text),
                  "%s: more than %d files in one source: those last in order are not read: "
                  "make several sources of them",
                  folder, DN_SOURCE_PARTITIONS_MAX);
         dn_file_table_set_trouble(table, list_index, text);
-    } else if (names.count == 0) {
+    } else if (names.count == 0 && !(there && dn_file_home_same(&table->found_in[list_index], &home))) {
         snprintf(text, sizeof(text), "%s: no files in this folder", folder);
         dn_file_table_set_trouble(table, list_index, text);
     } else if (!trouble) {

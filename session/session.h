@@ -126,7 +126,7 @@ void dn_shard_stats(const struct dn_shard *shard, struct dn_shard_stats *ret);
 
 #define DN_SOURCE_MAX 64 /* bytes in a stream's name */
 /* A partition that holds no offset, but what tells the contents of a file from others' (ingest/source.h). */
-#define DN_PARTITION_CONTENTS (UINT32_MAX - 1)
+#define DN_PARTITION_CONTENTS (UINT32_MAX - 4) /* below those of ingest/reader.h */
 
 struct dn_source_view { /* one (stream, partition) */
     char name[DN_SOURCE_MAX + 1];

@@ -50,7 +50,10 @@ def check_told(cluster):
     def all_said():
         said = {}
         for node in cluster.nodes:
-            said.update(told(node))
+            here = told(node)
+            if set(here) != set(REFUSED):
+                return False
+            said.update(here)
         all_said.last = said
         return set(said) == set(REFUSED) and all(word in said[name] for name, words in REFUSED.items() for word in words)
 
