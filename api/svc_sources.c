@@ -307,8 +307,8 @@ static bool set_check(struct dn_call *call, const Dunlin__V1__SetSourceRequest *
         return finished_check(call, request);
     if (request->partition == UINT32_MAX) {
         dn_call_fail(call, DN_INVALID,
-                     "partition: %u is the mark that every shard reads all of '%s', and cannot be set: give "
-                     "the source another name to begin anew",
+                     "partition: %u is the mark that every shard reads all of '%s', and cannot be set: what "
+                     "producers write to a new topic can be read as keyed",
                      request->partition, request->stream);
         return false;
     }

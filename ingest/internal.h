@@ -205,7 +205,7 @@ struct ingest_watch {
     int64_t since_ms[DN_GROUPS_MAX]; /* of the worst; 0: none stands still */
     char reason[DN_GROUPS_MAX][DN_STALL_REASON_MAX + 1];
     unsigned troubled[DN_GROUPS_MAX]; /* partitions that stand still */
-    bool blind; /* some source does not know (yet, or just now) what there is to read */
+    bool blind;                       /* some source does not know (yet, or just now) what there is to read */
     uint64_t reader[DN_GROUPS_MAX];   /* the node whose own streams the worst are; 0: none's, or this one's */
     /* Of the streams that only this node reads. */
     int64_t own_ms[DN_GROUPS_MAX]; /* what they held then is in the shard */

@@ -350,8 +350,8 @@ static void watch_group(struct ingest_watch *watch, uint32_t number)
     ingest_reason_count(watch->reason[number], watch->troubled[number]);
     watch_readers(watch, number);
     int64_t told_ms = ingest->options.target.stalled(ingest->options.target.data, number, said);
-    /* Who sees nothing takes nothing back: a node that was started while the broker is down knows no partition
-     * that could stand still. */
+    /* Who sees nothing takes nothing back: a node that was started while the broker is down knows no
+     * partition that could stand still. */
     if (watch->since_ms[number] == 0 && watch->blind && told_ms != 0) {
         group->stalled_ms = told_ms;
         return;

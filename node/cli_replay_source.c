@@ -233,7 +233,7 @@ static void tell_text(const struct job *job, double seconds, FILE *report)
     fprintf(report,
             "%" PRIu64 " messages of %" PRIu64 " partitions in %.1f s: %" PRIu64 " events accepted, %" PRIu64
             " late, %" PRIu64 " ahead, %" PRIu64 " refused, %" PRIu64 " misrouted, %" PRIu64
-            " after the end, %" PRIu64 " no events, %" PRIu64 " undecodable\n",
+            " after the end, %" PRIu64 " no events, %" PRIu64 " dead letters of decoding\n",
             result->read.messages, result->feeds, seconds, result->accepted, result->late, result->ahead,
             result->refused, result->misrouted, result->beyond, result->read.skipped,
             dead_count(&result->read));
