@@ -81,9 +81,9 @@ static void not_for_ever(void **state)
 {
     (void)state;
     busy_times = 1000000;
-    cli.timeout_ms = 5 * PUSHBACK_MS;
+    cli.timeout_ms = 50 * PUSHBACK_MS; /* a machine that is all busy gets to ask at least once in it */
     assert_int_equal(dn_cli_batch_send(&cli, &batch, &totals), DN_CLI_FAILED);
-    assert_true(atomic_load(&asked) >= 1 && atomic_load(&asked) <= 5);
+    assert_true(atomic_load(&asked) >= 1 && atomic_load(&asked) <= 50);
     /* told to come back at once, it ends too */
     server.pushback = "0";
     batch.count = 1;
