@@ -228,7 +228,7 @@ static void print_word(const Dunlin__V1__SourcePartition *from)
     char heard[32];
 
     if (from->partition == DN_READER_HEARD && from->known)
-        printf("%-32s %5s %5u node %llu reads streams of its own: what they held at %s is counted\n",
+        printf("%-32s %5s %5u node %llu reads streams of its own; its last sign of life is of %s\n",
                dn_cli_clean(from->stream), "-", from->shard, strtoull(from->stream + 1, NULL, 16),
                clock_text(true, from->next_offset, heard, sizeof heard));
 }
