@@ -11,6 +11,7 @@
 #include "api/wire.h"
 #include "base/clock.h"
 
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,6 +20,10 @@
 #define TIMEOUT_DIGITS_MAX 8
 #define TIMEOUT_MAX_US (1000000ull * 3600 * 24 * 365)
 #define STREAM_MESSAGE_MIN 64
+/* Time for a full queue to move on, and little beside a call's deadline. */
+#define PUSHBACK_MIN_MS 100u
+#define PUSHBACK_MAX_MS 199u
+#define PUSHBACK_TEXT_MAX 24
 
 #define NV(name_, value_)                                                                                    \
     {                                                                                                        \
@@ -298,6 +303,7 @@ static void message_begin(struct dn_call *call)
     }
     if (thread->pending_bytes + length > server->limits.pending_bytes) {
         dn_counter_add(server->counters.limit_pending_bytes, 1);
+        call->busy = true;
         dn_call_fail(call, DN_EXHAUSTED,
                      "this node holds as many bytes of unfinished calls as it may: try again later");
         return;
@@ -496,6 +502,20 @@ static void message_encode(const char *text, char *out, size_t size)
     out[at] = '\0';
 }
 
+/* When to come back (gRPC's retry design, gRFC A6): stock clients wait exactly so long, so those that were
+ * refused together are spread. */
+static nghttp2_nv pushback_header(struct dn_call *call, char text[PUSHBACK_TEXT_MAX])
+{
+    nghttp2_nv header = NV("grpc-retry-pushback-ms", "");
+    int length =
+        snprintf(text, PUSHBACK_TEXT_MAX, "%" PRIu64,
+                 PUSHBACK_MIN_MS + dn_thread_random(call->thread) % (PUSHBACK_MAX_MS - PUSHBACK_MIN_MS + 1));
+    header.value = (uint8_t *)text;
+    header.valuelen = (size_t)length;
+    header.flags = NGHTTP2_NV_FLAG_NO_COPY_NAME; /* the value is copied */
+    return header;
+}
+
 static void fail_with(struct dn_call *call, int grpc_status, const char *message, bool name_encodings)
 {
     if (!dn_call_open(call))
@@ -503,15 +523,21 @@ static void fail_with(struct dn_call *call, int grpc_status, const char *message
     char encoded[3 * DN_ERROR_MESSAGE_MAX + 1];
     message_encode(message, encoded, sizeof encoded);
     const char *status = status_texts[grpc_status];
-    nghttp2_nv headers[5] = {answer_headers[0], answer_headers[1], NV("grpc-status", "0"),
-                             NV("grpc-message", ""), NV("grpc-accept-encoding", "identity")};
+    nghttp2_nv headers[6] = {answer_headers[0], answer_headers[1], NV("grpc-status", "0"),
+                             NV("grpc-message", "")};
+    size_t count = 4;
+    char pushback[PUSHBACK_TEXT_MAX];
     headers[2].value = (uint8_t *)(uintptr_t)status;
     headers[2].valuelen = strlen(status);
     headers[3].value = (uint8_t *)encoded;
     headers[3].valuelen = strlen(encoded);
     headers[3].flags = NGHTTP2_NV_FLAG_NO_COPY_NAME; /* the message is copied */
+    if (name_encodings)
+        headers[count++] = (nghttp2_nv)NV("grpc-accept-encoding", "identity");
+    if (call->busy && grpc_status == dn_code_grpc(DN_EXHAUSTED))
+        headers[count++] = pushback_header(call, pushback);
     answered(call, grpc_status);
-    submit(call, headers, name_encodings ? 5 : 4, false);
+    submit(call, headers, count, false);
 }
 
 void dn_call_fail_grpc(struct dn_call *call, int grpc_status, const char *message)

@@ -20,6 +20,7 @@ struct dn_op *dn_call_op(struct dn_call *call, size_t result_capacity)
     if ((!call->parked && thread->parked_count >= server->limits.pending_calls) ||
         thread->op_count >= thread->op_max) {
         dn_counter_add(server->counters.limit_pending_calls, 1);
+        call->busy = true;
         dn_call_fail(call, DN_EXHAUSTED,
                      "%zu calls wait on this node already: send fewer at once, or try again later",
                      thread->parked_count);
@@ -62,6 +63,7 @@ void dn_op_done(struct dn_op *op)
 void dn_op_abandon(struct dn_op *op, enum dn_code code, const char *message)
 {
     op->code = code;
+    op->call->busy = op->call->busy || code == DN_EXHAUSTED;
     snprintf(op->message, sizeof op->message, "%s", message);
     op->call->thread->op_count--;
     DN_ASSERT(op->call->holds > 1); /* the running method holds the call */
@@ -71,6 +73,7 @@ void dn_op_abandon(struct dn_op *op, enum dn_code code, const char *message)
 void dn_op_returned(struct dn_op *op)
 {
     op->call->thread->op_count--;
+    op->call->busy = op->call->busy || op->busy;
     dn_call_drop_hold(op->call);
 }
 

@@ -32,6 +32,7 @@ static void proposal_done(struct dn_proposal *proposal, enum dn_code code, uint6
 {
     struct dn_op *op = proposal->data;
     op->code = code;
+    op->busy = code == DN_EXHAUSTED;
     op->index = index;
     if (code == DN_OK) {
         op->result_length = result_length < op->result_capacity ? result_length : op->result_capacity;
@@ -48,6 +49,7 @@ static void wait_done(struct dn_wait *wait, enum dn_code code, uint64_t applied,
 {
     struct dn_op *op = wait->data;
     op->code = code;
+    op->busy = code == DN_EXHAUSTED;
     op->index = applied;
     if (code != DN_OK)
         op_message(op, err && err->message[0] ? err->message : dn_code_text(code));

@@ -47,6 +47,7 @@ static void read_resume(struct dn_call *call)
     const struct dn_server *server = call->thread->server;
     if (call->thread->pending_bytes > server->limits.pending_bytes) {
         dn_counter_add(server->counters.limit_pending_bytes, 1);
+        call->busy = true;
         dn_call_fail(call, DN_EXHAUSTED,
                      "this node holds as many bytes of unfinished calls as it may: try again later");
         return;

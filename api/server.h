@@ -94,6 +94,7 @@ struct dn_op {
     uint8_t *result; /* result_capacity bytes, in the arena */
     size_t result_capacity;
     size_t result_length; /* cut to the capacity */
+    bool busy;            /* code is DN_EXHAUSTED because a queue is full: later there may be room */
     char message[DN_OP_MESSAGE_MAX];
 };
 
@@ -130,6 +131,7 @@ struct dn_call {
     /* the answer */
     bool streaming, stream_ended;
     bool grace; /* the deadline passed; the answer is still being sent */
+    bool busy;  /* if it ends as RESOURCE_EXHAUSTED, that is for now: the client is told when to come back */
     const uint8_t *out;
     size_t out_length, out_offset;
     uint8_t *stream_buffer; /* reused for each message of a stream */
@@ -309,7 +311,8 @@ void *dn_call_unpack(struct dn_call *call, const ProtobufCMessageDescriptor *typ
  * hand it out (someone calls dn_op_done once, on any thread), or dn_op_abandon. */
 struct dn_op *dn_call_op(struct dn_call *call, size_t result_capacity);
 void dn_op_done(struct dn_op *op);
-/* The op could not be handed out: it counts as completed with this code. Loop thread. */
+/* The op could not be handed out: it counts as completed with this code (DN_EXHAUSTED: a queue is full now).
+ * Loop thread. */
 void dn_op_abandon(struct dn_op *op, enum dn_code code, const char *message);
 /* resume runs when every op is back (at once when none is out) unless the call was answered or cancelled. */
 void dn_call_park(struct dn_call *call, void (*resume)(struct dn_call *call));

@@ -164,11 +164,17 @@ static void publish_answer(struct dn_call *call, const struct publish *publish, 
         dn_call_reply(call, &response.base);
 }
 
+/* None of its events is or will be counted (consensus.h). */
+static bool surely_refused(const struct part *part)
+{
+    return part->op->code == DN_EXHAUSTED || part->op->code == DN_NO_SPACE;
+}
+
 static void publish_resume(struct dn_call *call)
 {
     struct publish *publish = call->state_of_method;
     struct dn_token token = {.count = 0};
-    const struct part *failed = NULL;
+    const struct part *failed = NULL; /* the first; one that may be done yet comes before all refused */
     size_t answered = 0;
     for (size_t i = 0; i < publish->part_count; i++) {
         const struct part *part = &publish->parts[i];
@@ -176,7 +182,7 @@ static void publish_resume(struct dn_call *call)
         uint8_t *outcomes = publish->outcomes + part->first;
         if (op->code != DN_OK) {
             memset(outcomes, DUNLIN__V1__EVENT_OUTCOME__EVENT_OUTCOME_UNKNOWN, part->count);
-            failed = failed ? failed : part;
+            failed = failed && !(surely_refused(failed) && !surely_refused(part)) ? failed : part;
             continue;
         }
         struct dn_result result;

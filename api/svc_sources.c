@@ -70,7 +70,9 @@ static bool take_shards(struct dn_call *call, struct listing *listing)
     const struct dn_app *app = dn_call_app(call);
     for (uint32_t group = 1; group <= app->options.shard_count; group++) {
         const struct dn_shard *shard = app->options.shards[group - 1];
-        size_t room = listing->capacity - listing->count;
+        size_t room = dn_shard_sources(shard, NULL, 0);
+        if (room > listing->capacity - listing->count)
+            room = listing->capacity - listing->count;
         struct dn_source_view *views = room > 0 ? dn_arena_alloc(call->arena, room * sizeof *views) : NULL;
         if (room > 0 && !views)
             return false;
@@ -305,8 +307,8 @@ static bool set_check(struct dn_call *call, const Dunlin__V1__SetSourceRequest *
         return finished_check(call, request);
     if (request->partition == UINT32_MAX) {
         dn_call_fail(call, DN_INVALID,
-                     "partition: %u is the mark that every shard reads all of '%s', and cannot be set: give "
-                     "the source another name to begin anew",
+                     "partition: %u is the mark that every shard reads all of '%s', and cannot be set: what "
+                     "producers write to a new topic can be read as keyed",
                      request->partition, request->stream);
         return false;
     }

@@ -55,6 +55,7 @@ struct call {
     int http_status;
     bool grpc_content; /* content-type is application/grpc... */
     int status;        /* from grpc-status, or the outcome; STATUS_NONE: none yet */
+    int pushback_ms;   /* -1: none came */
     char *message;     /* malloc'ed or NULL */
 };
 
@@ -70,6 +71,7 @@ struct dn_client {
     struct call_list running, finished;
     size_t pending;
     uint64_t next_deadline_us; /* no running call ends before it */
+    int pushback_ms;           /* of the last dn_client_call */
     bool draining, broken, in_callback;
     struct dn_error why; /* when draining or broken */
     char address[ADDRESS_MAX];
@@ -160,7 +162,8 @@ static void deliver(struct dn_client *client)
     while ((call = client->finished.head) != NULL) {
         struct dn_reply reply = {.grpc_status = call->status,
                                  .message = call->message != NULL ? call->message : "",
-                                 .bytes = (const uint8_t *)""};
+                                 .bytes = (const uint8_t *)"",
+                                 .pushback_ms = call->status > 0 ? call->pushback_ms : -1};
 
         if (call->status == 0) {
             reply.bytes = call->response.bytes + PREFIX_BYTES;
@@ -213,6 +216,8 @@ static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const
                              memcmp(value, content_type, sizeof content_type - 1) == 0;
     } else if (name_is(name, name_length, "grpc-status")) {
         call->status = dn_client_parse_status(value, value_length);
+    } else if (name_is(name, name_length, "grpc-retry-pushback-ms")) {
+        call->pushback_ms = dn_client_parse_pushback(value, value_length);
     } else if (name_is(name, name_length, "grpc-message")) {
         size_t size =
             (value_length < DN_CLIENT_STATUS_MESSAGE_MAX ? value_length : DN_CLIENT_STATUS_MESSAGE_MAX) + 1;
@@ -619,6 +624,7 @@ static struct call *call_create(const uint8_t *message, size_t length)
         memcpy(call->request + PREFIX_BYTES, message, length);
     dn_buffer_init(&call->response, PREFIX_BYTES + DN_CLIENT_MESSAGE_MAX);
     call->status = STATUS_NONE;
+    call->pushback_ms = -1;
     return call;
 }
 
@@ -709,6 +715,7 @@ struct answer {
     char *message;
     uint8_t *bytes;
     size_t length;
+    int pushback_ms;
     bool no_memory;
 };
 
@@ -718,6 +725,7 @@ static void take_answer(void *data, const struct dn_reply *reply)
 
     answer->done = true;
     answer->code = dn_client_code(reply->grpc_status);
+    answer->pushback_ms = reply->pushback_ms;
     if (answer->code != DN_OK) {
         answer->message = strdup(reply->message);
         return;
@@ -733,14 +741,16 @@ enum dn_code dn_client_call(struct dn_client *client, const char *path, const ui
                             unsigned deadline_ms, uint8_t **ret_bytes, size_t *ret_length,
                             struct dn_error *err)
 {
-    struct answer answer = {0};
+    struct answer answer = {.pushback_ms = -1};
     enum dn_code code = dn_client_send(client, path, message, length, deadline_ms, take_answer, &answer, err);
 
+    client->pushback_ms = -1;
     if (code != DN_OK)
         return code;
     /* Ends: an answer, the deadline, or the connection's end completes the call. */
     while (!answer.done)
         (void)dn_client_poll(client, -1, NULL);
+    client->pushback_ms = answer.pushback_ms;
     if (answer.no_memory)
         return dn_fail(err, DN_NO_MEMORY, "out of memory");
     if (answer.code != DN_OK) {
@@ -751,4 +761,9 @@ enum dn_code dn_client_call(struct dn_client *client, const char *path, const ui
     *ret_bytes = answer.bytes;
     *ret_length = answer.length;
     return DN_OK;
+}
+
+int dn_client_pushback_ms(const struct dn_client *client)
+{
+    return client->pushback_ms;
 }

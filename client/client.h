@@ -26,6 +26,8 @@ struct dn_reply {
     const char *message;  /* grpc-message, decoded; "" when none */
     const uint8_t *bytes; /* the response message; valid during the callback */
     size_t length;
+    int pushback_ms; /* with an error: come back after so long (grpc-retry-pushback-ms); -1: the server did
+                        not say */
 };
 typedef void (*dn_client_callback)(void *data, const struct dn_reply *reply);
 
@@ -55,5 +57,7 @@ enum dn_code dn_client_code(int grpc_status);
 enum dn_code dn_client_call(struct dn_client *client, const char *path, const uint8_t *message, size_t length,
                             unsigned deadline_ms, uint8_t **ret_bytes, size_t *ret_length,
                             struct dn_error *err);
+/* dn_reply.pushback_ms of the last dn_client_call; -1 when it went well. */
+int dn_client_pushback_ms(const struct dn_client *client);
 
 #endif

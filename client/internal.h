@@ -20,6 +20,9 @@ size_t dn_client_percent_decode(const uint8_t *text, size_t length, char *ret_te
 /* 0..16 from the text of a grpc-status header; 2 (UNKNOWN) for anything else. */
 int dn_client_parse_status(const uint8_t *text, size_t length);
 
+/* Milliseconds from the text of a grpc-retry-pushback-ms header; -1 for anything else: do not come back. */
+int dn_client_parse_pushback(const uint8_t *text, size_t length);
+
 /* gRPC status for an answer that is not gRPC:
  * https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md */
 int dn_client_status_of_http(int http_status);

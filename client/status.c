@@ -3,6 +3,8 @@
 
 #include <nghttp2/nghttp2.h>
 
+#define PUSHBACK_DIGITS_MAX 6 /* a quarter of an hour: who says more means never */
+
 enum {
     STATUS_OK = 0,
     STATUS_CANCELLED = 1,
@@ -105,6 +107,20 @@ int dn_client_parse_status(const uint8_t *text, size_t length)
         value = value * 10 + (text[i] - '0');
     }
     return value <= STATUS_UNAUTHENTICATED ? value : STATUS_UNKNOWN;
+}
+
+int dn_client_parse_pushback(const uint8_t *text, size_t length)
+{
+    int value = 0;
+
+    if (length < 1 || length > PUSHBACK_DIGITS_MAX)
+        return -1;
+    for (size_t i = 0; i < length; i++) {
+        if (text[i] < '0' || text[i] > '9')
+            return -1;
+        value = value * 10 + (text[i] - '0');
+    }
+    return value;
 }
 
 int dn_client_status_of_http(int http_status)

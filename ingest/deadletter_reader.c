@@ -170,7 +170,11 @@ bool dead_own_written(struct dn_deadletters *d, struct group *group, uint64_t *r
         group->own = group->settled + 1;
     }
     *ret_before = group->own;
-    return group->own > group->base && group->own > written_by(d, group, d->options.node_id);
+    if (group->own <= group->base)
+        return false;
+    /* Asked anew each time: what was known at the last look may be told already. */
+    int64_t told = 0;
+    return !find_word(d, group, d->options.node_id, &told) || group->own > (uint64_t)told;
 }
 
 void dead_own_record(struct dn_deadletters *d, struct group *group, uint64_t before)

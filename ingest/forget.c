@@ -35,7 +35,7 @@ static bool is_over(struct ingest_feed *feed, uint32_t group)
     int64_t ignored;
 
     if (lane != NULL && lane->over)
-        return true;
+        return lane->out == 0;
     if (lane != NULL && !lane_is_settled(lane))
         return false;
     if (!target->next_offset(target->data, group, stream->info.stream, feed->partition, &ignored))

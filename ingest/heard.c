@@ -108,6 +108,22 @@ static void listen_to(struct dn_ingest *ingest, const uint64_t *members, size_t 
     }
 }
 
+static uint64_t patience_us(const struct dn_ingest *ingest)
+{
+    return (ingest->options.stall_ms + INGEST_HEARD_MS) * 1000;
+}
+
+/* While this node is behind in the shard that has the signs of life, that none comes says nothing of readers.
+ */
+static bool hears(const struct dn_ingest *ingest)
+{
+    const struct dn_ingest_target *target = &ingest->options.target;
+    uint64_t age_us;
+
+    return target->age_us == NULL ||
+           (target->age_us(target->data, DN_READER_GROUP, &age_us) && age_us < patience_us(ingest) / 4);
+}
+
 void ingest_listen(struct dn_ingest *ingest)
 {
     const struct dn_ingest_target *target = &ingest->options.target;
@@ -116,12 +132,7 @@ void ingest_listen(struct dn_ingest *ingest)
     ingest->heard_us = ingest->now_us;
     size_t count = target->members != NULL ? target->members(target->data, members) : 0;
     if (count > 0)
-        listen_to(ingest, members, count, pause_us > PAUSE_US ? pause_us : 0);
-}
-
-static uint64_t patience_us(const struct dn_ingest *ingest)
-{
-    return (ingest->options.stall_ms + INGEST_HEARD_MS) * 1000;
+        listen_to(ingest, members, count, pause_us > PAUSE_US || !hears(ingest) ? pause_us : 0);
 }
 
 uint64_t ingest_standing(const struct dn_ingest *ingest, uint32_t group, int64_t *ret_since_ms,
@@ -319,7 +330,7 @@ void ingest_explain(const struct ingest_watch *watch, uint32_t number)
         return;
     int64_t since_ms = ingest->options.target.stalled(ingest->options.target.data, number, said);
     size_t prefix = ingest_reader_prefix(ingest->options.node_id, reason, sizeof reason);
-    snprintf(reason + prefix, sizeof reason - prefix, "%s", watch->own_reason[number]);
+    ingest_reason_of(ingest->options.node_id, watch->own_reason[number], reason);
     if (since_ms != 0 && strncmp(said, reason, prefix) == 0 && strcmp(said, reason) != 0)
         ingest_propose_stall(ingest, number, since_ms, reason);
 }

@@ -38,6 +38,8 @@ struct dn_ingest_target {
     /* The cluster's members, this node among them; returns how many (0: not known now), at most
      * DN_MEMBERS_MAX. NULL: nothing is known of other nodes, as on one that is alone. */
     size_t (*members)(void *data, uint64_t ret_node_ids[DN_MEMBERS_MAX]);
+    /* How old the group's state here is, in us; false: not known. NULL: it is new. */
+    bool (*age_us)(void *data, uint32_t group, uint64_t *ret_age_us);
 };
 
 struct dn_ingest_options {

@@ -205,6 +205,7 @@ struct ingest_watch {
     int64_t since_ms[DN_GROUPS_MAX]; /* of the worst; 0: none stands still */
     char reason[DN_GROUPS_MAX][DN_STALL_REASON_MAX + 1];
     unsigned troubled[DN_GROUPS_MAX]; /* partitions that stand still */
+    bool blind;                       /* some source does not know (yet, or just now) what there is to read */
     uint64_t reader[DN_GROUPS_MAX];   /* the node whose own streams the worst are; 0: none's, or this one's */
     /* Of the streams that only this node reads. */
     int64_t own_ms[DN_GROUPS_MAX]; /* what they held then is in the shard */
@@ -318,6 +319,8 @@ void ingest_heard_free(struct dn_ingest *ingest);
 /* ---- reason.c */
 /* What stands still and why; partition UINT32_MAX: a source as a whole. Cut to what fits. */
 void ingest_reason(const char *what, uint32_t partition, const char *why, char ret[DN_STALL_REASON_MAX + 1]);
+/* A reason of that reader's streams, with what such reasons begin with. */
+void ingest_reason_of(uint64_t node_id, const char *reason, char ret[DN_STALL_REASON_MAX + 1]);
 /* Puts before a reason how many partitions stand still, where it is not the only one. */
 void ingest_reason_count(char reason[DN_STALL_REASON_MAX + 1], unsigned partitions);
 

@@ -558,7 +558,12 @@ static bool knows_contents(struct ingest_lane *lane)
 static void sync(struct ingest_lane *lane)
 {
     struct dn_ingest *ingest = lane->feed->stream->source->ingest;
+    const struct ingest_group *group = &ingest->groups[lane->group];
 
+    /* What a file begins with is read from the disk: not before it can be told. */
+    if (group->out >= group->out_max && lane->feed->stream->source->driver->contents != NULL)
+        return;
+    lane->over = lane->over && lane->feed->stream->info.gone;
     if (!is_marked(lane) || !knows_contents(lane))
         return;
     lane->begins_at = lane->next_offset = lane->committed = state_offset(lane);
@@ -647,9 +652,16 @@ void lane_finish(struct ingest_lane *lane)
 
     if (batch == NULL)
         return;
+    /* First what its contents begin with, where that is still in use (offer_place was not heard). */
+    const struct ingest_stream *stream = lane->feed->stream;
+    const struct dn_ingest_target *target = &stream->source->ingest->options.target;
+    int64_t contents = contents_read(lane);
+    bool begins = contents != DN_OFFSET_UNSET && target->finished != NULL &&
+                  !target->finished(target->data, lane->group, stream->info.stream, DN_PARTITION_CONTENTS);
     batch->finish = true;
-    dn_record_source_finished(&batch->record, lane->feed->stream->info.stream, lane->feed->partition,
-                              lane->committed);
+    dn_record_source_finished(&batch->record, stream->info.stream,
+                              begins ? DN_PARTITION_CONTENTS : lane->feed->partition,
+                              begins ? contents : lane->committed);
     propose(lane, batch);
 }
 

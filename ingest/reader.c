@@ -6,6 +6,8 @@
 #define HEX "0123456789abcdef"
 #define NODE_DIGITS_MAX 16
 
+_Static_assert(DN_PARTITION_CONTENTS < DN_READER_STANDS, "a word is no file's contents");
+
 bool dn_source_is_local(const struct dn_source_config *config)
 {
     return config->kind == DN_SOURCE_FILE && (config->follow || strcmp(config->list[0], "-") == 0);

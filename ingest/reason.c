@@ -37,6 +37,15 @@ void ingest_reason(const char *what, uint32_t partition, const char *why, char r
     fit(text, ret);
 }
 
+void ingest_reason_of(uint64_t node_id, const char *reason, char ret[DN_STALL_REASON_MAX + 1])
+{
+    char text[LONGEST];
+    size_t prefix = ingest_reader_prefix(node_id, text, sizeof text);
+
+    snprintf(text + prefix, sizeof text - prefix, "%s", reason);
+    fit(text, ret);
+}
+
 void ingest_reason_count(char reason[DN_STALL_REASON_MAX + 1], unsigned partitions)
 {
     char text[LONGEST];

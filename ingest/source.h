@@ -118,6 +118,8 @@ struct dn_source_host {
     uint64_t node_id;
     const char *data_dir; /* of this node */
     bool still;           /* nobody waits for more: what stands at the end of a file now is whole */
+    /* Files that are not followed, open at a time; others wait until one was read to its end. 0: 64. */
+    size_t open_files_max;
 };
 
 struct dn_stream_info {

@@ -25,7 +25,7 @@
 #define RETRY_US 50000         /* between attempts to open */
 #define PARKED_US 200000       /* between looks at a file that was read to its end */
 #define UNFINISHED_QUIETS 120u /* times dn_file_quiet_ms: so long the rest of a line is waited for */
-#define OPEN_FILES_MAX 64      /* of those not followed, at a time: others wait for their turn */
+#define OPEN_FILES_MAX 64      /* of those not followed, where the host does not say how many */
 #define BYGONES_MAX 1024
 #define WHAT_TO_DO "; decide with 'dunlin source skip' or 'dunlin source reset'"
 #define MEND_OR_LEAVE                                                                                        \
@@ -227,6 +227,11 @@ static bool right_file(struct source *source, const struct dn_file_where *where,
                                   dn_hash128_equal(identity.first, where->identity.first));
 }
 
+static size_t open_files_max(const struct source *source)
+{
+    return source->host->open_files_max > 0 ? source->host->open_files_max : OPEN_FILES_MAX;
+}
+
 static bool open_part(struct source *source, size_t stream, struct part *part)
 {
     uint64_t now_us = dn_monotonic_us();
@@ -248,7 +253,7 @@ static bool open_part(struct source *source, size_t stream, struct part *part)
         not_found(source, stream, part, &where);
         return false;
     }
-    if (!where.identified && source->open_count >= OPEN_FILES_MAX) {
+    if (!where.identified && source->open_count >= open_files_max(source)) {
         set_state(part, DN_PARTITION_CONNECTING, "waits until others of this source's files are read");
         part->waits = true;
         return false;

@@ -419,6 +419,10 @@ static void place_row(struct dn_file_table *table, size_t list_index, struct fol
                       struct dn_file_row *row)
 {
     note_absence(followed, row);
+    /* Another file with the identity and the first message of one that was let go: its size will tell. */
+    if (row->over && row->candidate == 0 && followed->current) {
+        row->over = row->done = false;
+    }
     if (wants_entry(table, row)) {
         make_entry(table, list_index, followed, row);
     }

@@ -198,7 +198,7 @@ void dn_file_table_name(struct dn_file_table *table, size_t stream, char ret[DN_
 bool dn_file_table_is_released(struct dn_file_table *table, size_t stream)
 {
     pthread_mutex_lock(&table->lock);
-    bool released = table->entries[stream]->released;
+    bool released = table->entries[stream] == NULL || table->entries[stream]->released;
     pthread_mutex_unlock(&table->lock);
     return released;
 }
@@ -457,6 +457,17 @@ static int look_at_file(struct dn_file_table *table, size_t list_index, const ch
     return 0;
 }
 
+static void say_full(struct dn_file_table *table, size_t list_index, const char *path)
+{
+    char text[DN_FILE_PATH_MAX + 128];
+
+    snprintf(text, sizeof(text),
+             "%s: more than %d files in one source: those last in order are not read: "
+             "make several sources of them",
+             path, DN_SOURCE_PARTITIONS_MAX);
+    dn_file_table_set_trouble(table, list_index, text);
+}
+
 static void look_at_folder(struct dn_file_table *table, size_t list_index, const char *folder,
                            uint64_t *signature)
 {
@@ -484,13 +495,12 @@ static void look_at_folder(struct dn_file_table *table, size_t list_index, const
     if (there) {
         miss_others(table, list_index, &home);
     }
+    if (names.count > 0 && there) {
+        table->found_in[list_index] = home;
+    }
     if (names.more || table->full) {
-        snprintf(text, sizeof(text),
-                 "%s: more than %d files in one source: those last in order are not read: "
-                 "make several sources of them",
-                 folder, DN_SOURCE_PARTITIONS_MAX);
-        dn_file_table_set_trouble(table, list_index, text);
-    } else if (names.count == 0) {
+        say_full(table, list_index, folder);
+    } else if (names.count == 0 && !(there && dn_file_home_same(&table->found_in[list_index], &home))) {
         snprintf(text, sizeof(text), "%s: no files in this folder", folder);
         dn_file_table_set_trouble(table, list_index, text);
     } else if (!trouble) {
@@ -514,6 +524,8 @@ static void look_at_path(struct dn_file_table *table, size_t list_index, uint64_
     }
     if (error != 0) {
         dn_file_table_unreadable(table, list_index, path, error);
+    } else if (table->full) {
+        say_full(table, list_index, path);
     } else {
         dn_file_table_set_trouble(table, list_index, NULL);
     }

@@ -48,6 +48,8 @@ struct dn_file_table {
     bool keeps;
     struct dn_file_follow *follow; /* NULL: not followed */
     uint64_t signature;            /* of all sizes and times at the last scan */
+    /* Of each folder in the list: where files were found in it, in this run. */
+    struct dn_file_home found_in[DN_SOURCE_LIST_MAX];
 
     pthread_mutex_t lock;                                    /* of what follows */
     struct dn_file_entry *entries[DN_SOURCE_PARTITIONS_MAX]; /* NULL: nobody's */

@@ -67,7 +67,9 @@ static void say_rule(struct ingest_stream *stream)
         dn_warn(
             "ingest",
             "%s: %u partitions, read as not keyed, since it was read so before: all of it by each shard's "
-            "leader. To read it as keyed, give the source another name and set its offsets",
+            "leader. It stays so. Under another source's name it would be read as keyed, but from its "
+            "beginning: what it still holds would be counted again. To change it, let producers go on in a "
+            "new topic",
             stream->info.stream, count);
     else if (stream->source->config->keyed)
         dn_warn(

@@ -235,6 +235,7 @@ static void watch_source(struct ingest_watch *watch, struct ingest_source *sourc
 {
     struct dn_ingest *ingest = watch->ingest;
 
+    watch->blind |= source->trouble_ms != 0 || source->stream_count == 0;
     for (size_t i = 0; i < source->stream_count; i++)
         for (uint32_t p = 0; p < source->streams[i].feed_count; p++)
             watch_feed(watch, source->streams[i].feeds[p]);
@@ -348,6 +349,13 @@ static void watch_group(struct ingest_watch *watch, uint32_t number)
         return; /* its record is being read */
     ingest_reason_count(watch->reason[number], watch->troubled[number]);
     watch_readers(watch, number);
+    int64_t told_ms = ingest->options.target.stalled(ingest->options.target.data, number, said);
+    /* Who sees nothing takes nothing back: a node that was started while the broker is down knows no
+     * partition that could stand still. */
+    if (watch->since_ms[number] == 0 && watch->blind && told_ms != 0) {
+        group->stalled_ms = told_ms;
+        return;
+    }
     bool now = watch->since_ms[number] != 0, before = group->stalled_ms != 0;
     if (now && !before)
         dn_warn("ingest", "group %u: its streams stand still for %lld ms: %s", number,
@@ -358,7 +366,6 @@ static void watch_group(struct ingest_watch *watch, uint32_t number)
         group->stalled_ms = watch->since_ms[number];
         snprintf(group->reason, sizeof group->reason, "%s", watch->reason[number]);
     }
-    int64_t told_ms = ingest->options.target.stalled(ingest->options.target.data, number, said);
     bool other_reason = now && told_ms != 0 && is_other_reason(watch, number, said) &&
                         ingest->now_us - group->stall_us > INGEST_REASON_US;
     if (other_reason)

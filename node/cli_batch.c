@@ -3,6 +3,33 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
+
+/* Comes back when the node says when (it refused all of it, and none is counted), for as long as a call may
+ * take. */
+static int publish(struct dn_cli *cli, const Dunlin__V1__PublishRequest *request, ProtobufCMessage **ret)
+{
+    unsigned waited_ms = 0;
+
+    for (;;) {
+        struct dn_error err = {0};
+        bool connected;
+        int exit_code = dn_cli_connect(cli);
+
+        if (exit_code != DN_CLI_OK)
+            return exit_code;
+        enum dn_code code = dn_cli_try(cli, "/dunlin.v1.Events/Publish", &request->base,
+                                       &dunlin__v1__publish_response__descriptor, ret, &connected, &err);
+        if (code == DN_OK)
+            return DN_CLI_OK;
+        int pushback_ms = code == DN_EXHAUSTED ? dn_client_pushback_ms(cli->client) : -1;
+        if (pushback_ms < 0 || waited_ms + (unsigned)pushback_ms + 1 > cli->timeout_ms)
+            return dn_cli_complain(cli, "Publish", code, err.message);
+        struct timespec pause = {.tv_sec = pushback_ms / 1000, .tv_nsec = pushback_ms % 1000 * 1000000L};
+        (void)nanosleep(&pause, NULL);
+        waited_ms += (unsigned)pushback_ms + 1; /* so that 0 does not go on for ever */
+    }
+}
 
 int dn_cli_batch_send(struct dn_cli *cli, struct dn_cli_batch *batch, struct dn_cli_totals *totals)
 {
@@ -26,8 +53,7 @@ int dn_cli_batch_send(struct dn_cli *cli, struct dn_cli_batch *batch, struct dn_
     request.events = pointers;
     request.n_events = batch->count;
     batch->count = 0;
-    exit_code = dn_cli_call(cli, "/dunlin.v1.Events/Publish", &request.base,
-                            &dunlin__v1__publish_response__descriptor, &answer);
+    exit_code = publish(cli, &request, &answer);
     if (exit_code != DN_CLI_OK)
         return exit_code;
     response = (const Dunlin__V1__PublishResponse *)answer;

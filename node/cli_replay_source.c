@@ -54,8 +54,10 @@ static const struct argp_option options[] = {
      "--features, to standard output, and the summary to standard error",
      20},
     {"show-ids", KEY_SHOW_IDS, NULL, 0, "users by id, not by the hash that dunlin knows them by", 20},
-    {"features", KEY_FEATURES, "OUT.jsonl|OUT.csv", 0,
-     "write what was known of the user's session just before each event", 21},
+    {"features", KEY_FEATURES, "OUT.jsonl|OUT.csv|-", 0,
+     "write what was known of the user's session just before each event (-: JSON lines to standard output, "
+     "and the summary to standard error)",
+     21},
     {"at", KEY_AT, "TYPES", 0, "features: at events of these types only, such as click,buy", 21},
     {"last", KEY_LAST, "K", 0, "features: the session's last K items (default 10)", 21},
     {0},
@@ -231,7 +233,7 @@ static void tell_text(const struct job *job, double seconds, FILE *report)
     fprintf(report,
             "%" PRIu64 " messages of %" PRIu64 " partitions in %.1f s: %" PRIu64 " events accepted, %" PRIu64
             " late, %" PRIu64 " ahead, %" PRIu64 " refused, %" PRIu64 " misrouted, %" PRIu64
-            " after the end, %" PRIu64 " no events, %" PRIu64 " undecodable\n",
+            " after the end, %" PRIu64 " no events, %" PRIu64 " dead letters of decoding\n",
             result->read.messages, result->feeds, seconds, result->accepted, result->late, result->ahead,
             result->refused, result->misrouted, result->beyond, result->read.skipped,
             dead_count(&result->read));

@@ -228,7 +228,7 @@ static void print_word(const Dunlin__V1__SourcePartition *from)
     char heard[32];
 
     if (from->partition == DN_READER_HEARD && from->known)
-        printf("%-32s %5s %5u node %llu reads streams of its own: what they held at %s is counted\n",
+        printf("%-32s %5s %5u node %llu reads streams of its own; its last sign of life is of %s\n",
                dn_cli_clean(from->stream), "-", from->shard, strtoull(from->stream + 1, NULL, 16),
                clock_text(true, from->next_offset, heard, sizeof heard));
 }
@@ -269,7 +269,10 @@ static void print_notes(const Dunlin__V1__ListSourcesResponse *list)
             printf("shard %u: its streams STAND STILL for %.1f s: %s\n", shard->shard,
                    (double)shard->stalled_ms / 1000, dn_cli_clean(shard->reason));
     }
-    fputs("(elsewhere): read by the shard's leader, which knows the lag:", stdout);
+    fputs(
+        "(elsewhere): read by the shard's leader (one with @NODE in its name: by that node), which knows the "
+        "lag:",
+        stdout);
     for (size_t i = 0; i < list->n_shards; i++) {
         if (list->shards[i]->leader_id == 0)
             printf(" shard %u has none", list->shards[i]->shard);
@@ -354,10 +357,12 @@ bool dn_cli_source_plan(const Dunlin__V1__ListSourcesResponse *list, const struc
     struct dn_cli_source_plan plan = {.next_offset = wish->to == DN_CLI_TO_BEGINNING ? -1 : wish->offset};
 
     if (wish->to == DN_CLI_TO_END && !find_end(list, wish, &plan.next_offset)) {
-        snprintf(problem, size,
-                 "node %llu does not know where partition %u of %s ends: ask a node that reads it (`dunlin "
-                 "source list` shows the shards' leaders), or give the offset",
-                 (unsigned long long)list->node_id, wish->partition, wish->stream);
+        snprintf(
+            problem, size,
+            "node %llu does not know where partition %u of %s ends: ask a node that reads it (`dunlin "
+            "source list` shows the shards' leaders; one with @NODE in its name is read by that node), or "
+            "give the offset",
+            (unsigned long long)list->node_id, wish->partition, wish->stream);
         return false;
     }
     for (size_t i = 0; i < list->n_partitions; i++) {
@@ -395,6 +400,16 @@ static const char *offset_text(int64_t offset, char *buffer, size_t size)
     return buffer;
 }
 
+/* What a node says of itself is kept as offsets of a stream that holds nothing (ingest/reader.h). The server
+ * takes nothing but a reset of it to the beginning. */
+static void explain_word(const struct dn_cli_source_wish *wish, const struct dn_cli_source_plan *plan)
+{
+    for (size_t i = 0; i < plan->count; i++)
+        fprintf(stderr, "%s number %u, shard %u: nothing instead of %" PRId64 "\n",
+                dn_cli_clean(wish->stream), wish->partition, plan->shards[i], plan->old_offsets[i]);
+    fputs("The node's word is forgotten until it gives it again. No event is read again.\n", stderr);
+}
+
 static void explain(const struct arguments *arguments, const struct dn_cli_source_plan *plan)
 {
     const struct dn_cli_source_wish *wish = &arguments->wish;
@@ -409,6 +424,10 @@ static void explain(const struct arguments *arguments, const struct dn_cli_sourc
               "or, "
               "once\nits place was needed, from its beginning.\n",
               stderr);
+        return;
+    }
+    if (wish->stream[0] == '@' && wish->to == DN_CLI_TO_BEGINNING) {
+        explain_word(wish, plan);
         return;
     }
     for (size_t i = 0; i < plan->count; i++) {
@@ -536,8 +555,8 @@ int dn_cli_source(struct dn_cli *cli, int argc, char **argv)
         .children = children,
         .doc =
             "Shows how far streams are read, and says where reading goes on.\v"
-            "list   offsets, lag and watermarks; lag only of what the asked node reads, as its shards' "
-            "leader\n"
+            "list   offsets, lag and watermarks; lag only of what the asked node reads: as its shards' "
+            "leader, and for all shards the files that it follows and its standard input\n"
             "skip   goes on further on: the way out when offsets are gone (retention), or one message "
             "blocks\n"
             "reset  goes back, or to where a topic that was made anew begins\n"

@@ -202,8 +202,8 @@ static const struct dn_config_key KEYS[] = {
         NULL),
 
     {"sources[].name", DN_CONFIG_TEXT, SOURCE(name), 1, 0, NULL, "",
-     "Name of the source: letters, digits, - and _. Part of where its offsets are kept: a new name reads "
-     "everything anew.",
+     "Name of the source: letters, digits, - and _. Part of where its offsets are kept: under a new name all "
+     "is read and counted again.",
      "clicks"},
     {"sources[].kind", DN_CONFIG_CHOICE, SOURCE(kind), 0, 0, NULL, "kafka file",
      "What it is: a Kafka cluster (or what speaks its protocol), or files.", "kafka"},
@@ -212,22 +212,26 @@ static const struct dn_config_key KEYS[] = {
     {"sources[].brokers", DN_CONFIG_TEXT, SOURCE(brokers), 0, 0, "", "",
      "kafka: host:port of some of its brokers, separated by commas. Must be given.", "127.0.0.1:9092"},
     {"sources[].keyed", DN_CONFIG_BOOL, SOURCE(keyed), 0, 0, "false", "",
-     "kafka: messages are partitioned by the user id as key, with murmur2 (Java's default; "
-     "partitioner=murmur2 "
-     "in librdkafka).\n"
+     "kafka: messages are partitioned by the user id as key, with murmur2 (Java's default; in librdkafka "
+     "partitioner=murmur2_random).\n"
      "Where a topic's partitions are a multiple of cluster.shards, each shard then reads only its own "
      "users'; "
      "otherwise every shard reads everything.",
      NULL},
     {"sources[].group_id", DN_CONFIG_TEXT, SOURCE(group_id), 0, 0, "", "",
-     "kafka: consumer group that offsets are mirrored to, for dashboards only. Empty: none.", NULL},
+     "kafka: consumer group that offsets are mirrored to, for dashboards only (of a topic that is not keyed, "
+     "one leader's). Empty: none.",
+     NULL},
     {"sources[].properties", DN_CONFIG_MAP, SOURCE(properties), 0, DN_SOURCE_PROPERTIES_MAX, "", "properties",
-     "kafka: settings of librdkafka, passed on as they are. NAME_file: the value is the content of a file "
-     "that "
-     "only its owner may read (mode 0600), for passwords.",
+     "kafka: settings of librdkafka, but for those that exactly-once rests on, which are "
+     "refused.\n"
+     "A value has at most 511 bytes. NAME_file: it is the content of a file that only its owner may read "
+     "(mode 0600), for passwords.",
      "{security.protocol: PLAINTEXT}"},
     {"sources[].format", DN_CONFIG_CHOICE, SOURCE(format), 0, 0, "json", "json protobuf",
-     "Format of a message: a JSON object, or dunlin.v1.Event in protobuf.", NULL},
+     "Format of a message: a JSON object, or dunlin.v1.Event in protobuf (in a file each behind its length "
+     "as a varint).",
+     NULL},
     {"sources[].message_bytes", DN_CONFIG_BYTES, SOURCE(message_bytes), KIB, 16 * MIB, "1MiB", "bytes",
      "A larger message is a dead letter.", NULL},
     {"sources[].fields.user", DN_CONFIG_TEXT, SOURCE(fields.user), 1, 0, "user_id", "",
@@ -276,10 +280,12 @@ static const struct dn_config_key KEYS[] = {
     {"sources[].dead_letters.topic", DN_CONFIG_TEXT, SOURCE(dead_to), 0, 0, "", "",
      "to: topic: the topic, on the same brokers. Must be given then.", "shop.dead"},
     {"sources[].paths", DN_CONFIG_LIST, SOURCE(list), 0, DN_SOURCE_LIST_MAX, "", "paths",
-     "file: what to read: files or folders of JSON lines (.gz too), or - for standard input. Must be given.",
+     "file: what to read: files, folders of them (JSON lines or protobuf, .gz too), or - for standard input: "
+     "what was read and\nis not in the state yet when the node dies is lost. Must be given.",
      "[/var/lib/dunlin/history]"},
     {"sources[].follow", DN_CONFIG_BOOL, SOURCE(follow), 0, 0, "false", "",
-     "file: go on as files grow, and over rotation, like tail -F.", NULL},
+     "file: go on as files grow, and over rotation, like tail -F. For files that are named one by one.",
+     NULL},
 };
 enum { KEY_COUNT = sizeof(KEYS) / sizeof(KEYS[0]) };
 _Static_assert(KEY_COUNT <= DN_CONFIG_KEYS_MAX, "raise DN_CONFIG_KEYS_MAX");

@@ -16,14 +16,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
 enum {
-    READ_MAX = 512, /* messages of a feed at a time */
-    STREAMS_MAX = 256,
-    WAIT_MS = 20,    /* for a wake, before a driver is asked again */
-    FOLDERS_MAX = 16 /* open at once while the folder is removed */
+    READ_MAX = 512,                         /* messages of a feed at a time */
+    STREAMS_MAX = DN_SOURCE_PARTITIONS_MAX, /* of a source: drivers have no more */
+    SPARE_FILES = 64, /* beside those that are replayed: libraries, connections, what is written */
+    WAIT_MS = 20,     /* for a wake, before a driver is asked again */
+    FOLDERS_MAX = 16  /* open at once while the folder is removed */
 };
 #define FEEDS_MAX ((size_t)DN_SOURCES_CONFIGURED_MAX * DN_SOURCE_PARTITIONS_MAX)
 
@@ -106,8 +108,12 @@ static enum dn_code open_source(struct dn_merge *merge, struct source *source,
 {
     source->config = config;
     source->driver = (merge->options.driver != NULL ? merge->options.driver : real_driver)(config->kind);
-    source->host = (struct dn_source_host){
-        .wake = wake, .data = merge, .node_id = 1, .data_dir = merge->folder, .still = true};
+    source->host = (struct dn_source_host){.wake = wake,
+                                           .data = merge,
+                                           .node_id = 1,
+                                           .data_dir = merge->folder,
+                                           .still = true,
+                                           .open_files_max = STREAMS_MAX};
     enum dn_code code = dn_schema_create(config, &source->schema, err);
     if (code != DN_OK)
         return dn_wrap(err, code, "source %s", config->name);
@@ -120,7 +126,8 @@ static bool is_known(struct source *source, struct dn_stream_info *infos, size_t
     char trouble[DN_SOURCE_TEXT_MAX];
     size_t count = source->driver->streams(source->self, infos, STREAMS_MAX);
 
-    *ret_count = count < STREAMS_MAX ? count : STREAMS_MAX;
+    DN_ASSERT(count <= STREAMS_MAX);
+    *ret_count = count;
     for (size_t i = 0; i < *ret_count; i++)
         if (infos[i].partition_count == 0)
             return false;
@@ -179,6 +186,32 @@ static enum dn_code add_feed(struct dn_merge *merge, struct source *source, size
     return code;
 }
 
+/* Each file stays open until its last event was given: this process must be allowed so many. */
+static enum dn_code allow_files(const struct dn_merge *merge, const struct source *source, size_t count,
+                                struct dn_error *err)
+{
+    const rlim_t wanted = merge->feed_count + count + SPARE_FILES;
+    struct rlimit limit;
+
+    if (source->config->kind != DN_SOURCE_FILE)
+        return DN_OK;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
+        return dn_fail(err, DN_IO, "ask how many files may be open: %s", strerror(errno));
+    if (limit.rlim_cur >= wanted)
+        return DN_OK;
+    if (limit.rlim_max < wanted)
+        return dn_fail(
+            err, DN_PRECONDITION,
+            "source %s: its %zu files are open at the same time, and this process may open %llu "
+            "files where %llu are needed: raise its hard limit (ulimit -Hn), or replay fewer at once",
+            source->config->name, count, (unsigned long long)limit.rlim_max, (unsigned long long)wanted);
+    limit.rlim_cur = wanted;
+    return setrlimit(RLIMIT_NOFILE, &limit) == 0
+               ? DN_OK
+               : dn_fail(err, DN_IO, "raise the limit of open files to %llu: %s", (unsigned long long)wanted,
+                         strerror(errno));
+}
+
 static enum dn_code open_feeds(struct dn_merge *merge, struct source *source, struct dn_error *err)
 {
     struct dn_stream_info *infos = calloc(STREAMS_MAX, sizeof(*infos));
@@ -186,6 +219,8 @@ static enum dn_code open_feeds(struct dn_merge *merge, struct source *source, st
     enum dn_code code = infos != NULL ? wait_known(merge, source, infos, &count, err)
                                       : dn_fail(err, DN_NO_MEMORY, "source %s", source->config->name);
 
+    if (code == DN_OK)
+        code = allow_files(merge, source, count, err);
     for (size_t i = 0; code == DN_OK && i < count; i++)
         for (uint32_t p = 0; code == DN_OK && p < infos[i].partition_count; p++)
             code = add_feed(merge, source, i, &infos[i], p, err);

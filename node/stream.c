@@ -110,6 +110,13 @@ static size_t target_dead_letters(void *data, uint32_t group, uint64_t from, str
     return count;
 }
 
+static bool target_age(void *data, uint32_t group, uint64_t *ret_age_us)
+{
+    const struct asker *asker = data;
+
+    return dn_consensus_age_us(atomic_load(&asker->node->consensus), group, ret_age_us);
+}
+
 static size_t target_members(void *data, uint64_t ret_node_ids[DN_MEMBERS_MAX])
 {
     const struct asker *asker = data;
@@ -134,6 +141,7 @@ static struct dn_ingest_target target_of(struct asker *asker)
         .stalled = target_stalled,
         .dead_letters = target_dead_letters,
         .members = target_members,
+        .age_us = target_age,
     };
 }
 

@@ -227,7 +227,7 @@ static void put_words(struct dn_buffer *out, const struct views *views)
             continue;
         if (first)
             put_head(out, NAME, "gauge",
-                     "What the streams that only this node can read held then is in the state (Unix time)");
+                     "When a node that alone can read some streams gave its last sign of life (Unix time)");
         first = false;
         snprintf(line, sizeof(line), "%s{node=\"%llu\",group=\"%u\"} %.15g\n", NAME,
                  strtoull(view->name + 1, NULL, 16), views->groups[i], (double)view->next_offset / 1e3);

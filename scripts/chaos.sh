@@ -14,7 +14,7 @@ Usage: scripts/chaos.sh [--minutes N] [--seed N] [--nemesis NAMES] [--nodes 3|5]
 
   --minutes N      how long faults are let loose (default 1)
   --seed N         makes the schedule and what clients ask for (default: by the clock)
-  --nemesis NAMES  comma separated; all (default); none
+  --nemesis NAMES  comma separated; all (default; with a broker all,stream), stream (a broker's), none
   --nodes 3|5      first members (default 3)
   --workload NAME  mixed (default), sessions, catalogue, membership, ingest
   --stream KIND    what nodes read as a stream: file (default); kafka, kafka-unkeyed: a real broker (scripts/kafka.sh)

@@ -130,8 +130,9 @@ void dn_shard_stats(const struct dn_shard *shard, struct dn_shard_stats *ret);
 /* ---- streams (any registered thread, in epoch) ---- */
 
 #define DN_SOURCE_MAX 64 /* bytes in a stream's name */
-/* A partition that holds no offset, but what tells the contents of a file from others' (ingest/source.h). */
-#define DN_PARTITION_CONTENTS (UINT32_MAX - 1)
+/* A partition that holds no offset, but what tells the contents of a file from others' (ingest/source.h).
+ * The numbers above it are ingest's own (ingest/reader.h, ingest/internal.h). */
+#define DN_PARTITION_CONTENTS (UINT32_MAX - 4)
 
 struct dn_source_view { /* one (stream, partition) */
     char name[DN_SOURCE_MAX + 1];

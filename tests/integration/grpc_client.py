@@ -1,9 +1,10 @@
 #!/usr/bin/python3
 """A stock gRPC client against running dunlin nodes: generated stubs, grpcio, and nothing of dunlin's own.
 
-    grpc_client.py --address HOST:PORT[,HOST:PORT...] [--proto api/proto]
+    grpc_client.py --address HOST:PORT[,HOST:PORT...] [--proto api/proto] [--busy]
 
-Writes to the first address and reads at every one. Prints one line a check; exit code 0 when all hold, 1 when one does
+Writes to the first address and reads at every one. With --busy: only looks at what a node that takes few calls at a
+time says to more of them. Prints one line a check; exit code 0 when all hold, 1 when one does
 not, 77 when grpcio or its tools are not installed.
 """
 
@@ -190,21 +191,47 @@ def concurrent(pb, nodes):
     check("800 pings on 8 threads", not wrong, wrong)
 
 
+def busy(pb, node):
+    """Refused for now: RESOURCE_EXHAUSTED with gRPC's own word on when to come back, and then it goes."""
+    request = pb.PublishRequest(events=[pb.Event(user_id=f"busy-{i}", item_id="i") for i in range(50)])
+    refusals, others = [], []
+    for _ in range(20):
+        calls = [node.events.Publish.future(request, timeout=TIMEOUT_S) for _ in range(100)]
+        for call in calls:
+            if call.code() == grpc.StatusCode.RESOURCE_EXHAUSTED:
+                refusals.append(dict(call.trailing_metadata()))
+            else:
+                others.append((call.code().name, dict(call.trailing_metadata())))
+        if refusals:
+            break
+    pushbacks = [told.get("grpc-retry-pushback-ms", "") for told in refusals]
+    check("calls are refused for now", refusals and all(t.isdigit() and 100 <= int(t) < 200 for t in pushbacks), pushbacks)
+    # UNAVAILABLE: streams beyond twice the calls are refused by HTTP/2.
+    check("the others are not told so", any(code == "OK" for code, _ in others) and all(
+        code in ("OK", "UNAVAILABLE") and "grpc-retry-pushback-ms" not in told for code, told in others), others)
+    time.sleep(int(pushbacks[0]) / 1000 if pushbacks else 0)
+    check("and then it goes", len(node.events.Publish(request, timeout=TIMEOUT_S).outcomes) == 50)
+
+
 def main():
     here = os.path.dirname(os.path.abspath(__file__))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--address", required=True, help="HOST:PORT of every node, with commas between")
     parser.add_argument("--proto", default=os.path.join(here, "../../api/proto"), help="folder of the .proto files")
+    parser.add_argument("--busy", action="store_true", help="the node takes few calls at a time")
     options = parser.parse_args()
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="dunlin-grpc-") as out_dir:
         pb, rpc, health_pb, health_rpc = generate(options.proto, out_dir)
         nodes = [Node(address, rpc, health_rpc) for address in options.address.split(",")]
-        clicks(pb, nodes)
-        errors(pb, nodes[0])
-        deadlines(pb, health_pb, nodes[0])
-        health(nodes[0], health_pb)
-        concurrent(pb, nodes)
+        if options.busy:
+            busy(pb, nodes[0])
+        else:
+            clicks(pb, nodes)
+            errors(pb, nodes[0])
+            deadlines(pb, health_pb, nodes[0])
+            health(nodes[0], health_pb)
+            concurrent(pb, nodes)
         for node in nodes:
             node.channel.close()
     print(f"{failures} failed, {time.monotonic() - started:.1f} s")

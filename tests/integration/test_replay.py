@@ -129,6 +129,20 @@ def features_are_rows(cluster, summary):
     check(all(row["user_id"].startswith("user-") and len(row["last_items"]) <= 3 for row in some), "ids, three items")
 
 
+def many_files_are_read(cluster):
+    """More files, each of more than one event, than a node holds open at a time."""
+    folder, config = os.path.join(cluster.folder, "many"), os.path.join(cluster.folder, "many.yaml")
+    os.mkdir(folder)
+    for i in range(300):
+        with open(os.path.join(folder, f"{i:03}.jsonl"), "w") as out:
+            for j in range(3):
+                out.write(json.dumps({"user_id": f"user-{i}", "item_id": f"item-{j}", "time_ms": 1700000000000 + i + j * 1000}) + "\n")
+    with open(cluster.nodes[0].config) as file, open(config, "w") as out:
+        out.write(file.read().split("sources:\n")[0] + f"sources:\n  - name: many\n    kind: file\n    paths: [\"{folder}\"]\n")
+    summary = json.loads(dunlin("replay", "source", "--config", config, "--json", f"--dump={config}.dump").stdout)
+    check(summary["partitions"] == summary["users_dumped"] == 300 and summary["accepted"] == 900, f"300 files: {summary}")
+
+
 def bad_arguments():
     for arguments in (["log"], ["log", "--data-dir", "x", "--to-index", "5"], ["source"], ["both"],
                       ["log", "--data-dir", "x", "--group", "0", "--dump"],
@@ -158,6 +172,7 @@ def main():
         check(node.stop() == 0, "clean stop")
     logs_give_the_hashes(cluster, told)
     features_are_rows(cluster, dumps_are_equal(cluster))
+    many_files_are_read(cluster)
     print(f"{checks} checks, 0 failed")
 
 

@@ -6,9 +6,10 @@ that the streams stand still, until it is back; a file without new lines says no
 import os
 import random
 import signal
+import subprocess
 import time
 
-from cluster import Cluster, seed, wait_until
+from cluster import BIN, Cluster, seed, wait_until
 
 import stream
 
@@ -148,6 +149,10 @@ def ways_out(cluster):
     wait_until("the others say it", lambda: stalls(cluster, others, "node 3: "), SILENT_S)
     out = stream.dunlin(others[0], "source", "list")
     assert "node 3 reads streams of its own" in out, out
+    asked = subprocess.run([os.path.join(BIN, "dunlin"), "source", "reset", "@3", str(HEARD), "--to", "beginning",
+                            "--server", others[0].api], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    assert asked.returncode == 2 and "forgotten until it gives it again" in asked.stderr, asked
+    assert "counted once more" not in asked.stderr, asked
     stream.dunlin(others[0], "source", "reset", "@3", HEARD, "--to", "beginning", "--yes")
     wait_until("it is forgotten", lambda: all(n.status(timeout=10).stream_reason == "" for n in others), SILENT_S)
     victim.start()

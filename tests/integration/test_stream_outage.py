@@ -94,7 +94,8 @@ def main():
             victim.kill()
             victim.start()
             cluster.wait_ready()
-    assert stream.stalled_everywhere(cluster, "no broker")
+        # All the time, also when a node that knows no partition yet begins to lead.
+        assert stream.stalled_everywhere(cluster, "no broker"), [n.status(timeout=10).stream_reason for n in cluster.nodes]
     broker.start()
     print(f"the broker was away for {time.monotonic() - began:.1f} s; {len(clicks.sent)} clicks by the API", flush=True)
     out, _ = producer.communicate(timeout=stream.CATCH_UP_S)

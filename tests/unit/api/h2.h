@@ -26,7 +26,8 @@ struct h2_answer {
     int grpc_status; /* -1: none came */
     char message[2048];
     char accept_encoding[64];
-    uint8_t *body; /* everything after the headers, prefixes and all */
+    int pushback_ms; /* grpc-retry-pushback-ms; -1: none came */
+    uint8_t *body;   /* everything after the headers, prefixes and all */
     size_t length;
     bool headers, closed;
     uint32_t close_code;
@@ -43,6 +44,12 @@ struct h2 {
     bool no_window; /* do not give the server flow-control credit */
     uint32_t max_streams;
 };
+
+/* Told to come back in a while; so long. */
+static inline bool h2_pushed_back(const struct h2_answer *answer)
+{
+    return answer->pushback_ms >= 100 && answer->pushback_ms <= 199;
+}
 
 static inline ssize_t h2_send(nghttp2_session *session, const uint8_t *bytes, size_t length, int flags,
                               void *data)
@@ -72,6 +79,8 @@ static inline int h2_header(nghttp2_session *session, const nghttp2_frame *frame
         snprintf(answer->message, sizeof answer->message, "%.*s", (int)value_length, text);
     else if (strcmp(key, "grpc-accept-encoding") == 0)
         snprintf(answer->accept_encoding, sizeof answer->accept_encoding, "%.*s", (int)value_length, text);
+    else if (strcmp(key, "grpc-retry-pushback-ms") == 0)
+        answer->pushback_ms = atoi(text);
     answer->headers = true;
     return 0;
 }
@@ -231,6 +240,7 @@ static inline void h2_start(struct h2 *h2, const char *method, const char *path,
                              strlen(header->name), strlen(header->value), NGHTTP2_NV_FLAG_NONE};
     nghttp2_data_provider provider = {.source.ptr = answer, .read_callback = h2_body};
     answer->grpc_status = -1;
+    answer->pushback_ms = -1;
     answer->stream_id = nghttp2_submit_request(h2->session, NULL, list, count, &provider, answer);
 }
 

@@ -118,6 +118,22 @@ static void test_every_shard_fails(void **state)
         complete(proposal_of(2), cases[i].code, 0, NULL, 0);
         complete(proposal_of(1), cases[i].code, 0, NULL, 0);
         ends_refused(cases[i].status, "shard 1: as played (publish again with the same event ids)");
+        assert_true(cases[i].code == DN_EXHAUSTED ? h2_pushed_back(&answer) : answer.pushback_ms == -1);
+    }
+}
+
+/* RESOURCE_EXHAUSTED says that nothing was done: not where one part of it may be. */
+static void test_a_doubt_outweighs_a_refusal(void **state)
+{
+    (void)state;
+    for (uint32_t doubtful = 1; doubtful <= 2; doubtful++) {
+        reset(NULL);
+        publish_begin();
+        await(&played.proposal_count, 2);
+        complete(proposal_of(doubtful), DN_UNAVAILABLE, 0, NULL, 0);
+        complete(proposal_of(3 - doubtful), DN_EXHAUSTED, 0, NULL, 0);
+        ends_refused(14, doubtful == 1 ? "shard 1: as played" : "shard 2: as played");
+        assert_int_equal(answer.pushback_ms, -1);
     }
 }
 
@@ -130,11 +146,13 @@ static void test_queue_full(void **state)
     complete(proposal_of(2), DN_OK, 70, full_accepted, sizeof full_accepted);
     Dunlin__V1__PublishResponse *response = publish_end();
     assert_outcomes(response, 8, 3, 0, 8);
+    assert_int_equal(answer.pushback_ms, -1); /* a part was done */
     assert_non_null(strstr(response->message, "queue"));
     dunlin__v1__publish_response__free_unpacked(response, NULL);
     atomic_store(&full_groups, 7);
     publish_begin();
     ends_refused(8, "queue");
+    assert_true(h2_pushed_back(&answer));
 }
 
 /* An answer that is not understood counts for nothing: cut, of another length, a refusal of the whole. */
@@ -460,6 +478,7 @@ static void test_parked_reads_keep_the_limit(void **state)
     wait_complete(DN_OK);
     second->done(second, DN_OK, 12, NULL);
     ends_refused(8, "as many bytes");
+    assert_true(h2_pushed_back(&answer));
     complete(played.proposals[0], DN_UNAVAILABLE, 0, NULL, 0);
     complete(played.proposals[1], DN_UNAVAILABLE, 0, NULL, 0);
     assert_true(h2_until(&h2, &big.closed, H2_WAIT_MS));
@@ -476,6 +495,7 @@ int main(void)
         cmocka_unit_test_setup(test_all_answer, reset),
         cmocka_unit_test_setup(test_one_shard_fails, reset),
         cmocka_unit_test_setup(test_every_shard_fails, reset),
+        cmocka_unit_test_setup(test_a_doubt_outweighs_a_refusal, reset),
         cmocka_unit_test_setup(test_queue_full, reset),
         cmocka_unit_test_setup(test_strange_results, reset),
         cmocka_unit_test_setup(test_a_source_is_set_where_it_can_be, reset),

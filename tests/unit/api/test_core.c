@@ -338,6 +338,7 @@ static void pending_calls_round(uint64_t round)
     assert_true(h2_until(&h2, &answers[10].closed, H2_WAIT_MS));
     assert_int_equal(answers[10].grpc_status, 8);
     assert_non_null(strstr(answers[10].message, "10 calls wait"));
+    assert_true(h2_pushed_back(&answers[10]));
     assert_int_equal(core_take(ops), 10);
     for (size_t i = 0; i < 10; i++)
         core_complete(ops[i], DN_OK, "fine");
@@ -348,6 +349,34 @@ static void pending_calls_round(uint64_t round)
     }
     assert_int_equal(refused, 2);
     assert_int_equal(counted("dunlin_api_limit_total", "limit=\"pending_calls\""), 2 * round);
+}
+
+/* What is too much now, and may not be later, comes with a time to wait; what never fits does not. */
+static void test_when_to_come_back(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *path, *message;
+        bool later;
+    } cases[] = {{"/t.T/Full", "", true}, {"/t.T/Big", "99999999", false}, {"/t.T/Fail", "", false}};
+    struct h2_answer answer;
+    int first_ms = -1;
+    bool spread = false;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const char *message = cases[i].message;
+        assert_true(h2_call(&h2, cases[i].path, NULL, message, strlen(message), &answer));
+        if (cases[i].later ? !h2_pushed_back(&answer) : answer.pushback_ms != -1)
+            fail_msg("%s: told to wait for %d ms", cases[i].path, answer.pushback_ms);
+        h2_free(&answer);
+    }
+    for (int i = 0; i < 100 && !spread; i++) {
+        assert_true(h2_call(&h2, "/t.T/Full", NULL, "", 0, &answer));
+        assert_true(h2_pushed_back(&answer));
+        first_ms = first_ms < 0 ? answer.pushback_ms : first_ms;
+        spread = answer.pushback_ms != first_ms;
+        h2_free(&answer);
+    }
+    assert_true(spread); /* not all at the same moment */
 }
 
 /* Twice: what the first round took is given back. */
@@ -401,6 +430,7 @@ static void test_pending_bytes(void **state)
     }
     assert_int_equal(refused, 1);
     assert_non_null(strstr(answers[3].message, "as many bytes"));
+    assert_true(h2_pushed_back(&answers[3]));
     assert_true(counts_to("dunlin_api_cancelled_total", "", 3));
     assert_int_equal(counted("dunlin_api_limit_total", "limit=\"pending_bytes\""), 1);
     /* what they held is given back */
@@ -683,6 +713,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_echo, setup, teardown),
         cmocka_unit_test_setup_teardown(test_large_both_ways, setup, teardown),
         cmocka_unit_test_setup_teardown(test_errors, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_when_to_come_back, setup, teardown),
         cmocka_unit_test_setup_teardown(test_http_errors, setup, teardown),
         cmocka_unit_test_setup_teardown(test_framing, setup, teardown),
         cmocka_unit_test_setup_teardown(test_early_answer, setup, teardown),

@@ -10,9 +10,8 @@
 
 extern char **environ;
 
-static void test_stock_client(void **state)
+static void run_client(struct dn_api_limits limits, const char *mode)
 {
-    (void)state;
     static struct cluster cluster;
     char script[1024], *slash;
     snprintf(script, sizeof script, "%s", __FILE__);
@@ -23,8 +22,9 @@ static void test_stock_client(void **state)
         print_message("skipped: no %s\n", PYTHON);
         skip();
     }
-    cluster_start(&cluster, (struct dn_api_limits){0});
-    char *arguments[] = {(char[]){PYTHON}, script, (char[]){"--address"}, cluster.address, NULL};
+    cluster_start(&cluster, limits);
+    char *arguments[] = {(char[]){PYTHON},        script, (char[]){"--address"}, cluster.address,
+                         (char *)(uintptr_t)mode, NULL};
     pid_t child;
     int status = -1;
     assert_int_equal(posix_spawn(&child, PYTHON, NULL, NULL, arguments, environ), 0);
@@ -36,8 +36,21 @@ static void test_stock_client(void **state)
     assert_int_equal(WEXITSTATUS(status), 0);
 }
 
+static void test_stock_client(void **state)
+{
+    (void)state;
+    run_client((struct dn_api_limits){0}, NULL);
+}
+
+static void test_stock_client_of_a_busy_node(void **state)
+{
+    (void)state;
+    run_client((struct dn_api_limits){.pending_calls = 8}, "--busy");
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_stock_client)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_stock_client),
+                                       cmocka_unit_test(test_stock_client_of_a_busy_node)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -91,6 +91,22 @@ static void test_statuses(void **state)
     expect_echo("/t/Echo", "and the connection lives on");
 }
 
+/* When to come back, as the server says with an error, of the last call. */
+static void test_pushback(void **state)
+{
+    (void)state;
+    expect_error("/t/Nothing", DN_UNIMPLEMENTED, "");
+    assert_int_equal(dn_client_pushback_ms(client), -1);
+    server.pushback = "120";
+    expect_error("/t/Nothing", DN_UNIMPLEMENTED, "");
+    assert_int_equal(dn_client_pushback_ms(client), 120);
+    expect_echo("/t/Echo", "went well");
+    assert_int_equal(dn_client_pushback_ms(client), -1);
+    server.pushback = "-1";
+    expect_error("/t/Nothing", DN_UNIMPLEMENTED, "");
+    assert_int_equal(dn_client_pushback_ms(client), -1);
+}
+
 /* More than every window in both directions. */
 static void test_large_messages(void **state)
 {
@@ -354,9 +370,18 @@ static void test_status_text(void **state)
         const char *text;
         int status;
     } statuses[] = {{"0", 0}, {"16", 16}, {"17", 2}, {"", 2}, {"-1", 2}, {"007", 2}, {"1x", 2}, {"05", 5}};
+    static const struct {
+        const char *text;
+        int pushback_ms;
+    } pushbacks[] = {{"0", 0},   {"199", 199}, {"999999", 999999}, {"1000000", -1},
+                     {"-1", -1}, {"", -1},     {"1s", -1},         {"18446744073709551616", -1}};
     char text[8];
 
     (void)state;
+    for (size_t i = 0; i < sizeof pushbacks / sizeof pushbacks[0]; i++)
+        assert_int_equal(
+            dn_client_parse_pushback((const uint8_t *)pushbacks[i].text, strlen(pushbacks[i].text)),
+            pushbacks[i].pushback_ms);
     for (size_t i = 0; i < sizeof statuses / sizeof statuses[0]; i++)
         assert_int_equal(dn_client_parse_status((const uint8_t *)statuses[i].text, strlen(statuses[i].text)),
                          statuses[i].status);
@@ -373,6 +398,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_echo, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_statuses, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_pushback, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_large_messages, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_many_in_flight, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_deadline, set_up, tear_down),

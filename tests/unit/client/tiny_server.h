@@ -49,6 +49,7 @@ struct tiny_server {
     void (*custom)(struct tiny_server *server, struct tiny_stream *stream, const uint8_t *message,
                    size_t length);
     void *custom_data;
+    _Atomic(const char *) pushback; /* when set, a header of every answer that is trailers only */
 };
 
 static nghttp2_nv tiny_nv(const char *name, const char *value)
@@ -108,13 +109,17 @@ static void tiny_body(struct tiny_stream *stream, const uint8_t *message, size_t
 static void tiny_trailers_only(struct tiny_server *server, struct tiny_stream *stream, const char *http,
                                const char *type, const char *status, const char *message)
 {
-    nghttp2_nv headers[4] = {tiny_nv(":status", http), tiny_nv("content-type", type)};
+    nghttp2_nv headers[5] = {tiny_nv(":status", http), tiny_nv("content-type", type)};
     size_t count = 2;
 
     if (status != NULL)
         headers[count++] = tiny_nv("grpc-status", status);
     if (message != NULL)
         headers[count++] = tiny_nv("grpc-message", message);
+    const char *pushback = atomic_load(&server->pushback);
+
+    if (pushback != NULL)
+        headers[count++] = tiny_nv("grpc-retry-pushback-ms", pushback);
     stream->answered = true;
     nghttp2_submit_response(server->session, stream->id, headers, count, NULL);
 }

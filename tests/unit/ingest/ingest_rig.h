@@ -30,6 +30,8 @@ static size_t fake_streams(void *self, struct dn_stream_info *ret, size_t max)
 {
     (void)self;
     assert_true(max >= 1);
+    if (fake_partitions() == 0) /* the source is not in touch yet */
+        return 0;
     *ret = (struct dn_stream_info){.stream = STREAM, .partition_count = fake_partitions()};
     return 1;
 }

@@ -8,7 +8,7 @@
 #define FAR_MS 4000000000000 /* a clock that is a century ahead */
 
 static struct bench {
-    uint32_t partitions;
+    _Atomic uint32_t partitions;
     bool answers_at_once;
     uint8_t status;              /* of every answer */
     int64_t message_ms;          /* time of every message */
@@ -54,7 +54,7 @@ static void fake_close(void *self)
 
 static uint32_t fake_partitions(void)
 {
-    return bench.partitions;
+    return atomic_load(&bench.partitions);
 }
 
 static enum dn_code fake_start(void *self, size_t stream, uint32_t p, int64_t offset, struct dn_error *err)
@@ -365,6 +365,24 @@ static void test_stall_is_inherited(void **state)
     assert_int_equal(atomic_load(&bench.taken_back), 1);
 }
 
+/* Nor is it taken back by a node that does not know yet what there is to read. */
+static void test_stall_outlives_ignorance(void **state)
+{
+    (void)state;
+    bench.length = 0;
+    atomic_store(&bench.partitions, 0);
+    atomic_store(&bench.stalled_ms, dn_wall_ms() - 60000);
+    struct dn_ingest *ingest = start(1);
+    poll(NULL, 0, 1000);
+    unsigned early = atomic_load(&bench.taken_back);
+    atomic_store(&bench.partitions, 1);
+    for (int i = 0; i < 1000 && atomic_load(&bench.taken_back) == 0; i++)
+        poll(NULL, 0, 10);
+    stop(ingest);
+    assert_int_equal(early, 0);
+    assert_int_equal(atomic_load(&bench.taken_back), 1);
+}
+
 /* What went wrong once, and is over, is not told for as long as nothing new comes. */
 static void test_old_errors_go(void **state)
 {
@@ -598,6 +616,7 @@ int main(void)
         cmocka_unit_test_setup(test_every_partition_gets_on, make_rig),
         cmocka_unit_test_setup(test_messages_of_the_future, make_rig),
         cmocka_unit_test_setup(test_stall_is_inherited, make_rig),
+        cmocka_unit_test_setup(test_stall_outlives_ignorance, make_rig),
         cmocka_unit_test_setup(test_old_errors_go, make_rig),
         cmocka_unit_test_setup(test_reasons, make_rig),
         cmocka_unit_test_setup(test_another_file_under_the_name, make_rig),

@@ -27,6 +27,7 @@ static struct world {
     bool refuses[SHARDS + 1]; /* batches of node 1 */
     _Atomic int64_t lines;    /* in each node's stream */
     bool cut[NODES + 1], removed[NODES + 1];
+    bool behind;     /* every node's state is old */
     unsigned stalls; /* records that said that they stand still, or run */
     unsigned ends;   /* those that said that they run */
     unsigned words[NODES + 1];
@@ -233,6 +234,16 @@ static size_t target_members(void *data, uint64_t ret_node_ids[DN_MEMBERS_MAX])
     return count;
 }
 
+static bool target_age(void *data, uint32_t group, uint64_t *ret_age_us)
+{
+    (void)data;
+    (void)group;
+    pthread_mutex_lock(&world.lock);
+    *ret_age_us = world.behind ? 3600u * 1000000u : 0;
+    pthread_mutex_unlock(&world.lock);
+    return true;
+}
+
 /* ---- the run ------------------------------------------------------------------------------------------ */
 
 static void start_node(unsigned node, bool own)
@@ -264,7 +275,8 @@ static void start_node(unsigned node, bool own)
                    .leads = target_leads,
                    .next_offset = target_next_offset,
                    .stalled = target_stalled,
-                   .members = target_members},
+                   .members = target_members,
+                   .age_us = target_age},
     };
     CHECK(dn_ingest_start(&options, &world.ingest[node], &err) == DN_OK, "%s", err.message);
 }
@@ -381,6 +393,18 @@ static void a_dead_reader(void **state)
     start_node(2, true);
     await(false, "");
     await_nothing(false);
+}
+
+/* To one who does not hear, silence says nothing. */
+static void the_leader_is_behind(void **state)
+{
+    (void)state;
+    poll(NULL, 0, 2000);
+    set(&world.behind, true);
+    stop_node(2);
+    await_nothing(false);
+    set(&world.behind, false);
+    await(true, "node 2: ");
 }
 
 /* A leader that was started anew, too. */
@@ -523,6 +547,7 @@ int main(void)
         cmocka_unit_test(names),
         cmocka_unit_test_setup_teardown(idle_is_not_stalled, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_dead_reader, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(the_leader_is_behind, set_up, tear_down),
         cmocka_unit_test_setup_teardown(the_leader_is_started_anew, set_up, tear_down),
         cmocka_unit_test_setup_teardown(the_leader_was_the_reader, set_up, tear_down),
         cmocka_unit_test_setup_teardown(cut_off, set_up, tear_down),
