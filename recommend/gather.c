@@ -1,8 +1,9 @@
 /* What the shards' tables say of a session: gather.h.
  *
- * The happy path: the session's newest items are looked up in each shard; their newest visitors are neighbours, the best of whom are
- * read and add what they clicked around the same item; rows of the newest items add what followed them and what came near. Each
- * shard's best are looked up in the catalogue, and added up over the shards. */
+ * The happy path: the session's newest items are looked up in each shard; their newest visitors are
+ * neighbours, the best of whom are read and add what they clicked around the same item; rows of the newest
+ * items add what followed them and what came near. Each shard's best are looked up in the catalogue, and
+ * added up over the shards. */
 #include "recommend/gather.h"
 #include "recommend/tally.h"
 
@@ -17,9 +18,9 @@
 #define RULES_DECAY 0.4f /* from one item to the one before it */
 #define RULES_PRIOR 3.0f /* events that say nothing, beside what is known of a row */
 #define COVIS_ITEMS 5u
-#define VSTAN_POSITION 1.5f /* the weight of an item falls to 1/e in so many positions */
+#define VSTAN_POSITION 1.5f        /* the weight of an item falls to 1/e in so many positions */
 #define VSTAN_AGE_MS 1728000000.0f /* and that of a neighbour in so long: 20 days */
-#define VSTAN_DISTANCE 2.0f /* and that of what it clicked so many visits from the shared one */
+#define VSTAN_DISTANCE 2.0f        /* and that of what it clicked so many visits from the shared one */
 #define VMIS_DECAY 0.1f
 #define SHARDS_MAX DN_GATHER_SHARDS_MAX
 
@@ -116,9 +117,10 @@ static bool meet(struct gather *gather, struct neighbours *neighbours)
         float vmis = (float)(span - position) / (float)span;
         float vstan = expf(-(float)position / VSTAN_POSITION);
         for (size_t s = 0; s < world->shard_count; s++) {
-            size_t count = gather->ids[s][i] == DN_NEAR_NONE
-                               ? 0
-                               : dn_near_visitors(world->shards[s], gather->ids[s][i], users, DN_NEAR_VISITORS_MAX);
+            size_t count =
+                gather->ids[s][i] == DN_NEAR_NONE
+                    ? 0
+                    : dn_near_visitors(world->shards[s], gather->ids[s][i], users, DN_NEAR_VISITORS_MAX);
             for (size_t n = 0; n < count; n++) {
                 if (users[n] == gather->self[s] || 2 * (neighbours->count + 1) > neighbours->mask)
                     continue;
@@ -294,7 +296,8 @@ static bool read_rows(struct gather *gather, size_t i, struct dn_near_cell *scra
         ret->near_sum += row.near_sum;
         ret->shards[s].count = row.count;
         ret->shards[s].cells =
-            row.count == 0 ? NULL : dn_arena_memdup(gather->pipeline->arena, scratch, row.count * sizeof *scratch);
+            row.count == 0 ? NULL
+                           : dn_arena_memdup(gather->pipeline->arena, scratch, row.count * sizeof *scratch);
         if (row.count > 0 && ret->shards[s].cells == NULL)
             return false;
     }
@@ -344,7 +347,8 @@ static struct dn_candidate *candidate_of(struct gather *gather, struct merged *m
     struct dn_gathered *out = gather->out;
     struct dn_item item;
 
-    if (dn_catalog_get_hashed(pipeline->world->catalog, named->hash, named->name, named->length, &item) != DN_OK)
+    if (dn_catalog_get_hashed(pipeline->world->catalog, named->hash, named->name, named->length, &item) !=
+        DN_OK)
         return NULL;
     uint32_t place = dn_slot_map_get(&merged->places, item.slot);
     if (place != DN_SLOT_NONE)
@@ -382,7 +386,8 @@ static void add_recent(struct gather *gather, struct merged *merged)
 
     for (size_t i = 0; i < gather->out->recent_count; i++)
         for (size_t s = 0; s < world->shard_count; s++)
-            if (gather->ids[s][i] != DN_NEAR_NONE && dn_near_item(world->shards[s], gather->ids[s][i], &named))
+            if (gather->ids[s][i] != DN_NEAR_NONE &&
+                dn_near_item(world->shards[s], gather->ids[s][i], &named))
                 (void)candidate_of(gather, merged, &named);
 }
 

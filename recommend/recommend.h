@@ -10,6 +10,7 @@
 #include "base/arena.h"
 #include "base/error.h"
 #include "index/index.h"
+#include "recommend/model.h"
 #include "session/session.h"
 
 #include <stddef.h>
@@ -23,9 +24,25 @@
 struct dn_recommend_world {
     const struct dn_catalog *catalog;
     struct dn_retrieval *retrieval;
-    const struct dn_shard *const *shards; /* the shards this node hosts, for trending */
+    const struct dn_shard *const *shards; /* the shards this node hosts */
     size_t shard_count;
+    const struct dn_model *model; /* NULL: the one in the catalogue's state, or the default */
 };
+
+/* Sources of candidates; the order is that of the answer's names (dn_recommend_source_name). */
+enum dn_recommend_source {
+    DN_SOURCE_VSTAN,   /* session neighbours, V-STAN's weights */
+    DN_SOURCE_VMIS,    /* session neighbours, VMIS-kNN's weights */
+    DN_SOURCE_RULES,   /* what followed the newest items */
+    DN_SOURCE_COVIS,   /* what is clicked near the newest items */
+    DN_SOURCE_VECTOR,  /* nearest vectors */
+    DN_SOURCE_SESSION, /* what the session itself had */
+    DN_SOURCE_TRENDING,
+    DN_SOURCE_CATALOG,
+    DN_SOURCE_COUNT,
+};
+/* Static text, "vstan"; NULL: no such source. */
+const char *dn_recommend_source_name(unsigned source);
 
 struct dn_recommend_settings {
     float type_weight[DN_EVENT_TYPE_MAX + 1]; /* by enum dn_event_type; negative: pushes away */
@@ -37,11 +54,17 @@ void dn_recommend_settings_default(struct dn_recommend_settings *settings);
 
 struct dn_recommend_query {
     const struct dn_session_view *session; /* NULL: nobody known */
+    struct dn_hash128 user;                /* whose session it is: no neighbour of itself; 0: nobody's */
     size_t k;                              /* 1..DN_K_MAX */
     const struct dn_filter *filter;        /* NULL: only available items */
     bool include_seen;
     const struct dn_attribute *exclude; /* ids in the value fields */
     size_t exclude_count;
+    uint32_t sources_off; /* bits 1 << enum dn_recommend_source */
+    /* Rank by one source's own score alone, as an evaluator of single sources does: 1 + enum
+     * dn_recommend_source; 0: the blend. Rules and co-visitation then are those of the newest item that has
+     * any. */
+    uint32_t only;
 };
 
 struct dn_recommended {

@@ -1,4 +1,5 @@
-/* Private to recommend: sums by a shard's item id, in the arena; open addressing, filled at most to a half. */
+/* Private to recommend: sums by a shard's item id, in the arena; open addressing, filled at most to a half.
+ */
 #ifndef DN_RECOMMEND_TALLY_H
 #define DN_RECOMMEND_TALLY_H
 
@@ -36,8 +37,8 @@ static inline struct dn_tally_entry *dn_tally_at(struct dn_tally *tally, uint32_
 
 /* The n-th largest of `count` values, from 0 on; they are moved. */
 float dn_nth_largest(float *values, size_t count, size_t n);
-/* Of the entries with a score from `source`, the least score of the best `n`; 0 where there are not more than n. `scratch` has room
- * for all entries. */
+/* Of the entries with a score from `source`, the least score of the best `n`; 0 where there are not more than
+ * n. `scratch` has room for all entries. */
 float dn_tally_threshold(const struct dn_tally *tally, unsigned source, size_t n, float *scratch);
 
 #endif

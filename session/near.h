@@ -32,6 +32,8 @@ struct dn_near_item {
     float trend;     /* decayed event weight now, in events */
 };
 
+/* The shard's id of a user; DN_NEAR_NONE: it does not know them. */
+uint32_t dn_near_user(const struct dn_shard *shard, struct dn_hash128 user);
 /* The shard's id of an item; DN_NEAR_NONE: it does not know it. */
 uint32_t dn_near_find(const struct dn_shard *shard, uint64_t hash, const char *name, uint16_t length);
 /* False: the id is nobody's now. */

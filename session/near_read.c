@@ -30,6 +30,11 @@ static const struct dn_item *item_of(const struct dn_core *core, uint32_t id)
     return slot != NULL ? atomic_load_explicit(&slot->item, memory_order_acquire) : NULL;
 }
 
+uint32_t dn_near_user(const struct dn_shard *shard, struct dn_hash128 user)
+{
+    return dn_user_find(dn_shard_core(shard), user);
+}
+
 uint32_t dn_near_find(const struct dn_shard *shard, uint64_t hash, const char *name, uint16_t length)
 {
     return dn_item_find(dn_shard_core(shard), hash, name, length);

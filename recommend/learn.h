@@ -1,0 +1,34 @@
+/* Learn: the next click is the label for what would have been recommended before it. Online gradient steps on
+ * the log loss of the model (model.h), AdaGrad (Duchi, Hazan, Singer, 2011).
+ *
+ * One thread owns a learner; it is a registered thread inside an epoch when it steps. */
+#ifndef DN_RECOMMEND_LEARN_H
+#define DN_RECOMMEND_LEARN_H
+
+#include "recommend/model.h"
+#include "recommend/recommend.h"
+
+struct dn_learner;
+
+/* NULL: out of memory. */
+struct dn_learner *dn_learner_create(const struct dn_model *start);
+void dn_learner_destroy(struct dn_learner *learner);
+
+struct dn_learned {
+    bool used;         /* the label was among the candidates; the rest is 0 where not */
+    float loss;        /* -log of its probability, before the step */
+    uint32_t rank;     /* 1: the first, before the step */
+    size_t candidates; /* whether it was used or not */
+};
+/* `session` is as after the click: its newest event is the label, what is before it is what the request would
+ * have seen; the tables are read without what that click itself added. A session whose newest event is its
+ * first, or no positive one, is not used. */
+enum dn_code dn_learner_step(struct dn_learner *learner, const struct dn_recommend_world *world,
+                             const struct dn_recommend_settings *settings, struct dn_hash128 user,
+                             const struct dn_session_view *session, struct dn_arena *arena,
+                             struct dn_learned *ret, struct dn_error *err);
+void dn_learner_model(const struct dn_learner *learner, struct dn_model *ret);
+/* Starts anew from `start`. */
+void dn_learner_reset(struct dn_learner *learner, const struct dn_model *start);
+
+#endif

@@ -1,0 +1,69 @@
+/* Model: the weights that make one order of what the sources say. A candidate's score is the dot product of
+ * its features and the weights: some that all requests share, and some for sessions of the request's length.
+ * As probabilities (softmax over one request's candidates) this is a conditional logit (McFadden,
+ * "Conditional logit analysis of qualitative choice behavior", 1973).
+ *
+ * Pure data: any thread. */
+#ifndef DN_RECOMMEND_MODEL_H
+#define DN_RECOMMEND_MODEL_H
+
+#include "base/buffer.h"
+#include "base/error.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Part of the format of weights: numbers never change, new ones come at the end. */
+enum dn_feature {
+    /* Of each source: score / best score, 1 / rank, log share of all it offers, 1 when it offers the item. */
+    DN_FEATURE_VSTAN = 0,
+    DN_FEATURE_VMIS = 4,
+    DN_FEATURE_RULES = 8,
+    DN_FEATURE_COVIS = 12,
+    DN_FEATURE_VECTOR = 16, /* nearest to a direction or to one of the newest items */
+    DN_FEATURE_OF_SOURCE = 4,
+    DN_FEATURE_AFTER_LAST = 20, /* log share of what followed the newest item */
+    DN_FEATURE_CLICKS,          /* log events ever */
+    DN_FEATURE_RECENT_CLICKS,   /* log of decayed events near others */
+    DN_FEATURE_TRENDING,        /* log of decayed events (hours) */
+    DN_FEATURE_SEEN,            /* is in the session */
+    DN_FEATURE_SEEN_NEAR,       /* 1 / distance to its newest event */
+    DN_FEATURE_SEEN_BEFORE,     /* is the event before the newest */
+    DN_FEATURE_SEEN_REPEATS,    /* is in the session: the share of events there that were repeats */
+    DN_FEATURE_SEEN_LAST,       /* is the newest event */
+    DN_FEATURE_SOURCES,         /* sources that offer it, / 4 */
+    DN_FEATURE_LIKENESS,        /* cosine to the session's direction */
+    DN_FEATURE_LIKENESS_LAST,   /* cosine to the newest item */
+    DN_FEATURE_CATEGORY,        /* share of the session's newest items of its category */
+    DN_FEATURE_PRICE,           /* 1 where its price is the session's usual one, less with the log ratio */
+    DN_FEATURE_COUNT,
+};
+#define DN_FEATURES_MAX 64u
+
+#define DN_MODEL_LENGTHS 4u                     /* sessions of 1, 2, 3, and of more events */
+#define DN_MODEL_VECTORS (1 + DN_MODEL_LENGTHS) /* [0]: shared */
+#define DN_WEIGHT_MAX 1000.0f
+
+struct dn_model {
+    float weights[DN_MODEL_VECTORS][DN_FEATURE_COUNT];
+};
+
+/* What is served before anything was learned: neighbours first, then rules. */
+void dn_model_default(struct dn_model *ret);
+/* A feature's name, "vstan_rank"; NULL: no such number. */
+const char *dn_feature_name(size_t feature);
+/* Vector 1..DN_MODEL_LENGTHS for a session of so many events. */
+static inline size_t dn_model_vector(size_t length)
+{
+    return length == 0 ? 1 : length < DN_MODEL_LENGTHS ? length : DN_MODEL_LENGTHS;
+}
+
+/* As it is replicated: fixed point, so that all nodes have the same bits. Weights beyond DN_WEIGHT_MAX, or
+ * that are no number, are cut to it. */
+#define DN_MODEL_BYTES_MAX (16u + 4u * DN_MODEL_VECTORS * DN_FEATURES_MAX)
+void dn_model_encode(const struct dn_model *model, struct dn_buffer *out);
+/* DN_CORRUPT with what is wrong. Bytes of another build may have fewer features (those left out are 0) or
+ * more (they are left out). */
+enum dn_code dn_model_decode(const uint8_t *bytes, size_t length, struct dn_model *ret, struct dn_error *err);
+
+#endif
