@@ -100,6 +100,11 @@ void dn_catalog_record_model(struct dn_buffer *out, const struct dn_model_change
     dn_buffer_blob(out, change->bytes, change->length);
 }
 
+uint8_t dn_catalog_record_level(const uint8_t *record, size_t length)
+{
+    return length > 0 && record[0] == DN_CATALOG_MODEL ? DN_CATALOG_LEVEL_MODEL : 1;
+}
+
 static bool decode(struct dn_reader *reader, struct dn_model_change *ret)
 {
     *ret = (struct dn_model_change){.op = (enum dn_model_op)dn_reader_u8(reader)};

@@ -104,6 +104,9 @@ struct dn_model_change {
     size_t length;
 };
 void dn_catalog_record_model(struct dn_buffer *out, const struct dn_model_change *change);
+/* The feature level (consensus.h) of a build that reads the record: 1, or what came later. */
+#define DN_CATALOG_LEVEL_MODEL 2
+uint8_t dn_catalog_record_level(const uint8_t *record, size_t length);
 
 /* Answer of MODEL: u8 status 0, u8 outcome, then what is in force: u64 generation, u64 version. */
 struct dn_model_result {
