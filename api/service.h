@@ -105,6 +105,8 @@ void dn_svc_change_member(struct dn_call *call, const uint8_t *message, size_t l
 void dn_svc_source_list(struct dn_call *call, const uint8_t *message, size_t length);
 void dn_svc_source_set(struct dn_call *call, const uint8_t *message, size_t length);
 void dn_svc_dead_letter_list(struct dn_call *call, const uint8_t *message, size_t length);
+void dn_svc_model_get(struct dn_call *call, const uint8_t *message, size_t length);
+void dn_svc_model_change(struct dn_call *call, const uint8_t *message, size_t length);
 void dn_svc_ping(struct dn_call *call, const uint8_t *message, size_t length);
 void dn_svc_health_check(struct dn_call *call, const uint8_t *message, size_t length);
 void dn_svc_health_watch(struct dn_call *call, const uint8_t *message, size_t length);
