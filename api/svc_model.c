@@ -1,6 +1,5 @@
 /* Model: Get and Change. The weights in group 0's state, by name; a change is a record of group 0. */
 #include "api/service.h"
-#include "recommend/model.h"
 
 #include <math.h>
 #include <string.h>
@@ -150,8 +149,8 @@ static bool weights_check(struct dn_call *call, const Dunlin__V1__ChangeModelReq
     return true;
 }
 
-static bool change_read(struct dn_call *call, const Dunlin__V1__ChangeModelRequest *request,
-                        struct dn_model_change *ret, struct dn_model *ret_weights)
+bool dn_check_model_change(struct dn_call *call, const Dunlin__V1__ChangeModelRequest *request,
+                           struct dn_model_change *ret, struct dn_model *ret_weights)
 {
     *ret = (struct dn_model_change){.op = DN_MODEL_RESET};
     switch ((int)request->op) {
@@ -228,7 +227,7 @@ void dn_svc_model_change(struct dn_call *call, const uint8_t *message, size_t le
         dn_call_unpack(call, &dunlin__v1__change_model_request__descriptor, message, length);
     struct dn_model_change change;
     struct dn_model weights;
-    if (!request || !change_read(call, request, &change, &weights) || !model_known(call))
+    if (!request || !dn_check_model_change(call, request, &change, &weights) || !model_known(call))
         return;
     struct dn_buffer *scratch = &call->thread->scratch;
     uint8_t *blob = NULL;
