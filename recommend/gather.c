@@ -375,7 +375,7 @@ static void add_entry(struct gather *gather, struct merged *merged, size_t shard
         candidate->score[source] += entry->score[source];
     candidate->after_last += entry->after_last;
     candidate->clicks += (float)named.clicks;
-    candidate->trend += named.trend;
+    candidate->trend += named.recent;
 }
 
 /* What the session itself had may come again. */
