@@ -15,8 +15,6 @@
 #define DN_EVENTS_PER_CALL_MAX 10000
 #define DN_ITEMS_PER_CALL_MAX 1000
 #define DN_ANONYMOUS_ITEMS_MAX 1000
-#define DN_FILTER_TERMS_MAX 64
-#define DN_FILTER_VALUES_MAX 1000
 #define DN_HASH_AT_MAX 1000
 #define DN_SOURCE_ROWS_MAX 65536 /* of a node, in one answer */
 #define DN_DEAD_LETTERS_PER_CALL_MAX 1000
@@ -70,8 +68,10 @@ bool dn_token_give(struct dn_call *call, const struct dn_token *token, ProtobufC
 bool dn_check_id(struct dn_call *call, const char *field, const char *id);
 bool dn_check_k(struct dn_call *call, uint32_t k);
 bool dn_check_vector(struct dn_call *call, const float *vector, size_t dim);
-/* In an epoch (it looks at the catalogue). filter may be NULL. */
-bool dn_check_filter(struct dn_call *call, const Dunlin__V1__Filter *filter, struct dn_filter *ret);
+/* In an epoch (it looks at the catalogue). `field` is the filter's name in the request; filter may be NULL.
+ */
+bool dn_check_filter(struct dn_call *call, const char *field, const Dunlin__V1__Filter *filter,
+                     struct dn_filter *ret);
 /* Item number `number` of a request. */
 bool dn_check_item(struct dn_call *call, size_t number, const Dunlin__V1__Item *item, struct dn_item *ret);
 /* The call needs more memory than its arena has. */

@@ -108,7 +108,7 @@ static void recommend_next(struct dn_call *call, const struct dn_read *read, voi
      * catalogue moves on meanwhile: items that are shown add their own versions. */
     struct dn_token token = read->token;
     dn_token_raise(&token, 0, dn_catalog_version(app->options.catalog));
-    if (!dn_check_filter(call, request->filter, &filter) || !exclusions(call, request, &query))
+    if (!dn_check_filter(call, "filter", request->filter, &filter) || !exclusions(call, request, &query))
         return;
     if (user) {
         enum dn_code code = dn_shard_read(app->options.shards[read->group - 1],
@@ -227,7 +227,7 @@ static void similar_next(struct dn_call *call, const struct dn_read *read, void 
     } else if (!dn_check_vector(call, request->vector, request->n_vector)) {
         return;
     }
-    if (!dn_check_filter(call, request->filter, &filter))
+    if (!dn_check_filter(call, "filter", request->filter, &filter))
         return;
     struct dn_recommended *items = NULL;
     size_t count = 0;
@@ -261,7 +261,7 @@ static void trending_next(struct dn_call *call, const struct dn_read *read, void
     const struct dn_app *app = dn_call_app(call);
     const Dunlin__V1__TrendingRequest *request = state;
     struct dn_filter filter;
-    if (!dn_check_filter(call, request->filter, &filter))
+    if (!dn_check_filter(call, "filter", request->filter, &filter))
         return;
     struct dn_recommended *items = NULL;
     size_t count = 0;

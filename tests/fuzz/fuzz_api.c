@@ -93,7 +93,7 @@ static void check_filter(const Dunlin__V1__Filter *message)
 {
     struct dn_filter filter;
     struct dn_item item;
-    if (dn_check_filter(&world.call, message, &filter)) {
+    if (dn_check_filter(&world.call, "filter", message, &filter)) {
         DN_ASSERT(dn_catalog_get(world.catalog, "a", 1, &item) == DN_OK);
         (void)dn_filter_match(&filter, &item);
     }
@@ -224,6 +224,19 @@ static size_t seed_read(uint8_t type, uint8_t *out, size_t max)
     range.min = 1.5;
     filter.n_terms = 2;
     filter.terms = terms;
+    if (type == 3) { /* with all there is */
+        static Dunlin__V1__FilterStep steps[3];
+        static Dunlin__V1__FilterStep *pointers[3] = {&steps[0], &steps[1], &steps[2]};
+        for (size_t i = 0; i < 3; i++) {
+            dunlin__v1__filter_step__init(&steps[i]);
+        }
+        steps[1].count = 1;
+        steps[2].join = DUNLIN__V1__FILTER_JOIN__FILTER_JOIN_OR;
+        steps[2].count = 2;
+        filter.n_steps = 3;
+        filter.steps = pointers;
+        filter.where = text("not (colour prefix (r, \"b\") or price < 5) and category != x");
+    }
     recommend.user_id = text("someone");
     recommend.k = similar.k = trending.k = 20;
     recommend.read = similar.read = trending.read = &read;
