@@ -76,9 +76,9 @@ struct run {
     uint32_t *categories; /* by place in items: a number, or NO_CATEGORY; NULL: no cap */
     uint32_t *used;       /* by that number: how many the answer has */
 
-    float *likeness; /* by place in order, of the first `pool`: to what was taken; NULL: no diversity */
-    size_t pool;
-    float low, span; /* of the pool's scores */
+    size_t pool;      /* how many places of the order diversity looks at; 0: there is none */
+    float *likeness;  /* by place in order: to what was taken */
+    float *relevance; /* by place in order: 0..1 */
 
     struct dn_rerank_item pins[DN_PINS_MAX];
     uint32_t pin_places[DN_PINS_MAX]; /* ascending */
@@ -107,6 +107,8 @@ static bool is_better(const struct run *run, uint32_t a, uint32_t b)
     const struct dn_rerank_item *x = &run->items[a], *y = &run->items[b];
     size_t shorter = x->item.id_length < y->item.id_length ? x->item.id_length : y->item.id_length;
 
+    if (x->fills != y->fills)
+        return y->fills;
     if (x->score != y->score)
         return x->score > y->score;
     int order = memcmp(x->item.id, y->item.id, shorter);
@@ -196,30 +198,45 @@ static float alike(const struct dn_item *a, const struct dn_item *b)
     return same_category(a, b) ? LIKENESS_OF_CATEGORY : 0;
 }
 
+/* The places from `first` to `end`, whose scores are of one scale, as `base` to base + share. */
+static void scale(const struct run *run, size_t first, size_t end, float base, float share)
+{
+    if (first == end)
+        return;
+    float low = run->items[run->order[end - 1]].score;
+    float span = run->items[run->order[first]].score - low;
+
+    for (size_t i = first; i < end; i++) {
+        float above = run->items[run->order[i]].score - low;
+
+        run->relevance[i] = base + share * (span > 0 ? above / span : 1);
+    }
+}
+
 static enum dn_code begin_diversity(struct run *run, struct dn_arena *arena, struct dn_error *err)
 {
     size_t places = run->k < DN_DIVERSE_PLACES_MAX ? run->k : DN_DIVERSE_PLACES_MAX;
-    size_t most = DN_DIVERSE_CANDIDATES_A_PLACE * places;
+    size_t most = DN_DIVERSE_CANDIDATES_A_PLACE * places, ranked = 0;
 
     if (run->rules->diversity <= 0 || run->count == 0)
         return DN_OK;
     run->pool = run->count < most ? run->count : most;
     run->likeness = dn_arena_zalloc(arena, run->pool * sizeof(*run->likeness));
-    if (!run->likeness)
+    run->relevance = dn_arena_alloc(arena, run->pool * sizeof(*run->relevance));
+    if (!run->likeness || !run->relevance)
         return dn_arena_full(err);
-    run->low = run->items[run->order[run->pool - 1]].score;
-    run->span = run->items[run->order[0]].score - run->low;
+    while (ranked < run->pool && !run->items[run->order[ranked]].fills)
+        ranked++;
+    bool mixed = ranked > 0 && ranked < run->pool;
+    scale(run, 0, ranked, mixed ? 0.5f : 0, mixed ? 0.5f : 1);
+    scale(run, ranked, run->pool, 0, mixed ? 0.5f : 1);
     return DN_OK;
 }
 
-/* What marginal relevance weighs: the score within the pool as 0..1, against the likeness to what was taken.
- */
+/* What marginal relevance weighs: the score against the likeness to what was taken. */
 static float worth(const struct run *run, size_t place)
 {
-    float score = run->items[run->order[place]].score;
-    float relevance = run->span > 0 ? (score - run->low) / run->span : 1;
-
-    return (1 - run->rules->diversity) * relevance - run->rules->diversity * run->likeness[place];
+    return (1 - run->rules->diversity) * run->relevance[place] - run->rules->diversity * run->likeness[place];
 }
 
 /* ---- choosing ----------------------------------------------------------------------------------------- */

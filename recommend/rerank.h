@@ -6,6 +6,7 @@
  *
  * - A cap is kept even when that leaves places empty: who asks for at most three hats does not want a fourth.
  *   Pins alone are above it. Items without a category are of none, and any number of them is fine.
+ * - Boosts order what there is; they bring nothing in, and do not lift what fills above what does not.
  * - Diversity looks at the first DN_DIVERSE_PLACES_MAX places and, for each, at the best
  *   DN_DIVERSE_CANDIDATES_A_PLACE * places candidates; what is behind comes by score. Two items are as alike
  * as the cosine of their vectors; where one has none, half alike when they are of one category. */
@@ -21,6 +22,7 @@
 struct dn_rerank_item {
     struct dn_item item;
     float score;
+    bool fills;    /* only fills places: comes after all that do not, whatever the scores */
     uint32_t from; /* the caller's own number; DN_RERANK_NONE in the answer: a pin that was no candidate */
     bool pinned;   /* in the answer */
 };

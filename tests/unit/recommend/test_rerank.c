@@ -188,7 +188,12 @@ static int slow_next(const struct slow *s, const struct dn_rules *rules, size_t 
 {
     int best = -1;
     float best_worth = 0;
-    float low = s->items[pool ? pool - 1 : 0].score, span = s->items[0].score - low;
+    float low[2] = {INFINITY, INFINITY}, high[2] = {-INFINITY, -INFINITY};
+
+    for (size_t i = 0; i < pool; i++) {
+        low[s->items[i].fills] = fminf(low[s->items[i].fills], s->items[i].score);
+        high[s->items[i].fills] = fmaxf(high[s->items[i].fills], s->items[i].score);
+    }
 
     for (size_t i = 0; i < s->count; i++) {
         float likeness = 0, relevance;
@@ -203,7 +208,11 @@ static int slow_next(const struct slow *s, const struct dn_rules *rules, size_t 
         }
         for (size_t j = 0; j < s->answer_count; j++)
             likeness = fmaxf(likeness, alike(&s->answer[j], &s->items[i].item));
-        relevance = span > 0 ? (s->items[i].score - low) / span : 1;
+        bool fills = s->items[i].fills;
+        float span = high[fills] - low[fills];
+        relevance = span > 0 ? (s->items[i].score - low[fills]) / span : 1;
+        if (low[0] <= high[0] && low[1] <= high[1]) /* both kinds */
+            relevance = (fills ? 0 : 0.5f) + 0.5f * relevance;
         relevance = (1 - rules->diversity) * relevance - rules->diversity * likeness;
         if (best < 0 || relevance > best_worth) {
             best = (int)i;
@@ -217,6 +226,8 @@ static int compare(const void *a_, const void *b_)
 {
     const struct dn_rerank_item *a = a_, *b = b_;
 
+    if (a->fills != b->fills)
+        return a->fills ? 1 : -1;
     if (a->score != b->score)
         return a->score > b->score ? -1 : 1;
     return memcmp(a->item.id, b->item.id, 3);
