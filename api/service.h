@@ -25,6 +25,9 @@ struct dn_app {
     uint8_t token_key[DN_HASH_KEY_BYTES];
     uint64_t started_us;
     struct dn_recommend_world world;
+    struct dn_model fixed_model; /* of variants that do not learn */
+    /* Requests by variant, the last: without one. NULL: there is no experiment. */
+    struct dn_counter *variants[DN_VARIANTS_MAX + 1];
     struct dn_gauge *age[DN_GROUPS_MAX];
 };
 
@@ -76,6 +79,16 @@ bool dn_check_filter(struct dn_call *call, const char *field, const Dunlin__V1__
 bool dn_check_item(struct dn_call *call, size_t number, const Dunlin__V1__Item *item, struct dn_item *ret);
 /* The call needs more memory than its arena has. */
 void dn_fail_memory(struct dn_call *call);
+
+/* ---- rules.c ----------------------------------------------------------------------------------------- */
+
+/* In an epoch. What is wrong is answered, with the field's name. */
+bool dn_check_rules(struct dn_call *call, const Dunlin__V1__RecommendRequest *request, struct dn_rules *ret);
+/* The variant of the request, by its own word or by its user; DN_VARIANT_NONE: none. */
+bool dn_check_variant(struct dn_call *call, const Dunlin__V1__RecommendRequest *request, size_t *ret);
+/* What the variant does where the request says nothing. */
+void dn_variant_apply(const struct dn_app *app, size_t variant, struct dn_rules *rules,
+                      struct dn_recommend_query *query, struct dn_recommend_world *world);
 
 static inline struct dn_hash128 dn_user_hash(const struct dn_app *app, const char *user)
 {

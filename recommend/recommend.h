@@ -83,6 +83,12 @@ struct dn_rules {
     const struct dn_pin *pins;
     size_t pin_count;
 };
+/* Whether they change anything. */
+static inline bool dn_rules_any(const struct dn_rules *rules)
+{
+    return rules->diversity > 0 || rules->category_cap > 0 || rules->boost_count > 0 || rules->pin_count > 0;
+}
+
 /* The session as if the user had just viewed the item too: its newest event, at the time of the one before
  * (now_ms: there is none). session: NULL for nobody's. DN_EXHAUSTED: the arena is full. */
 enum dn_code dn_session_anchored(const struct dn_session_view *session, const struct dn_item *item,

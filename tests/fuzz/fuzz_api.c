@@ -99,6 +99,19 @@ static void check_filter(const Dunlin__V1__Filter *message)
     }
 }
 
+static void check_rules(const Dunlin__V1__RecommendRequest *request)
+{
+    struct dn_rules rules;
+    size_t variant;
+    if (dn_check_rules(&world.call, request, &rules)) {
+        DN_ASSERT(rules.diversity >= 0 && rules.diversity <= 1);
+        for (size_t i = 0; i < rules.pin_count; i++) {
+            DN_ASSERT(rules.pins[i].place >= 1 && rules.pins[i].place <= request->k);
+        }
+    }
+    (void)dn_check_variant(&world.call, request, &variant);
+}
+
 static void check_fields(size_t type, const void *message)
 {
     if (type == 0) {
@@ -116,6 +129,7 @@ static void check_fields(size_t type, const void *message)
         const Dunlin__V1__RecommendRequest *request = message;
         (void)dn_check_k(&world.call, request->k);
         check_filter(request->filter);
+        check_rules(request);
     } else if (type == 3) {
         const Dunlin__V1__SimilarRequest *request = message;
         (void)dn_check_vector(&world.call, request->vector, request->n_vector);
@@ -237,6 +251,21 @@ static size_t seed_read(uint8_t type, uint8_t *out, size_t max)
         filter.steps = pointers;
         filter.where = text("not (colour prefix (r, \"b\") or price < 5) and category != x");
     }
+    static Dunlin__V1__Boost boost;
+    static Dunlin__V1__Boost *boosts[] = {&boost};
+    static Dunlin__V1__Pin pin;
+    static Dunlin__V1__Pin *pins[] = {&pin};
+    dunlin__v1__boost__init(&boost);
+    dunlin__v1__pin__init(&pin);
+    boost.filter = &filter;
+    boost.times = 2;
+    pin.item_id = text("a");
+    pin.place = 3;
+    recommend.n_boosts = recommend.n_pins = 1;
+    recommend.boosts = boosts;
+    recommend.pins = pins;
+    recommend.diversity = .25f;
+    recommend.variant = text("-");
     recommend.user_id = text("someone");
     recommend.k = similar.k = trending.k = 20;
     recommend.read = similar.read = trending.read = &read;
