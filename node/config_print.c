@@ -499,18 +499,16 @@ void dn_config_print_sample(struct dn_buffer *out)
         put_sample_value(out, key);
         before = key->path;
     }
+    put(out, "\n# An experiment: users are shared out among variants of the settings, by a hash of their id; "
+             "answers\n"
+             "# and metrics name the variant. The same on every node, or a user's variant depends on who "
+             "answers. None\n"
+             "# by default; to have one, take the first # of each line up to the next empty one away.\n");
+    put_commented(out, put_sample_experiment);
     put(out, "\n# Streams of events that the cluster reads by itself, each event exactly once: none by "
              "default. The\n"
              "# same list on every node (paths of files may differ: each node reads its own). To use it, "
              "take the\n"
              "# first # of each line below away, and the entries that are not wanted.\n");
     put_commented(out, put_sample_sources);
-    put(out,
-        "\n# An experiment: users are shared out among variants of the settings, by a hash of their id; "
-        "answers "
-        "and\n"
-        "# metrics name the variant. The same on every node, or a user's variant depends on who answers. "
-        "None by\n"
-        "# default; to have one, take the first # of each line below away.\n");
-    put_commented(out, put_sample_experiment);
 }

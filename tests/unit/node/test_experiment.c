@@ -95,7 +95,7 @@ static void test_refused(void **state)
     refused(many, "a.yaml:14: experiment.variants: ", "more than 8");
 }
 
-/* The sample's own way: the first # of each line from "#experiment:" on goes. */
+/* The sample's own way: the first # of each line from "#experiment:" to the next empty one goes. */
 static void test_sample(void **state)
 {
     struct dn_buffer sample, plain;
@@ -111,7 +111,7 @@ static void test_sample(void **state)
     const char *text = (const char *)sample.bytes, *at = strstr(text, "\n#experiment:");
     assert_non_null(at);
     dn_buffer_append(&plain, text, (size_t)(at + 1 - text));
-    for (const char *line = at + 1; *line;) {
+    for (const char *line = at + 1; *line != '\n';) {
         size_t length = strcspn(line, "\n") + 1;
 
         assert_int_equal(line[0], '#');
