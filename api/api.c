@@ -74,6 +74,19 @@ static void ages_update(struct dn_thread *thread)
     }
 }
 
+static void variants_count(struct dn_app *app)
+{
+    const struct dn_experiment *experiment = &app->options.experiment;
+    for (size_t i = 0; app->options.metrics && experiment->count > 0 && i <= experiment->count; i++) {
+        char labels[2 * DN_VARIANT_NAME_MAX + 64];
+        snprintf(labels, sizeof labels, "experiment=\"%s\",variant=\"%s\"", experiment->name,
+                 i < experiment->count ? experiment->variants[i].name : "");
+        app->variants[i < experiment->count ? i : DN_VARIANTS_MAX] =
+            dn_metrics_counter(app->options.metrics, "dunlin_recommend_variant_total", labels,
+                               "Recommend answers by variant of the experiment; empty: outside of it.");
+    }
+}
+
 static enum dn_code options_check(const struct dn_api_options *options, struct dn_error *err)
 {
     if (options->shard_count < 1 || options->shard_count >= DN_GROUPS_MAX)
@@ -103,6 +116,8 @@ enum dn_code dn_api_start(const struct dn_api_options *options, struct dn_api **
         .shards = (const struct dn_shard *const *)options->shards,
         .shard_count = options->shard_count,
     };
+    dn_model_default(&app->fixed_model);
+    variants_count(app);
     dn_token_key(options->hash_key, app->token_key);
     for (uint32_t group = 0; options->metrics && group <= options->shard_count; group++) {
         char label[32];

@@ -14,6 +14,9 @@
 
 #define SOURCE(field) offsetof(struct dn_source_config, field), sizeof(((struct dn_source_config *)0)->field)
 
+#define VARIANT(field)                                                                                       \
+    offsetof(struct dn_config_variant, field), sizeof(((struct dn_config_variant *)0)->field)
+
 #define BOOL(path, field, standard, help)                                                                    \
     {                                                                                                        \
         path, DN_CONFIG_BOOL, FIELD(field), 0, 0, standard, "", help, NULL                                   \
@@ -304,6 +307,23 @@ static const struct dn_config_key KEYS[] = {
     {"sources[].follow", DN_CONFIG_BOOL, SOURCE(follow), 0, 0, "false", "",
      "file: go on as files grow, and over rotation, like tail -F. For files that are named one by one.",
      NULL},
+
+    TEXT("experiment.name", experiment.name, 0, "",
+         "Name of the experiment. Under another name users are dealt to variants anew.", "spring"),
+    {"experiment.variants[].name", DN_CONFIG_TEXT, VARIANT(name), 1, 0, NULL, "",
+     "name: in answers, metrics and requests: letters, digits and . _ -", "diverse"},
+    {"experiment.variants[].share", DN_CONFIG_FLOAT, VARIANT(share), 0, 1, NULL, "",
+     "share: of the users, by a hash of their id; those that the shares leave out get no variant.", "0.1"},
+    {"experiment.variants[].diversity", DN_CONFIG_FLOAT, VARIANT(diversity), 0, 1, "0", "",
+     "diversity: for requests that give none. 0: by score alone.", "0.3"},
+    {"experiment.variants[].category_cap", DN_CONFIG_UINT, VARIANT(category_cap), 0, 1000, "0", "items",
+     "category_cap: items of one category, for requests that give none. 0: any number.", NULL},
+    {"experiment.variants[].sources_off", DN_CONFIG_TEXT, VARIANT(sources_off), 0, 0, "", "",
+     "sources_off: sources that offer nothing: of vstan, vmis, rules, covis, session_vector, session, "
+     "trending, catalog.",
+     "covis, trending"},
+    {"experiment.variants[].fixed_weights", DN_CONFIG_BOOL, VARIANT(fixed_weights), 0, 0, "false", "",
+     "fixed_weights: the default weights instead of those that were learned.", NULL},
 };
 enum { KEY_COUNT = sizeof(KEYS) / sizeof(KEYS[0]) };
 _Static_assert(KEY_COUNT <= DN_CONFIG_KEYS_MAX, "raise DN_CONFIG_KEYS_MAX");

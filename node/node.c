@@ -357,6 +357,7 @@ static enum dn_exit open_api(struct dn_node *node)
     };
 
     dn_config_recommend_settings(config, &options.recommend);
+    dn_config_experiment(config, &options.experiment);
     memcpy(options.hash_key, node->hash_key, sizeof(options.hash_key));
     /* Once more: the port may have been taken while state was restored. */
     enum dn_code code = probe_address("api.address", config->api.address, &err);

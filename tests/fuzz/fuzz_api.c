@@ -94,7 +94,7 @@ static void check_filter(const Dunlin__V1__Filter *message)
 {
     struct dn_filter filter;
     struct dn_item item;
-    if (dn_check_filter(&world.call, message, &filter)) {
+    if (dn_check_filter(&world.call, "filter", message, &filter)) {
         DN_ASSERT(dn_catalog_get(world.catalog, "a", 1, &item) == DN_OK);
         (void)dn_filter_match(&filter, &item);
     }
@@ -120,6 +120,19 @@ static void check_model(const Dunlin__V1__ChangeModelRequest *message)
     }
 }
 
+static void check_rules(const Dunlin__V1__RecommendRequest *request)
+{
+    struct dn_rules rules;
+    size_t variant;
+    if (dn_check_rules(&world.call, request, &rules)) {
+        DN_ASSERT(rules.diversity >= 0 && rules.diversity <= 1);
+        for (size_t i = 0; i < rules.pin_count; i++) {
+            DN_ASSERT(rules.pins[i].place >= 1 && rules.pins[i].place <= request->k);
+        }
+    }
+    (void)dn_check_variant(&world.call, request, &variant);
+}
+
 static void check_fields(size_t type, const void *message)
 {
     if (type == 0) {
@@ -137,6 +150,7 @@ static void check_fields(size_t type, const void *message)
         const Dunlin__V1__RecommendRequest *request = message;
         (void)dn_check_k(&world.call, request->k);
         check_filter(request->filter);
+        check_rules(request);
     } else if (type == 3) {
         const Dunlin__V1__SimilarRequest *request = message;
         (void)dn_check_vector(&world.call, request->vector, request->n_vector);
@@ -247,6 +261,34 @@ static size_t seed_read(uint8_t type, uint8_t *out, size_t max)
     range.min = 1.5;
     filter.n_terms = 2;
     filter.terms = terms;
+    if (type == 3) { /* with all there is */
+        static Dunlin__V1__FilterStep steps[3];
+        static Dunlin__V1__FilterStep *pointers[3] = {&steps[0], &steps[1], &steps[2]};
+        for (size_t i = 0; i < 3; i++) {
+            dunlin__v1__filter_step__init(&steps[i]);
+        }
+        steps[1].count = 1;
+        steps[2].join = DUNLIN__V1__FILTER_JOIN__FILTER_JOIN_OR;
+        steps[2].count = 2;
+        filter.n_steps = 3;
+        filter.steps = pointers;
+        filter.where = text("not (colour prefix (r, \"b\") or price < 5) and category != x");
+    }
+    static Dunlin__V1__Boost boost;
+    static Dunlin__V1__Boost *boosts[] = {&boost};
+    static Dunlin__V1__Pin pin;
+    static Dunlin__V1__Pin *pins[] = {&pin};
+    dunlin__v1__boost__init(&boost);
+    dunlin__v1__pin__init(&pin);
+    boost.filter = &filter;
+    boost.times = 2;
+    pin.item_id = text("a");
+    pin.place = 3;
+    recommend.n_boosts = recommend.n_pins = 1;
+    recommend.boosts = boosts;
+    recommend.pins = pins;
+    recommend.diversity = .25f;
+    recommend.variant = text("-");
     recommend.user_id = text("someone");
     recommend.k = similar.k = trending.k = 20;
     recommend.read = similar.read = trending.read = &read;
