@@ -111,8 +111,9 @@ static void recommend_next(struct dn_call *call, const struct dn_read *read, voi
     if (!dn_check_filter(call, request->filter, &filter) || !exclusions(call, request, &query))
         return;
     if (user) {
-        enum dn_code code = dn_shard_read(app->options.shards[read->group - 1],
-                                          dn_user_hash(app, request->user_id), call->arena, &session);
+        query.user = dn_user_hash(app, request->user_id);
+        enum dn_code code =
+            dn_shard_read(app->options.shards[read->group - 1], query.user, call->arena, &session);
         if (code == DN_NO_MEMORY) {
             dn_fail_memory(call);
             return;

@@ -167,11 +167,16 @@ const char *dn_taste_explain(const struct dn_pipeline *pipeline, const struct dn
     return reason;
 }
 
+size_t dn_session_vector_max(const struct dn_pipeline *pipeline)
+{
+    return pipeline->k + CANDIDATES_EXTRA;
+}
+
 enum dn_code dn_source_session_vector(const struct dn_pipeline *pipeline, struct dn_offers *ret,
                                       struct dn_error *err)
 {
     const struct dn_recommend_world *world = pipeline->world;
-    size_t want = pipeline->k + CANDIDATES_EXTRA;
+    size_t want = dn_session_vector_max(pipeline);
     size_t count = 0;
 
     if (!pipeline->toward || !world->retrieval)
