@@ -45,8 +45,8 @@ struct dn_eval_input {
 };
 
 struct dn_eval_facts {
-    const char *format; /* static text */
-    bool pairs;         /* has a file of prefixes: no live run */
+    const char *format;     /* static text */
+    bool pairs;             /* has a file of prefixes: no live run */
     size_t lines, left_out; /* left out: by type or by pattern */
     size_t other_types;     /* events of a type dunlin does not have: they count as clicks */
     size_t train_sessions, train_events, test_sessions, cases;
@@ -71,8 +71,8 @@ const char *dn_eval_method_name(unsigned method);
 
 struct dn_eval_options {
     bool live;
-    uint32_t methods;     /* bits 1 << method */
-    uint32_t sources_off; /* bits 1 << enum dn_recommend_source, for the blend */
+    uint32_t methods;                   /* bits 1 << method */
+    uint32_t sources_off;               /* bits 1 << enum dn_recommend_source, for the blend */
     size_t ks[DN_EVAL_KS_MAX], k_count; /* rising, each 1..DN_EVAL_K_MAX */
     size_t max;                         /* predictions; 0: all. Batch: a sample. Live: the first sessions */
     uint64_t seed;                      /* of the sample */
@@ -99,12 +99,12 @@ struct dn_eval_value { /* mean, and half the width of its 95 % interval: normal,
 struct dn_eval_at {
     size_t k;
     struct dn_eval_value hr, mrr, ndcg;
-    double coverage;                   /* share of the catalogue that was ever recommended */
+    double coverage;                        /* share of the catalogue that was ever recommended */
     struct dn_eval_value hr_less, mrr_less; /* than the blend's; 0 where the blend was not asked for */
 };
 struct dn_eval_method {
     const char *name;
-    double cpu_us; /* of one request */
+    double cpu_us;               /* of one request */
     struct dn_eval_value recall; /* 0 where it was not asked for */
     struct dn_eval_at at[DN_EVAL_KS_MAX];
     double window_hr[DN_EVAL_WINDOWS], window_mrr[DN_EVAL_WINDOWS]; /* at window_k */
@@ -112,10 +112,10 @@ struct dn_eval_method {
 struct dn_eval_result {
     bool live;
     size_t predictions, sessions;
-    size_t catalog; /* items in it at the end */
-    size_t events, refused; /* applied; not taken by the state */
-    size_t steps, used;     /* of learning; of these the clicked item was a candidate */
-    double loss;            /* mean over the used ones, of the last tenth of steps */
+    size_t catalog;            /* items in it at the end */
+    size_t events, refused;    /* applied; not taken by the state */
+    size_t steps, used;        /* of learning; of these the clicked item was a candidate */
+    double loss;               /* mean over the used ones, of the last tenth of steps */
     double apply_us, learn_us; /* CPU of one event, of one step */
     uint64_t memory_bytes;     /* of the shards */
     size_t method_count, k_count;

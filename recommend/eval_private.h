@@ -111,7 +111,7 @@ struct dn_eval_state {
     struct dn_recommend_world world;
     uint64_t index;
     int64_t offsets[DN_EVAL_SHARDS_MAX];
-    uint32_t *slots; /* of each item; UINT32_MAX: not in the catalogue yet */
+    uint32_t *slots;  /* of each item; UINT32_MAX: not in the catalogue yet */
     uint64_t *clicks; /* of each item */
     uint32_t *top;    /* the most clicked ones, best first */
     size_t top_count, top_max;
@@ -138,10 +138,10 @@ bool dn_eval_prefix(const struct dn_eval_state *state, const struct dn_eval_case
 /* ---- places ------------------------------------------------------------------------------------------ */
 
 struct dn_eval_places {
-    size_t count;              /* predictions */
-    uint32_t *clusters;        /* of each prediction */
-    uint16_t *of[DN_EVAL_METHODS];  /* 1: first; 0: not among the largest k. NULL: not asked for */
-    uint8_t *found[DN_EVAL_METHODS]; /* among the candidates */
+    size_t count;                     /* predictions */
+    uint32_t *clusters;               /* of each prediction */
+    uint16_t *of[DN_EVAL_METHODS];    /* 1: first; 0: not among the largest k. NULL: not asked for */
+    uint8_t *found[DN_EVAL_METHODS];  /* among the candidates */
     uint16_t *shown[DN_EVAL_METHODS]; /* the best place each slot ever had; 0: none */
     double cpu_s[DN_EVAL_METHODS];
     size_t slot_max, cluster_count;

@@ -42,7 +42,7 @@ struct reader {
     struct lines *lines;
     regex_t pattern;
     bool has_pattern;
-    char drop[DROP_TYPES_MAX + 2]; /* ",cancel," */
+    char drop[DROP_TYPES_MAX + 3]; /* ",cancel," */
 };
 
 /* ---- lines ------------------------------------------------------------------------------------------- */
@@ -174,9 +174,9 @@ static bool type_of(const char *text, uint8_t *ret)
         const char *name;
         uint8_t type;
     } types[] = {
-        {"", DN_EVENT_CLICK},         {"click", DN_EVENT_CLICK},  {"view", DN_EVENT_VIEW},
-        {"cart", DN_EVENT_CART},      {"buy", DN_EVENT_BUY},      {"purchase", DN_EVENT_BUY},
-        {"like", DN_EVENT_LIKE},      {"dislike", DN_EVENT_DISLIKE}, {"play", DN_EVENT_PLAY},
+        {"", DN_EVENT_CLICK},        {"click", DN_EVENT_CLICK},     {"view", DN_EVENT_VIEW},
+        {"cart", DN_EVENT_CART},     {"buy", DN_EVENT_BUY},         {"purchase", DN_EVENT_BUY},
+        {"like", DN_EVENT_LIKE},     {"dislike", DN_EVENT_DISLIKE}, {"play", DN_EVENT_PLAY},
         {"remove", DN_EVENT_REMOVE},
     };
 
@@ -347,12 +347,11 @@ static enum dn_code sequence(struct reader *reader, char *text, int64_t start_ms
             reader->set->facts.left_out++;
             continue;
         }
-        enum dn_code code = add_raw(reader, group,
-                                    &(struct fields){.time_ms = start_ms + position * span_ms / count,
-                                                     .item = item,
-                                                     .type = "",
-                                                     .price = NAN},
-                                    err);
+        enum dn_code code = add_raw(
+            reader, group,
+            &(struct fields){
+                .time_ms = start_ms + position * span_ms / count, .item = item, .type = "", .price = NAN},
+            err);
         if (code != DN_OK)
             return code;
     }
@@ -417,9 +416,8 @@ static enum dn_code read_events(struct reader *reader, struct dn_error *err)
     }
     lines_close(reader->lines);
     if (code == DN_NOT_FOUND)
-        code = reader->raws.count == 0
-                   ? dn_fail(err, DN_INVALID, "%s: no event in it", reader->input->events)
-                   : DN_OK;
+        code = reader->raws.count == 0 ? dn_fail(err, DN_INVALID, "%s: no event in it", reader->input->events)
+                                       : DN_OK;
     return code;
 }
 
@@ -427,7 +425,8 @@ static enum dn_code read_events(struct reader *reader, struct dn_error *err)
 static bool is_same_session(const struct dn_eval_set *set, const struct dn_eval_case *a,
                             const struct dn_eval_case *b)
 {
-    const struct dn_eval_case *shorter = a->length < b->length ? a : b, *longer = a->length < b->length ? b : a;
+    const struct dn_eval_case *shorter = a->length < b->length ? a : b,
+                              *longer = a->length < b->length ? b : a;
 
     if (shorter->length + 1 != longer->length)
         return false;
@@ -510,8 +509,7 @@ static enum dn_code build_pairs(struct reader *reader, size_t raws_before, struc
     for (size_t i = 0; i < set->case_count; i++) {
         struct dn_eval_case *at = &set->cases[i];
         at->first = at->first - raws_before + before;
-        at->cluster =
-            i == 0 ? 0 : set->cases[i - 1].cluster + !is_same_session(set, &set->cases[i - 1], at);
+        at->cluster = i == 0 ? 0 : set->cases[i - 1].cluster + !is_same_session(set, &set->cases[i - 1], at);
     }
     set->cluster_count = set->case_count == 0 ? 0 : set->cases[set->case_count - 1].cluster + 1u;
     set->facts.cases = set->case_count;

@@ -155,11 +155,10 @@ static bool add_session(struct builder *builder, const struct dn_eval_raw *raw, 
                                         .start_ms = raw[0].time_ms,
                                         .end_ms = raw[count - 1].time_ms};
     for (size_t i = 0; i < count; i++) {
-        if (!builder->repeats && session->count > 0 &&
-            set->events[set->event_count - 1].item == raw[i].item)
+        if (!builder->repeats && session->count > 0 && set->events[set->event_count - 1].item == raw[i].item)
             continue;
-        set->events[set->event_count++] = (struct dn_eval_event){
-            .time_ms = raw[i].time_ms, .item = raw[i].item, .type = raw[i].type};
+        set->events[set->event_count++] =
+            (struct dn_eval_event){.time_ms = raw[i].time_ms, .item = raw[i].item, .type = raw[i].type};
         session->count++;
     }
     return true;
@@ -323,8 +322,9 @@ struct dn_eval_step *dn_eval_steps(const struct dn_eval_set *set, size_t from, s
     count = 0;
     for (size_t s = from; s < to; s++)
         for (uint32_t i = 0; i < set->sessions[s].count; i++)
-            steps[count++] = (struct dn_eval_step){
-                .time_ms = set->events[set->sessions[s].first + i].time_ms, .session = (uint32_t)s, .position = i};
+            steps[count++] = (struct dn_eval_step){.time_ms = set->events[set->sessions[s].first + i].time_ms,
+                                                   .session = (uint32_t)s,
+                                                   .position = i};
     qsort(steps, count, sizeof *steps, by_step);
     *ret_count = count;
     return steps;
