@@ -48,7 +48,7 @@ enum {
     KEY_GAP,
     KEY_PACE,
     KEY_HIDE_SEEN,
-    KEY_COLD,
+    KEY_CATALOG,
     KEY_VECTORS,
     KEY_IDS,
     KEY_INDEX,
@@ -103,7 +103,10 @@ static const struct argp_option options[] = {
      22},
     {"ids", KEY_IDS, "FILE", 0, "ids of a .npy file's rows, one a line", 22},
     {"index", KEY_INDEX, "FACTORY", 0, "of vectors, as index.factory of dunlind (Flat)", 22},
-    {"cold-items", KEY_COLD, NULL, 0, "items are in the catalogue before their first click", 22},
+    {"catalog", KEY_CATALOG, "all|clicked", 0,
+     "all: items of the log are in the catalogue from the start (default); clicked: from their first click "
+     "on",
+     22},
     {"shards", KEY_SHARDS, "N", 0, "(1)", 22},
     {"idle", KEY_IDLE, "DAYS", 0, "sessions are forgotten after it (30, as dunlind)", 22},
     {"events-per-user", KEY_EVENTS_PER_USER, "N", 0, "that a session keeps (50, as dunlind)", 22},
@@ -245,8 +248,8 @@ static error_t parse_state(int key, char *text, struct argp_state *state)
     case KEY_INDEX:
         to->factory = text;
         return 0;
-    case KEY_COLD:
-        to->cold = true;
+    case KEY_CATALOG:
+        to->cold = choice(state, "--catalog", text, "all", "clicked") == DN_EVAL_YES;
         return 0;
     case KEY_SHARDS:
         to->shards = (uint32_t)dn_cli_number(state, "--shards", text, 1, DN_EVAL_SHARDS_MAX);

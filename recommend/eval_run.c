@@ -493,6 +493,7 @@ void dn_eval_options_default(struct dn_eval_options *options)
         .threads = 1,
         .shards = 1,
         .learn = 20000,
+        .cold = true,
     };
     dn_shard_settings_default(&options->settings);
     options->settings.gap_ms = INT64_C(7) * 86400000; /* a session's end is the log's word */
