@@ -12,12 +12,13 @@
 #include <string.h>
 
 #define RULES_ITEMS 3u
-#define RULES_DECAY 0.4f    /* from one item to the one before it */
-#define RULES_PRIOR 3.0f    /* events that say nothing, beside what is known of a row */
-#define ROWS_MAX 5u         /* newest items whose rows are read */
-#define VSTAN_DISTANCE 2.0f /* what a neighbour clicked falls to 1/e in so many visits from the shared one   \
-                             */
-#define LABEL_REACH (DN_NEAR_WINDOW)
+#define RULES_DECAY 0.4f /* from one item to the one before it */
+#define RULES_PRIOR 3.0f /* events that say nothing, beside what is known of a row */
+#define ROWS_MAX 5u      /* newest items whose rows are read */
+#define VSTAN_DISTANCE                                                                                       \
+    2.0f               /* what a neighbour clicked falls to 1/e in so many visits from the shared one        \
+                        */
+#define EVENTS_MAX 64u /* of the session, that are taken out of the tables again */
 
 static const size_t KEPT[DN_NEAR_SOURCES] = {
     [DN_SOURCE_VSTAN] = 200, [DN_SOURCE_VMIS] = 150, [DN_SOURCE_RULES] = 120, [DN_SOURCE_COVIS] = 100};
@@ -28,6 +29,21 @@ struct row {
     struct dn_near_row sums;
 };
 
+/* Clicks of the session that the tables have, and of the label: the same request gets the same answer whether
+ * they are counted already or not, and nobody is recommended what only they themselves did. */
+struct own {
+    float after[ROWS_MAX][DN_RECENT_MAX],
+        near[ROWS_MAX][DN_RECENT_MAX]; /* cells: row of a newest item, cell of another */
+    float label_after[ROWS_MAX], label_near[ROWS_MAX];
+    float after_sum[ROWS_MAX], near_sum[DN_RECENT_MAX]; /* of rows */
+    float label_near_sum;
+    float clicks[DN_RECENT_MAX], label_clicks;
+};
+
+#define IS_LABEL DN_RECENT_MAX
+#define IS_OTHER (DN_RECENT_MAX + 1)   /* an item that is not among the newest */
+#define IS_NOTHING (DN_RECENT_MAX + 2) /* an event that the tables do not count */
+
 struct gather {
     const struct dn_pipeline *pipeline;
     const struct dn_label *label;
@@ -35,6 +51,7 @@ struct gather {
     struct dn_known known;
     struct dn_neighbours neighbours;
     struct row rows[ROWS_MAX][DN_GATHER_SHARDS_MAX];
+    struct own own;
     struct dn_tally tallies[DN_GATHER_SHARDS_MAX];
     float near_distance[DN_NEIGHBOUR_AROUND + 1]; /* exp(-d / VSTAN_DISTANCE) */
 };
@@ -95,30 +112,71 @@ static void find_known(struct gather *gather)
     for (size_t s = 0; s < world->shard_count; s++)
         gather->known.self[s] =
             user.low == 0 && user.high == 0 ? DN_NEAR_NONE : dn_near_user(world->shards[s], user);
+    const struct dn_label *label = gather->label;
+    for (size_t s = 0; s < world->shard_count && label != NULL; s++)
+        gather->known.label[s] = dn_near_find(world->shards[s], label->hash, label->name, label->length);
 }
 
-/* ---- what a label added ------------------------------------------------------------------------------ */
+/* ---- what the session itself added ------------------------------------------------------------------- */
 
-/* A pair of the label's click with the session's events of one item: what it added to the cell of the two. */
-struct added {
-    float after, near;
-};
+/* An older event and one after it: as session/near.c counts them. */
+static void own_pair(struct own *own, uint8_t older, uint8_t newer, float after)
+{
+    if (older < ROWS_MAX) {
+        own->after_sum[older] += after;
+        if (newer < DN_RECENT_MAX)
+            own->after[older][newer] += after;
+        else if (newer == IS_LABEL)
+            own->label_after[older] += after;
+    }
+    if (older == newer && older != IS_OTHER)
+        return;
+    if (older < DN_RECENT_MAX)
+        own->near_sum[older]++;
+    if (newer < DN_RECENT_MAX)
+        own->near_sum[newer]++;
+    if (newer == IS_LABEL)
+        own->label_near_sum++;
+    if (older < ROWS_MAX && newer < DN_RECENT_MAX)
+        own->near[older][newer]++;
+    else if (older < ROWS_MAX && newer == IS_LABEL)
+        own->label_near[older]++;
+    if (newer < ROWS_MAX && older < DN_RECENT_MAX)
+        own->near[newer][older]++;
+}
 
-static struct added added_by_label(const struct gather *gather, const struct dn_recent *recent)
+static void read_own(struct gather *gather, struct own *own)
 {
     const struct dn_session_view *session = gather->pipeline->query->session;
-    struct added added = {0};
-    size_t distance = 1;
+    const struct dn_label *label = gather->label;
+    uint8_t which[EVENTS_MAX + 1];
+    size_t count = 0;
 
-    for (size_t i = session->event_count; i-- > 0 && session->events[i].current && distance <= LABEL_REACH;
-         distance++) {
-        const struct dn_event_view *event = &session->events[i];
-        if (event->item_hash != recent->hash || event->item_length != recent->length || !counts(event))
-            continue;
-        added.after += 1 / (float)distance;
-        added.near += gather->label->hash == recent->hash ? 0 : 1;
+    *own = (struct own){0};
+    if (label != NULL) {
+        struct dn_event_view event = {
+            .item = label->name, .item_length = label->length, .item_hash = label->hash};
+        const struct dn_recent *recent = recent_of(gather->out, &event);
+        which[count++] = recent != NULL ? (uint8_t)(recent - gather->out->recent) : IS_LABEL;
     }
-    return added;
+    for (size_t i = session->event_count; i-- > 0 && session->events[i].current && count < EVENTS_MAX;) {
+        const struct dn_event_view *event = &session->events[i];
+        const struct dn_recent *recent = recent_of(gather->out, event);
+        bool is_labels =
+            label != NULL && label->hash == event->item_hash && label->length == event->item_length;
+        which[count++] = !counts(event)   ? IS_NOTHING
+                         : recent != NULL ? (uint8_t)(recent - gather->out->recent)
+                         : is_labels      ? IS_LABEL
+                                          : IS_OTHER;
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (which[i] < DN_RECENT_MAX)
+            own->clicks[which[i]]++;
+        own->label_clicks += which[i] == IS_LABEL;
+        for (size_t d = 1; d <= DN_NEAR_WINDOW && i + d < count; d++)
+            if (which[i] != IS_NOTHING && which[i + d] != IS_NOTHING)
+                own_pair(own, which[i + d], which[i], 1 / (float)d);
+    }
 }
 
 static bool is_label(const struct gather *gather, const struct dn_near_item *named)
@@ -135,21 +193,29 @@ static float less(float value, float by)
 }
 
 /* Takes it out of the row of the newest item i in the shard where the user lives. */
-static void forget_label(struct gather *gather, size_t i, size_t shard)
+static void forget_own(struct gather *gather, size_t i, size_t shard)
 {
-    const struct dn_recommend_world *world = gather->pipeline->world;
-    const struct dn_label *label = gather->label;
+    const struct own *own = &gather->own;
     struct row *row = &gather->rows[i][shard];
-    uint32_t id = dn_near_find(world->shards[shard], label->hash, label->name, label->length);
-    struct added added = added_by_label(gather, &gather->out->recent[i]);
+    const uint32_t *ids = gather->known.items[shard];
 
-    row->sums.after_sum = less(row->sums.after_sum, added.after);
-    row->sums.near_sum = less(row->sums.near_sum, added.near);
-    for (size_t n = 0; n < row->sums.count; n++)
-        if (row->cells[n].id == id) {
-            row->cells[n].after = less(row->cells[n].after, added.after);
-            row->cells[n].near = less(row->cells[n].near, added.near);
+    row->sums.after_sum = less(row->sums.after_sum, own->after_sum[i]);
+    row->sums.near_sum = less(row->sums.near_sum, own->near_sum[i]);
+    for (size_t n = 0; n < row->sums.count; n++) {
+        struct dn_near_cell *cell = &row->cells[n];
+        float after = 0, near = 0;
+        for (size_t j = 0; j < gather->out->recent_count; j++)
+            if (ids[j] == cell->id) {
+                after = own->after[i][j];
+                near = own->near[i][j];
+            }
+        if (gather->label != NULL && cell->id == gather->known.label[shard]) {
+            after += own->label_after[i];
+            near += own->label_near[i];
         }
+        cell->after = less(cell->after, after);
+        cell->near = less(cell->near, near);
+    }
 }
 
 /* ---- rows and neighbours into tallies ---------------------------------------------------------------- */
@@ -176,8 +242,8 @@ static bool read_rows(struct gather *gather)
                 dn_arena_memdup(gather->pipeline->arena, scratch, row->sums.count * sizeof *scratch + 1);
             if (row->cells == NULL)
                 return false;
-            if (gather->label != NULL && gather->known.self[s] != DN_NEAR_NONE)
-                forget_label(gather, i, s);
+            if (gather->known.self[s] != DN_NEAR_NONE)
+                forget_own(gather, i, s);
         }
     return true;
 }
@@ -263,7 +329,8 @@ struct dn_candidate *dn_gathered_at(struct dn_gathered *gathered, const struct d
         return NULL;
     dn_slot_map_put(&gathered->places, item->slot, (uint32_t)gathered->count);
     struct dn_candidate *candidate = &gathered->list[gathered->count++];
-    *candidate = (struct dn_candidate){.item = *item, .position = DN_POSITION_NONE};
+    *candidate =
+        (struct dn_candidate){.item = *item, .position = DN_POSITION_NONE, .which = DN_POSITION_NONE};
     return candidate;
 }
 
@@ -283,13 +350,18 @@ static void add_entry(struct gather *gather, size_t shard, const struct dn_tally
         return;
     for (unsigned source = 0; source < DN_NEAR_SOURCES; source++)
         candidate->score[source] += is_on(gather, source) ? entry->score[source] : 0;
-    bool own = is_label(gather, &named) && gather->known.self[shard] != DN_NEAR_NONE;
     candidate->after_last += entry->after_last;
     candidate->near_last += entry->near_last;
-    candidate->clicks += less((float)named.clicks, own ? 1 : 0);
-    candidate->recent +=
-        less(named.trend,
-             own ? (float)(gather->out->length < LABEL_REACH ? gather->out->length : LABEL_REACH) : 0);
+    float own_clicks = 0, own_near = 0;
+    if (gather->known.self[shard] != DN_NEAR_NONE && candidate->which != DN_POSITION_NONE) {
+        own_clicks = gather->own.clicks[candidate->which];
+        own_near = gather->own.near_sum[candidate->which];
+    } else if (gather->known.self[shard] != DN_NEAR_NONE && is_label(gather, &named)) {
+        own_clicks = gather->own.label_clicks;
+        own_near = gather->own.label_near_sum;
+    }
+    candidate->clicks += less((float)named.clicks, own_clicks);
+    candidate->recent += less(named.trend, own_near);
 }
 
 /* What the session itself had may come again. */
@@ -304,6 +376,7 @@ static void add_recent(struct gather *gather)
         if (candidate == NULL)
             continue;
         candidate->position = out->recent[i].position;
+        candidate->which = (uint32_t)i;
     }
 }
 
@@ -425,6 +498,7 @@ enum dn_code dn_gather(const struct dn_pipeline *pipeline, const struct dn_label
     if (code != DN_OK)
         return code;
     find_known(gather);
+    read_own(gather, &gather->own);
     add_recent(gather);
     if (ret->recent_count > 0)
         code = add_near(gather, err);

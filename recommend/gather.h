@@ -38,6 +38,7 @@ struct dn_candidate {
     float after_last;       /* share of what followed the newest item */
     float near_last;        /* decayed events near the newest item that has a row */
     uint32_t position;      /* in the session, as in dn_recent; DN_POSITION_NONE: not there */
+    uint32_t which;         /* of the newest items it is; DN_POSITION_NONE: none */
 };
 
 struct dn_gathered { /* in the arena */

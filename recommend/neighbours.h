@@ -17,10 +17,10 @@ struct dn_neighbours { /* in the arena */
     size_t count;
 };
 
-/* Ids of the newest items in each shard, and of the session's own user. */
+/* Ids of the newest items in each shard, of the session's own user, and of the label. */
 struct dn_known {
     uint32_t items[DN_GATHER_SHARDS_MAX][DN_RECENT_MAX]; /* DN_NEAR_NONE: the shard does not know it */
-    uint32_t self[DN_GATHER_SHARDS_MAX];
+    uint32_t self[DN_GATHER_SHARDS_MAX], label[DN_GATHER_SHARDS_MAX];
 };
 
 /* False: the arena is full. */
