@@ -77,22 +77,29 @@ static void lines_close(struct lines *lines)
     lines->file = NULL;
 }
 
+/* What is wrong with the file, DN_NOT_FOUND: it is at its end. */
+static enum dn_code lines_end(const struct lines *lines, struct dn_error *err)
+{
+    int zlib_error;
+    const char *message = gzerror(lines->file, &zlib_error);
+
+    if (zlib_error == Z_OK || zlib_error == Z_STREAM_END)
+        return DN_NOT_FOUND;
+    return dn_fail(err, DN_IO, "read '%s' after line %llu: %s", lines->path,
+                   (unsigned long long)lines->number - 1, zlib_error == Z_ERRNO ? strerror(errno) : message);
+}
+
 /* The next line without its end; DN_NOT_FOUND: there is none. */
 static enum dn_code lines_next(struct lines *lines, struct dn_error *err)
 {
     lines->number++;
-    if (gzgets(lines->file, lines->text, (int)sizeof lines->text) == NULL) {
-        int zlib_error;
-        const char *message = gzerror(lines->file, &zlib_error);
-        if (zlib_error == Z_OK || zlib_error == Z_STREAM_END)
-            return DN_NOT_FOUND;
-        return dn_fail(err, DN_IO, "read '%s' after line %llu: %s", lines->path,
-                       (unsigned long long)lines->number - 1,
-                       zlib_error == Z_ERRNO ? strerror(errno) : message);
-    }
+    if (gzgets(lines->file, lines->text, (int)sizeof lines->text) == NULL)
+        return lines_end(lines, err);
     lines->length = strlen(lines->text);
     if (lines->length == sizeof lines->text - 1 && lines->text[lines->length - 1] != '\n')
         return bad_line(lines, err, "longer than 65,535 bytes");
+    if (lines->length > 0 && lines->text[lines->length - 1] != '\n' && lines_end(lines, err) == DN_IO)
+        return DN_IO; /* a file that was cut ends within a line */
     while (lines->length > 0 &&
            (lines->text[lines->length - 1] == '\n' || lines->text[lines->length - 1] == '\r'))
         lines->text[--lines->length] = '\0';
