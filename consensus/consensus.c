@@ -341,6 +341,7 @@ static unsigned or_default(unsigned value, unsigned fallback)
 
 static void set_defaults(struct dn_consensus_options *o)
 {
+    o->level = o->level != 0 ? o->level : DN_LEVEL;
     o->election_timeout_ms = or_default(o->election_timeout_ms, 300);
     o->heartbeat_ms = or_default(o->heartbeat_ms, 50);
     o->tick_ms = or_default(o->tick_ms, 200);

@@ -36,6 +36,17 @@
 #define DN_RECORD_MAX (4u << 20) /* bytes in one record */
 #define DN_RESULT_MAX (1u << 20) /* bytes in one record's result */
 
+/* ---- feature levels ------------------------------------------------------------------------------- */
+
+/* What a build understands. Each node tells its level with every connection, and an entry says which one its
+ * reader needs: a build that is too old stops there and says so, and is never another than its peers
+ * unnoticed. So that upgrading one node does not stop the others, a record of a new level is proposed only
+ * while dn_consensus_level says that all members have it.
+ *   1  all before
+ *   2  settings with the tables of what is near an item (DN_RECORD_SETTINGS, version 4) */
+#define DN_LEVEL_NEAR 2
+#define DN_LEVEL 2 /* of this build */
+
 /* ---- state machines ------------------------------------------------------------------------------- */
 
 /* Where and when a record is applied: the same on every node. */
@@ -54,6 +65,8 @@ struct dn_fsm {
      * understood or not allowed is answered with a refusal. */
     void (*apply)(void *state, const struct dn_apply *at, const uint8_t *record, size_t length,
                   struct dn_buffer *result);
+    /* The feature level that a reader of this record needs. Must be quick; NULL: 1, of all records. */
+    uint8_t (*level)(const uint8_t *record, size_t length);
     /* Once after the records of every entry (ticks have none): expiry and decay move on here, in bounded
      * steps; after it returns, readers may be told that at->index is applied. */
     void (*entry_done)(void *state, const struct dn_apply *at);
@@ -115,6 +128,7 @@ struct dn_consensus_options {
     unsigned install_timeout_ms;  /* a leader that hears nothing of a snapshot sends it again; 0: 20 s */
     uint64_t min_free_bytes;      /* refuse proposals below this much free disk; 0: 64 MiB */
     size_t segment_bytes;         /* of the journal; 0: 16 MiB; a multiple of 4096, at least 64 KiB */
+    uint8_t level;                /* what this node says it understands; 0: DN_LEVEL. Less: for tests */
     unsigned entry_max_bytes; /* most bytes packed into one entry (a larger record goes alone); 0: 256 KiB */
     unsigned inflight_max;    /* entries proposed and not yet applied, per group; 0: 8 */
     struct dn_metrics *metrics; /* may be NULL */
@@ -203,6 +217,7 @@ struct dn_member_info {
     enum dn_member_role role; /* in group 0 */
     uint64_t replaces;        /* raft id of the member it takes the place of; 0: none */
     bool connected;           /* to this node; true for itself */
+    uint8_t level;            /* its feature level; 0: not connected, or a build before levels */
     bool self;
     uint32_t groups, voting; /* groups it is in, and those it votes in, as this node knows them */
     uint32_t leading;        /* groups it leads */
@@ -216,6 +231,9 @@ struct dn_members {
     struct dn_member_info members[DN_MEMBERS_MAX]; /* by node_id; those that wait come last */
 };
 void dn_consensus_members(struct dn_consensus *consensus, struct dn_members *ret);
+/* The least feature level of all members, those on their way in or out too; 0: that of one of them is not
+ * known (it is not connected, or older than levels), or this node is no member. Any thread. */
+uint8_t dn_consensus_level(struct dn_consensus *consensus);
 
 enum dn_member_op {
     DN_MEMBER_ADD,     /* a waiting node becomes a learner, or a replica */

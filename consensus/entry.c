@@ -33,7 +33,7 @@ void entry_encode(const struct entry_head *head, const struct entry_record *reco
 {
     size_t at = ENTRY_HEADER_BYTES;
     out[0] = ENTRY_VERSION;
-    out[1] = ENTRY_LEVEL;
+    out[1] = head->level != 0 ? head->level : 1;
     out[2] = head->has_tick ? ENTRY_FLAG_TICK : 0;
     out[3] = 0;
     put_u32(out + 4, head->count);
@@ -109,6 +109,7 @@ enum dn_code entry_decode(const uint8_t *bytes, size_t length, struct entry_view
             "entry of format %u, level %u; this program reads format %u up to level %u: upgrade it", version,
             level, ENTRY_VERSION, ENTRY_LEVEL);
     }
+    view.head.level = level;
     if ((flags & ~ENTRY_FLAG_TICK) != 0 || view.head.count > ENTRY_RECORDS_MAX) {
         return dn_fail(err, DN_CORRUPT, "entry: flags %u, %u records", flags, view.head.count);
     }

@@ -1,7 +1,7 @@
 /* Entry: what one Raft command entry is made of. Encoding only: no state, any thread.
  *
  *   offset 0   u8   format version (ENTRY_VERSION)
- *          1   u8   feature level (ENTRY_LEVEL): what a reader must understand
+ *          1   u8   feature level, 1 to ENTRY_LEVEL: what a reader must understand
  *          2   u16  flags: bit 0 = a tick section follows the header
  *          4   u32  number of records
  *          8   i64  leader's wall clock, ms since 1970
@@ -23,7 +23,7 @@
 #include <stdint.h>
 
 #define ENTRY_VERSION 1
-#define ENTRY_LEVEL 1
+#define ENTRY_LEVEL DN_LEVEL /* the newest that is read; written is the least that will do */
 #define ENTRY_HEADER_BYTES 32
 #define ENTRY_MARK_BYTES 40
 #define ENTRY_RECORDS_MAX 65536
@@ -45,6 +45,7 @@ struct entry_head {
     uint32_t count;      /* records */
     uint32_t mark_count; /* marks; with has_tick */
     bool has_tick;
+    uint8_t level;                  /* 0 when encoding: 1 */
     const struct entry_mark *marks; /* encoding only */
 };
 

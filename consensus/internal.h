@@ -665,6 +665,7 @@ void raft_io_free(struct group *g); /* after the journal is gone */
 enum dn_code link_open(struct dn_consensus *c, struct dn_error *err);
 void link_free(struct dn_consensus *c);
 bool link_up(const struct dn_consensus *c, uint64_t raft_id);
+uint8_t link_level(const struct dn_consensus *c, uint64_t raft_id); /* its feature level; 0: not known */
 /* False: not connected, or no room now. */
 bool link_send(struct dn_consensus *c, uint64_t raft_id, const struct wire_frame *frame);
 bool link_is(const struct dn_consensus *c, const struct asker *asker); /* still there, in the same life */

@@ -27,6 +27,11 @@ bool link_up(const struct dn_consensus *c, uint64_t raft_id)
     return c->transport != NULL && dn_transport_peer_up(c->transport, raft_id);
 }
 
+uint8_t link_level(const struct dn_consensus *c, uint64_t raft_id)
+{
+    return link_up(c, raft_id) ? dn_transport_peer_level(c->transport, raft_id) : 0;
+}
+
 bool link_send(struct dn_consensus *c, uint64_t raft_id, const struct wire_frame *frame)
 {
     struct dn_buffer *out = &c->message;
@@ -343,7 +348,7 @@ enum dn_code link_open(struct dn_consensus *c, struct dn_error *err)
     struct dn_transport_options options = {
         .loop = &c->loop,
         .cluster_id = c->cluster_id,
-        .self = {.raft_id = c->raft_id, .incarnation = c->nonce},
+        .self = {.raft_id = c->raft_id, .incarnation = c->nonce, .level = c->o.level},
         .bind_address = c->bind_address != NULL ? c->bind_address : c->members[0].address,
         .queue_bytes = {0, 0, BULK_QUEUE_BYTES},
         .user_timeout_ms = USER_TIMEOUT_MS,

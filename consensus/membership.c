@@ -515,6 +515,7 @@ static void make_view(struct dn_consensus *c)
                                         .self = m->raft_id == c->raft_id};
         memcpy(info->address, m->address, sizeof info->address);
         info->connected = info->self || link_up(c, m->raft_id);
+        info->level = info->self ? c->o.level : link_level(c, m->raft_id);
         count_groups(c, info);
     }
     for (unsigned i = 0; i < DN_MEMBERS_MAX && view->count < DN_MEMBERS_MAX; i++) {
@@ -528,7 +529,8 @@ static void make_view(struct dn_consensus *c)
                                             .raft_id = m->raft_id,
                                             .role = leaves ? DN_ROLE_LEAVING : DN_ROLE_WAITING,
                                             .self = i == 0,
-                                            .connected = i == 0 || link_up(c, m->raft_id)};
+                                            .connected = i == 0 || link_up(c, m->raft_id),
+                                            .level = i == 0 ? c->o.level : link_level(c, m->raft_id)};
             memcpy(info->address, m->address, sizeof info->address);
             count_groups(c, info);
         }
@@ -581,4 +583,22 @@ void dn_consensus_members(struct dn_consensus *c, struct dn_members *ret)
     uv_mutex_lock(&c->view_lock);
     *ret = c->view;
     uv_mutex_unlock(&c->view_lock);
+}
+
+uint8_t dn_consensus_level(struct dn_consensus *c)
+{
+    uint8_t least = UINT8_MAX;
+    uv_mutex_lock(&c->view_lock);
+    const struct dn_members *view = &c->view;
+    bool member = false;
+    for (size_t i = 0; i < view->count; i++) {
+        const struct dn_member_info *info = &view->members[i];
+        if (info->role != DN_ROLE_WAITING) {
+            least = info->level < least ? info->level : least;
+            member |= info->self;
+        }
+    }
+    least = member && view->formed ? least : 0;
+    uv_mutex_unlock(&c->view_lock);
+    return least;
 }

@@ -242,6 +242,8 @@ static bool encode_batch(struct group *g, struct batch *b, size_t record_bytes, 
     }
     for (uint32_t i = 0; i < b->count; i++) {
         records[i] = (struct entry_record){b->items[i]->record, b->items[i]->length};
+        uint8_t level = g->fsm.level != NULL ? g->fsm.level(records[i].bytes, records[i].length) : 1;
+        head.level = level > head.level ? level : head.level;
     }
     entry_encode(&head, records, ret->base);
     free(records);

@@ -655,6 +655,9 @@ void dn_config_shard_settings(const struct dn_config *config, struct dn_shard_se
         .users_max = (uint32_t)config->session.users_max,
         .items_max = (uint32_t)config->session.items_max,
         .trend_half_life_ms = (int64_t)config->session.trend_half_life_s * 1000,
+        .near_cells = (uint32_t)config->session.near_cells,
+        .near_visitors = (uint32_t)config->session.near_visitors,
+        .near_half_life_ms = (int64_t)config->session.near_half_life_s * 1000,
     };
 }
 

@@ -76,7 +76,7 @@ struct dn_config { /* names and units are those of the keys */
     } raft;
     struct {
         uint64_t gap_s, lateness_s, ahead_s, idle_s, events_per_user, ids_per_user, users_max, items_max,
-            trend_half_life_s;
+            trend_half_life_s, near_cells, near_visitors, near_half_life_s;
     } session;
     struct {
         char factory[DN_CONFIG_NAME_MAX];

@@ -1,6 +1,7 @@
 /* The table of keys, and setting one. */
 #include "base/text.h"
 #include "node/config.h"
+#include "session/near.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -164,6 +165,14 @@ static const struct dn_config_key KEYS[] = {
          "Most item ids known to a shard."),
     UINT("session.trend_half_life_s", session.trend_half_life_s, 1, 365 * DAY_S, "21600", "s",
          "Trending counts halve in this time."),
+    UINT("session.near_cells", session.near_cells, 0, DN_NEAR_CELLS_MAX, "256", "items",
+         "A shard keeps, of each item, up to so many others that are clicked near it: what recommendations "
+         "from sessions live from. 0: none, and no visitors either. New values are taken once all members "
+         "are connected and of a build that knows them."),
+    UINT("session.near_visitors", session.near_visitors, 1, DN_NEAR_VISITORS_MAX, "64", "users",
+         "Newest users of an item whose sessions recommendations look at."),
+    UINT("session.near_half_life_s", session.near_half_life_s, 3600, 3650 * DAY_S, "2592000", "s",
+         "What is near an item counts half after this time."),
 
     TEXT("index.factory", index.factory, 1, "auto",
          "FAISS index_factory string (Flat; IVF1024,Flat; HNSW32). auto: exact below 8,000 items, IVF above.",

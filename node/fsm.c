@@ -59,6 +59,8 @@ static void shard_apply(void *state, const struct dn_apply *at, const uint8_t *r
         observe(seat, at->time_ms, record, length);
 }
 
+_Static_assert(DN_RECORD_LEVEL_NEAR == DN_LEVEL_NEAR, "one number for one thing");
+
 static void shard_entry_done(void *state, const struct dn_apply *at)
 {
     const struct dn_shard_seat *seat = state;
@@ -122,6 +124,7 @@ struct dn_fsm dn_fsm_shard(struct dn_shard_seat *seat)
     return (struct dn_fsm){
         .state = seat,
         .apply = shard_apply,
+        .level = dn_record_level,
         .entry_done = shard_entry_done,
         .hash = shard_hash,
         .snapshot_begin = shard_snapshot_begin,

@@ -51,6 +51,12 @@ static void update_shard(struct dn_node *node, uint32_t group)
     set(&shelf, "dunlin_sessions", (double)stats.users, "Users with a session");
     set(&shelf, "dunlin_session_items", (double)stats.items, "Item ids known to the shard");
     set(&shelf, "dunlin_session_memory_bytes", (double)stats.memory_bytes, "Memory of the shard's state");
+    set(&shelf, "dunlin_near_rows", (double)stats.near_rows,
+        "Items of which is kept what is clicked near them");
+    set(&shelf, "dunlin_near_pairs", (double)stats.near_pairs, "Items kept in those rows");
+    set(&shelf, "dunlin_near_visitors", (double)stats.near_visits, "Newest users of items that are kept");
+    set(&shelf, "dunlin_near_memory_bytes", (double)stats.near_bytes,
+        "Memory of these tables, part of dunlin_session_memory_bytes");
     set(&shelf, "dunlin_session_events_applied", (double)stats.events_applied,
         "Events applied in the shard's life");
     set(&shelf, "dunlin_session_events_duplicate", (double)stats.duplicates,

@@ -2,7 +2,9 @@
  *
  * Settings. The leader of a shard whose settings are not those of its configuration proposes a SETTINGS
  * record: at once when it becomes leader, and again every turn while they differ. Nodes with different
- * configurations therefore follow the leader's; no two fight within a term.
+ * configurations therefore follow the leader's; no two fight within a term. Settings of the tables (near_...)
+ * are in a record that older builds do not read: it waits until all members are known to (consensus.h,
+ * feature levels), and the other settings go without them meanwhile.
  *
  * Facts. "shards", "key_fingerprint" and "catalog_items_max" are set once in group 0 by its first leader.
  * Every node compares them with its own before it serves its first call: a node that hashes users with
@@ -27,6 +29,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#define NEAR_WAITED_SAID 50 /* turns; a cluster that starts takes fewer */
+
 enum { PROPOSAL_US = 2000000, RECORD_BYTES_MAX = 4096, FACT_MAX = 64, FACT_COUNT = 3, FILE_BYTES_MAX = 256 };
 
 struct errand {
@@ -41,6 +45,7 @@ struct dn_steward {
     struct dn_shard_settings wanted;
     struct errand settings[DN_SHARDS_MAX];
     struct errand facts[FACT_COUNT];
+    atomic_uint near_waited; /* how often the settings of the tables were held back */
     char values[FACT_COUNT][FACT_MAX];
 };
 
@@ -121,12 +126,34 @@ static bool take(struct errand *errand)
     return true;
 }
 
+/* Without cells there are no tables, whatever the other two are. */
+static bool near_equal(const struct dn_shard_settings *a, const struct dn_shard_settings *b)
+{
+    return a->near_cells == b->near_cells &&
+           (a->near_cells == 0 ||
+            (a->near_visitors == b->near_visitors && a->near_half_life_ms == b->near_half_life_ms));
+}
+
 static bool settings_equal(const struct dn_shard_settings *a, const struct dn_shard_settings *b)
 {
     return a->gap_ms == b->gap_ms && a->lateness_ms == b->lateness_ms && a->ahead_ms == b->ahead_ms &&
            a->idle_ms == b->idle_ms && a->events_per_user == b->events_per_user &&
            a->ids_per_user == b->ids_per_user && a->users_max == b->users_max &&
            a->items_max == b->items_max && a->trend_half_life_ms == b->trend_half_life_ms;
+}
+
+/* May the record with the settings of the tables be proposed? A shard that has tables was sent one before:
+ * nobody who cannot read it is left. */
+static bool near_known(struct dn_steward *steward, const struct dn_shard_settings *current)
+{
+    if (current->near_cells != 0 ||
+        dn_consensus_level(atomic_load(&steward->node->consensus)) >= DN_LEVEL_NEAR)
+        return true;
+    if (atomic_fetch_add(&steward->near_waited, 1) + 1 == NEAR_WAITED_SAID)
+        dn_info("node",
+                "session.near_cells and its kin wait until all members are connected, and of a build that "
+                "knows them ('dunlin member list')");
+    return false;
 }
 
 /* This node leads the group. Consensus thread or main thread. */
@@ -136,9 +163,13 @@ static void propose_settings(struct dn_steward *steward, uint32_t group)
     struct dn_shard_settings current;
 
     dn_shard_settings(steward->node->shards[group - 1], &current);
-    if (settings_equal(&current, &steward->wanted) || !take(errand))
+    bool near = !near_equal(&current, &steward->wanted) && near_known(steward, &current);
+    if ((settings_equal(&current, &steward->wanted) && !near) || !take(errand))
         return;
-    dn_record_settings(&errand->record, &steward->wanted);
+    if (near)
+        dn_record_settings(&errand->record, &steward->wanted);
+    else
+        dn_record_settings_without_near(&errand->record, &steward->wanted);
     propose(steward, errand, group, "settings");
 }
 

@@ -361,7 +361,7 @@ static void add_entry(struct gather *gather, size_t shard, const struct dn_tally
         own_near = gather->own.label_near_sum;
     }
     candidate->clicks += less((float)named.clicks, own_clicks);
-    candidate->recent += less(named.trend, own_near);
+    candidate->recent += less(named.recent, own_near);
 }
 
 /* What the session itself had may come again. */
@@ -418,7 +418,7 @@ static void weigh(struct gather *gather)
     for (size_t s = 0; s < world->shard_count; s++) {
         struct dn_shard_stats stats;
         dn_shard_stats(world->shards[s], &stats);
-        users += (float)stats.users;
+        users += (float)stats.users - (gather->known.self[s] != DN_NEAR_NONE ? 1 : 0);
     }
     for (size_t i = 0; i < gather->out->count; i++) {
         struct dn_candidate *candidate = &gather->out->list[i];

@@ -14,6 +14,8 @@
 #define AHEAD_TABLE 24u /* events ahead whose table places are asked for */
 #define AHEAD_SLOT 16u
 #define AHEAD_BLOCK 8u
+#define AHEAD_NEAR 5u
+#define AHEAD_ROW 2u
 #define PREFETCH_LINES 4u
 #define RECLAIM_EVERY 128u /* events; they fill half a batch */
 #define RECLAIM_BATCHES 2u
@@ -80,6 +82,26 @@ static void reclaim(struct dn_core *core, uint32_t done)
     }
 }
 
+/* The tables of what the user clicked last. */
+static void prefetch_near(const struct dn_core *core, const struct dn_parsed *parsed, bool rows)
+{
+    if (core->meta.settings.near_cells == 0) {
+        return;
+    }
+    if (parsed->item_guess != DN_ID_NONE && rows) {
+        const struct dn_item_slot *slot = dn_item_slot(core, parsed->item_guess);
+        __builtin_prefetch(atomic_load_explicit(&slot->row, memory_order_relaxed));
+        __builtin_prefetch(atomic_load_explicit(&slot->visitors, memory_order_relaxed));
+    }
+    const struct dn_block *block =
+        parsed->user_guess != DN_ID_NONE ? dn_user_block(core, parsed->user_guess) : NULL;
+    if (block != NULL && rows) {
+        dn_near_prefetch_rows(core, block);
+    } else if (block != NULL) {
+        dn_near_prefetch_slots(core, block);
+    }
+}
+
 static void look_ahead(const struct dn_core *core, struct dn_parsed *parsed, size_t count, size_t at)
 {
     if (at + AHEAD_TABLE < count) {
@@ -91,6 +113,12 @@ static void look_ahead(const struct dn_core *core, struct dn_parsed *parsed, siz
     }
     if (at + AHEAD_BLOCK < count) {
         prefetch_objects(core, &parsed[at + AHEAD_BLOCK]);
+    }
+    if (at + AHEAD_NEAR < count) {
+        prefetch_near(core, &parsed[at + AHEAD_NEAR], false);
+    }
+    if (at + AHEAD_ROW < count) {
+        prefetch_near(core, &parsed[at + AHEAD_ROW], true);
     }
 }
 

@@ -153,6 +153,7 @@ struct dn_item_slot {
     struct dn_item *_Atomic item; /* readers */
     struct dn_row *_Atomic row;   /* readers; NULL: empty */
     struct dn_visitors *_Atomic visitors;
+    _Atomic uint64_t hash;   /* readers; the item's, so that it need not be touched; 0: there is none */
     _Atomic uint32_t clicks; /* readers; the rest is the writer's */
     uint64_t trend;          /* as of trend_epoch */
     uint64_t unref;          /* when the last event that named it went away; 0: named now */
@@ -254,6 +255,11 @@ struct dn_trend_list { /* what readers see: immutable, strings included */
     char text[];
 };
 
+struct dn_near_counts { /* of the tables; for people: not part of the state */
+    uint64_t rows, cells, visitors;
+    uint64_t bytes; /* rows and rings, with what the slab rounds up */
+};
+
 struct dn_meta { /* the plain part of the state: copied whole into a capture */
     int64_t time_ms;
     int64_t max_event_ms;
@@ -331,6 +337,7 @@ struct dn_core {
     uint32_t user_bound, user_free, idle_head, idle_tail; /* idle_head: the longest idle */
 
     _Atomic uint32_t near_epoch; /* meta's, for readers */
+    struct dn_near_counts near;
 
     struct dn_item_chunk *_Atomic *item_chunks;
     struct dn_idtable items;
@@ -375,6 +382,7 @@ uint64_t dn_meta_hash(const struct dn_meta *meta);
 struct dn_epoch *dn_shard_epoch(const struct dn_shard *shard);
 void dn_shard_core_gone(struct dn_shard *shard, struct dn_core *core);
 struct dn_core *dn_shard_core(const struct dn_shard *shard);
+int64_t dn_shard_gap_ms(const struct dn_shard *shard); /* of the settings in force; any thread */
 
 /* ---- state_hash.c: fixed for ever, like dn_hash64 ---- */
 uint64_t dn_block_hash(const struct dn_block *block);
@@ -444,6 +452,11 @@ static inline const struct dn_item *dn_item_get(const struct dn_core *core, uint
     return atomic_load_explicit(&dn_item_slot(core, id)->item, memory_order_acquire);
 }
 
+static inline uint64_t dn_item_hash(const struct dn_core *core, uint32_t id)
+{
+    return atomic_load_explicit(&dn_item_slot(core, id)->hash, memory_order_relaxed);
+}
+
 void dn_items_init(struct dn_core *core);
 /* The slot, ready to be written: its chunk is no capture's. */
 struct dn_item_slot *dn_item_writable(struct dn_core *core, uint32_t id);
@@ -488,6 +501,9 @@ void dn_trend_half_life(struct dn_core *core, int64_t half_life_ms);
 /* ---- near.c ---- */
 /* Counts the halvings that are due; call when the group's time moved. */
 void dn_near_advance(struct dn_core *core);
+/* Asks for what events that follow those of the block will change: slots, later the rows behind them. */
+void dn_near_prefetch_slots(const struct dn_core *core, const struct dn_block *block);
+void dn_near_prefetch_rows(const struct dn_core *core, const struct dn_block *block);
 /* The user's event at `at` of their new block is new; had: the block before it had one of this item. */
 void dn_near_add(struct dn_core *core, uint32_t user, const struct dn_block *block, size_t at, bool had);
 /* The user's block has no event of the item any more. */

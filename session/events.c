@@ -194,7 +194,7 @@ static void sum_events(struct dn_core *core, struct dn_hash128 user, const struc
         if (i >= plan->drop && rank == 0) {
             break;
         }
-        uint64_t hash = dn_item_get(core, at->item)->hash;
+        uint64_t hash = dn_item_hash(core, at->item);
         core->sum -= dn_event_hash(user, at, hash, rank);
         if (i >= plan->drop) {
             core->sum += dn_event_hash(user, at, hash, (uint32_t)(i - plan->drop));

@@ -28,7 +28,7 @@ static bool item_hash_of(const struct dn_core *core, uint32_t id, uint64_t *ret_
     if (slot->state != DN_ITEM_LIVE) {
         return false;
     }
-    *ret_hash = dn_item_get(core, id)->hash;
+    *ret_hash = dn_item_hash(core, id);
     return true;
 }
 
@@ -59,6 +59,7 @@ static void slot_copy(struct dn_item_slot *to, const struct dn_item_slot *from)
     atomic_init(&to->row, atomic_load_explicit(&from->row, memory_order_relaxed));
     atomic_init(&to->visitors, atomic_load_explicit(&from->visitors, memory_order_relaxed));
     atomic_init(&to->clicks, atomic_load_explicit(&from->clicks, memory_order_relaxed));
+    atomic_init(&to->hash, atomic_load_explicit(&from->hash, memory_order_relaxed));
     to->state = from->state;
 }
 
@@ -130,6 +131,7 @@ static struct dn_item_slot *fill(struct dn_core *core, uint32_t id, uint64_t has
     atomic_store_explicit(&slot->row, NULL, memory_order_relaxed);
     atomic_store_explicit(&slot->visitors, NULL, memory_order_relaxed);
     atomic_store_explicit(&slot->clicks, 0, memory_order_relaxed);
+    atomic_store_explicit(&slot->hash, hash, memory_order_relaxed);
     atomic_store_explicit(&slot->item, item, memory_order_release);
     dn_idtable_insert(&core->items, hash, id);
     return slot;
@@ -226,7 +228,7 @@ bool dn_item_evict(struct dn_core *core)
     struct dn_item_slot *slot = dn_item_writable(core, id);
     core->sum -= dn_item_slot_hash(slot);
     unref_remove(core, slot);
-    dn_idtable_remove(&core->items, dn_item_get(core, id)->hash, id);
+    dn_idtable_remove(&core->items, dn_item_hash(core, id), id);
     slot->state = DN_ITEM_RETIRED;
     dn_core_retire_item(core, id);
     return true;
@@ -238,6 +240,7 @@ void dn_item_release(struct dn_core *core, uint32_t id)
     struct dn_item *item = atomic_load_explicit(&slot->item, memory_order_relaxed);
     DN_ASSERT(slot->state == DN_ITEM_RETIRED);
     atomic_store_explicit(&slot->item, NULL, memory_order_relaxed);
+    atomic_store_explicit(&slot->hash, 0, memory_order_relaxed);
     slot->state = DN_ITEM_FREE;
     slot->next = core->item_free;
     core->item_free = id;

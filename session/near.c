@@ -19,6 +19,7 @@
 
 #define FIRST_CELLS 4u
 #define FIRST_VISITORS 4u
+#define PREFETCH_LINES 2u
 #define LOOKED_AT 16u /* cells of a full row, for the least */
 
 static void store32(uint32_t *to, uint32_t value)
@@ -34,14 +35,9 @@ static void store64(uint64_t *to, uint64_t value)
 /* ---- rows
  * ------------------------------------------------------------------------------------------------- */
 
-static size_t row_bytes(uint32_t capacity)
-{
-    return sizeof(struct dn_row) + capacity * (sizeof(uint64_t) + 2 * sizeof(uint32_t));
-}
-
 struct dn_row *dn_row_create(struct dn_core *core, uint32_t capacity)
 {
-    struct dn_row *row = dn_slab_zalloc(core->slab, row_bytes(capacity));
+    struct dn_row *row = dn_slab_zalloc(core->slab, dn_row_bytes(capacity));
 
     row->generation = core->generation;
     row->capacity = capacity;
@@ -93,11 +89,29 @@ static void retire(struct dn_core *core, void *object, uint32_t generation, size
         dn_core_retire(core, object, size);
 }
 
+void dn_row_put(struct dn_core *core, struct dn_item_slot *slot, struct dn_row *row)
+{
+    struct dn_row *old = atomic_load_explicit(&slot->row, memory_order_relaxed);
+
+    atomic_store_explicit(&slot->row, row, memory_order_release);
+    if (row != NULL) {
+        core->near.rows++;
+        core->near.cells += row->count;
+        core->near.bytes += dn_slab_room(dn_row_bytes(row->capacity));
+    }
+    if (old != NULL) {
+        core->near.rows--;
+        core->near.cells -= old->count;
+        core->near.bytes -= dn_slab_room(dn_row_bytes(old->capacity));
+        retire(core, old, old->generation, dn_row_bytes(old->capacity));
+    }
+}
+
 /* The row ready to be written, with room for a cell unless it is as large as it may be. Its head's hash is
  * out of the sum. */
 static struct dn_row *row_writable(struct dn_core *core, struct dn_item_slot *slot, uint64_t item_hash)
 {
-    struct dn_row *row = atomic_load_explicit(&slot->row, memory_order_relaxed), *old = row;
+    struct dn_row *row = atomic_load_explicit(&slot->row, memory_order_relaxed);
     uint32_t most = core->meta.settings.near_cells;
 
     if (row == NULL) {
@@ -115,9 +129,7 @@ static struct dn_row *row_writable(struct dn_core *core, struct dn_item_slot *sl
         if (stale)
             core->sum += cells_sum(item_hash, row);
     }
-    atomic_store_explicit(&slot->row, row, memory_order_release);
-    if (old != NULL)
-        retire(core, old, old->generation, row_bytes(old->capacity));
+    dn_row_put(core, slot, row);
     return row;
 }
 
@@ -165,8 +177,8 @@ static uint32_t place_in_full(struct dn_core *core, uint64_t item_hash, struct d
 static void row_add(struct dn_core *core, uint32_t item, uint32_t other, uint32_t after, uint32_t near)
 {
     struct dn_item_slot *slot = dn_item_writable(core, item);
-    uint64_t item_hash = dn_item_get(core, item)->hash;
-    uint64_t key = dn_row_key(dn_item_get(core, other)->hash);
+    uint64_t item_hash = dn_item_hash(core, item);
+    uint64_t key = dn_row_key(dn_item_hash(core, other));
     struct dn_row *row = row_writable(core, slot, item_hash);
     uint32_t at = 0;
 
@@ -186,8 +198,10 @@ static void row_add(struct dn_core *core, uint32_t item, uint32_t other, uint32_
         uint32_t place = full ? place_in_full(core, item_hash, row) : row->count;
         if (place != UINT32_MAX) {
             cell_set(core, item_hash, row, place, key | after, near, other);
-            if (place == row->count)
+            if (place == row->count) {
                 __atomic_store_n(&row->count, place + 1, __ATOMIC_RELEASE);
+                core->near.cells++;
+            }
         }
     }
     core->sum += dn_row_hash(item_hash, row);
@@ -196,19 +210,30 @@ static void row_add(struct dn_core *core, uint32_t item, uint32_t other, uint32_
 /* ---- visitors
  * --------------------------------------------------------------------------------------------- */
 
-static size_t visitors_bytes(uint32_t capacity)
-{
-    return sizeof(struct dn_visitors) + capacity * sizeof(uint32_t);
-}
-
 struct dn_visitors *dn_visitors_create(struct dn_core *core, uint32_t capacity)
 {
-    struct dn_visitors *visitors = dn_slab_zalloc(core->slab, visitors_bytes(capacity));
+    struct dn_visitors *visitors = dn_slab_zalloc(core->slab, dn_visitors_bytes(capacity));
 
     visitors->generation = core->generation;
     visitors->capacity = capacity;
     memset(visitors->users, 0xff, capacity * sizeof visitors->users[0]); /* DN_ID_NONE */
     return visitors;
+}
+
+void dn_visitors_put(struct dn_core *core, struct dn_item_slot *slot, struct dn_visitors *visitors)
+{
+    struct dn_visitors *old = atomic_load_explicit(&slot->visitors, memory_order_relaxed);
+
+    atomic_store_explicit(&slot->visitors, visitors, memory_order_release);
+    if (visitors != NULL) {
+        core->near.visitors += visitors->count;
+        core->near.bytes += dn_slab_room(dn_visitors_bytes(visitors->capacity));
+    }
+    if (old != NULL) {
+        core->near.visitors -= old->count;
+        core->near.bytes -= dn_slab_room(dn_visitors_bytes(old->capacity));
+        retire(core, old, old->generation, dn_visitors_bytes(old->capacity));
+    }
 }
 
 /* The ring ready to be written; for one more: with room for it unless it is as large as it may be. */
@@ -229,9 +254,7 @@ static struct dn_visitors *visitors_writable(struct dn_core *core, struct dn_ite
     for (uint32_t n = old == NULL ? 0 : old->count; n-- > 0;)
         visitors->users[visitors->count++] = old->users[dn_visitors_place(old, n)];
     visitors->head = visitors->count % capacity;
-    atomic_store_explicit(&slot->visitors, visitors, memory_order_release);
-    if (old != NULL)
-        retire(core, old, old->generation, visitors_bytes(old->capacity));
+    dn_visitors_put(core, slot, visitors);
     return visitors;
 }
 
@@ -245,7 +268,7 @@ static uint32_t find(const struct dn_visitors *visitors, uint32_t user)
 }
 
 /* The place goes to the one next newer, and so on: the newest is free then. */
-static void take_out(struct dn_visitors *visitors, uint32_t place)
+static void take_out(struct dn_core *core, struct dn_visitors *visitors, uint32_t place)
 {
     uint32_t last = dn_visitors_place(visitors, 0);
 
@@ -257,6 +280,7 @@ static void take_out(struct dn_visitors *visitors, uint32_t place)
     store32(&visitors->users[last], DN_ID_NONE);
     store32(&visitors->head, last);
     store32(&visitors->count, visitors->count - 1);
+    core->near.visitors--;
 }
 
 static void drop_oldest(struct dn_core *core, uint64_t item_hash, struct dn_visitors *visitors)
@@ -266,17 +290,18 @@ static void drop_oldest(struct dn_core *core, uint64_t item_hash, struct dn_visi
     core->sum -= dn_visitor_hash(item_hash, dn_user_block(core, visitors->users[place])->user);
     store32(&visitors->users[place], DN_ID_NONE);
     store32(&visitors->count, visitors->count - 1);
+    core->near.visitors--;
 }
 
 static void visit(struct dn_core *core, uint32_t item, uint32_t user, struct dn_hash128 name, bool had)
 {
     struct dn_item_slot *slot = dn_item_writable(core, item);
-    uint64_t item_hash = dn_item_get(core, item)->hash;
+    uint64_t item_hash = dn_item_hash(core, item);
     struct dn_visitors *visitors = visitors_writable(core, slot, true);
     uint32_t place = had ? find(visitors, user) : DN_ID_NONE;
 
     if (place != DN_ID_NONE) {
-        take_out(visitors, place);
+        take_out(core, visitors, place);
     } else {
         core->sum += dn_visitor_hash(item_hash, name);
         if (visitors->count >= core->meta.settings.near_visitors)
@@ -285,6 +310,7 @@ static void visit(struct dn_core *core, uint32_t item, uint32_t user, struct dn_
     store32(&visitors->users[visitors->head], user);
     store32(&visitors->head, (visitors->head + 1) % visitors->capacity);
     store32(&visitors->count, visitors->count + 1);
+    core->near.visitors++;
 }
 
 void dn_near_leave(struct dn_core *core, uint32_t item, uint32_t user, struct dn_hash128 name)
@@ -295,8 +321,8 @@ void dn_near_leave(struct dn_core *core, uint32_t item, uint32_t user, struct dn
     if (visitors == NULL || find(visitors, user) == DN_ID_NONE)
         return;
     visitors = visitors_writable(core, dn_item_writable(core, item), false);
-    take_out(visitors, find(visitors, user));
-    core->sum -= dn_visitor_hash(dn_item_get(core, item)->hash, name);
+    take_out(core, visitors, find(visitors, user));
+    core->sum -= dn_visitor_hash(dn_item_hash(core, item), name);
 }
 
 /* ---- an event
@@ -338,6 +364,27 @@ static void pairs(struct dn_core *core, const struct dn_block *block, size_t at)
             pair(core, &events[at], &events[i], i - at);
 }
 
+/* What the pairs of this event will need is asked for early, all of it: their misses overlap. */
+void dn_near_prefetch_slots(const struct dn_core *core, const struct dn_block *block)
+{
+    size_t first = block->event_count > DN_NEAR_WINDOW ? block->event_count - DN_NEAR_WINDOW : 0;
+
+    for (size_t i = first; i < block->event_count; i++)
+        __builtin_prefetch(dn_item_slot(core, block->events[i].item));
+}
+
+void dn_near_prefetch_rows(const struct dn_core *core, const struct dn_block *block)
+{
+    size_t first = block->event_count > DN_NEAR_WINDOW ? block->event_count - DN_NEAR_WINDOW : 0;
+
+    for (size_t i = first; i < block->event_count; i++) {
+        const char *row = (const char *)atomic_load_explicit(&dn_item_slot(core, block->events[i].item)->row,
+                                                             memory_order_relaxed);
+        for (size_t line = 0; row != NULL && line < PREFETCH_LINES; line++)
+            __builtin_prefetch(row + line * 64);
+    }
+}
+
 void dn_near_add(struct dn_core *core, uint32_t user, const struct dn_block *block, size_t at, bool had)
 {
     const struct dn_event *event = &block->events[at];
@@ -358,18 +405,13 @@ void dn_near_drop(struct dn_core *core, uint32_t item)
     struct dn_item_slot *slot = dn_item_writable(core, item);
     struct dn_row *row = atomic_load_explicit(&slot->row, memory_order_relaxed);
     struct dn_visitors *visitors = atomic_load_explicit(&slot->visitors, memory_order_relaxed);
-    uint64_t item_hash = dn_item_get(core, item)->hash;
+    uint64_t item_hash = dn_item_hash(core, item);
 
-    atomic_store_explicit(&slot->row, NULL, memory_order_relaxed);
-    atomic_store_explicit(&slot->visitors, NULL, memory_order_relaxed);
-    if (row != NULL) {
+    if (row != NULL)
         core->sum -= dn_row_hash(item_hash, row) + cells_sum(item_hash, row);
-        retire(core, row, row->generation, row_bytes(row->capacity));
-    }
-    if (visitors != NULL) {
-        DN_ASSERT(visitors->count == 0);
-        retire(core, visitors, visitors->generation, visitors_bytes(visitors->capacity));
-    }
+    DN_ASSERT(visitors == NULL || visitors->count == 0);
+    dn_row_put(core, slot, NULL);
+    dn_visitors_put(core, slot, NULL);
 }
 
 void dn_near_advance(struct dn_core *core)
@@ -389,7 +431,7 @@ void dn_near_advance(struct dn_core *core)
 
 uint64_t dn_near_hash(const struct dn_core *core, const struct dn_item_slot *slot)
 {
-    uint64_t item_hash = atomic_load_explicit(&slot->item, memory_order_relaxed)->hash, sum = 0;
+    uint64_t item_hash = atomic_load_explicit(&slot->hash, memory_order_relaxed), sum = 0;
     const struct dn_row *row = atomic_load_explicit(&slot->row, memory_order_relaxed);
     const struct dn_visitors *visitors = atomic_load_explicit(&slot->visitors, memory_order_relaxed);
 

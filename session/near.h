@@ -1,11 +1,13 @@
 /* Near: what a shard's clicks say of an item. Two tables in the replicated state, kept by each event:
  *
- *   row       which items were clicked within DN_NEAR_WINDOW events of it in the same session: how often in
- *             any order (co-visitation), and how often after it, each by 1 / distance (sequential rules:
- * Ludewig, Jannach, "Evaluation of session-based recommendation algorithms", 2018, section 4.1) visitors  the
- * users who clicked it last: where VMIS-kNN looks for neighbours (Kersbergen, Sprangers, Schelter,
- * "Serenade", SIGMOD 2022). A neighbour's session is the user's own block, so it costs no memory beside it,
- * and is gone when the user is erased
+ * - A row: which items were clicked within DN_NEAR_WINDOW events of it in the same session: how often in any
+ *   order (co-visitation), and how often after it, each by 1 / distance (sequential rules: Ludewig, Jannach,
+ *   "Evaluation of session-based recommendation algorithms", 2018, section 4.1).
+ * - Its visitors: the users who clicked it last, where VMIS-kNN looks for neighbours (Kersbergen, Sprangers,
+ *   Schelter, "Serenade", SIGMOD 2022). A neighbour's session is the user's own block, so it costs no memory
+ *   beside it, and is gone when the user is erased.
+ *
+ * A row is a sum over users and does not say whose clicks are in it: an erased user's stay, and fade.
  *
  * Readers (any registered thread, in epoch) take no lock. A row changes under them: a weight is one atomic,
  * but what they read of one row may be of several moments, an event apart. Ids are of this node and this
@@ -29,7 +31,7 @@ struct dn_near_item {
     uint16_t length;
     uint64_t hash;   /* dn_hash64(name, length, 0) */
     uint32_t clicks; /* events ever, saturating */
-    float trend;     /* decayed event weight now, in events */
+    float recent;    /* pairs it was in lately: its row's near_sum, decayed; 0: it has no row */
 };
 
 /* The shard's id of a user; DN_NEAR_NONE: it does not know them. */

@@ -25,6 +25,20 @@ static inline uint32_t dn_visitors_place(const struct dn_visitors *visitors, uin
     return (visitors->head + 2 * visitors->capacity - 1 - n) % visitors->capacity;
 }
 
+static inline size_t dn_row_bytes(uint32_t capacity)
+{
+    return sizeof(struct dn_row) + capacity * (sizeof(uint64_t) + 2 * sizeof(uint32_t));
+}
+
+static inline size_t dn_visitors_bytes(uint32_t capacity)
+{
+    return sizeof(struct dn_visitors) + capacity * sizeof(uint32_t);
+}
+
+/* The slot's row (ring) is this one now; either may be NULL. Keeps the counts; the old one is retired. */
+void dn_row_put(struct dn_core *core, struct dn_item_slot *slot, struct dn_row *row);
+void dn_visitors_put(struct dn_core *core, struct dn_item_slot *slot, struct dn_visitors *visitors);
+
 /* Empty, as of the group's epoch. */
 struct dn_row *dn_row_create(struct dn_core *core, uint32_t capacity);
 struct dn_visitors *dn_visitors_create(struct dn_core *core, uint32_t capacity);

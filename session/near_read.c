@@ -30,6 +30,14 @@ static const struct dn_item *item_of(const struct dn_core *core, uint32_t id)
     return slot != NULL ? atomic_load_explicit(&slot->item, memory_order_acquire) : NULL;
 }
 
+/* Of the halvings that nobody has written into the row yet. */
+static float decay(const struct dn_core *core, const struct dn_row *row)
+{
+    uint32_t halvings = atomic_load_explicit(&core->near_epoch, memory_order_relaxed) - row->epoch;
+
+    return ldexpf(1, -(int)(halvings < 64 ? halvings : 64));
+}
+
 uint32_t dn_near_user(const struct dn_shard *shard, struct dn_hash128 user)
 {
     return dn_user_find(dn_shard_core(shard), user);
@@ -43,16 +51,20 @@ uint32_t dn_near_find(const struct dn_shard *shard, uint64_t hash, const char *n
 bool dn_near_item(const struct dn_shard *shard, uint32_t id, struct dn_near_item *ret)
 {
     const struct dn_core *core = dn_shard_core(shard);
-    const struct dn_item *item = item_of(core, id);
+    const struct dn_item_slot *slot = slot_of(core, id);
+    const struct dn_item *item =
+        slot != NULL ? atomic_load_explicit(&slot->item, memory_order_acquire) : NULL;
 
     if (item == NULL)
         return false;
+    const struct dn_row *row = atomic_load_explicit(&slot->row, memory_order_acquire);
     *ret = (struct dn_near_item){
         .id = id,
         .name = item->bytes,
         .length = item->length,
         .hash = item->hash,
-        .clicks = atomic_load_explicit(&slot_of(core, id)->clicks, memory_order_relaxed),
+        .clicks = atomic_load_explicit(&slot->clicks, memory_order_relaxed),
+        .recent = row != NULL ? decay(core, row) * (float)load64(&row->near_sum) / DN_NEAR_ONE : 0,
     };
     return true;
 }
@@ -67,9 +79,7 @@ void dn_near_row(const struct dn_shard *shard, uint32_t id, struct dn_near_cell 
     *ret = (struct dn_near_row){0};
     if (row == NULL)
         return;
-    /* Halvings that nobody has written into it yet. */
-    uint32_t halvings = atomic_load_explicit(&core->near_epoch, memory_order_relaxed) - row->epoch;
-    float now = ldexpf(1, -(int)(halvings < 64 ? halvings : 64));
+    float now = decay(core, row);
     ret->after_sum = now * (float)load64(&row->after_sum) / DN_NEAR_AFTER_ONE;
     ret->near_sum = now * (float)load64(&row->near_sum) / DN_NEAR_ONE;
     uint32_t count = __atomic_load_n(&row->count, __ATOMIC_ACQUIRE);
@@ -127,9 +137,7 @@ bool dn_near_session(const struct dn_shard *shard, uint32_t user, uint32_t id, s
         at--;
     if (at-- == 0)
         return false;
-    struct dn_shard_settings settings;
-    dn_shard_settings(shard, &settings);
-    int64_t gap_ms = settings.gap_ms;
+    int64_t gap_ms = dn_shard_gap_ms(shard);
     size_t first = at, last = at, from, to;
     while (first > 0 && events[first].time_ms - events[first - 1].time_ms <= gap_ms)
         first--;

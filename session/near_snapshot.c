@@ -107,7 +107,7 @@ static uint32_t place_of(const struct keys *keys, uint64_t key)
     uint32_t at = (uint32_t)(dn_row_key(key) >> 32 ^ dn_row_key(key) >> DN_ROW_KEY_SHIFT) & keys->mask;
 
     while (keys->items[at] != 0 &&
-           dn_row_key(dn_item_get(keys->core, keys->items[at] - 1)->hash) != dn_row_key(key))
+           dn_row_key(dn_item_hash(keys->core, keys->items[at] - 1)) != dn_row_key(key))
         at = (at + 1) & keys->mask;
     return at;
 }
@@ -121,7 +121,7 @@ static void keys_make(struct dn_core *core, struct keys *ret)
     *ret = (struct keys){.core = core, .mask = places - 1};
     ret->items = dn_slab_zalloc(core->slab, places * sizeof *ret->items);
     for (uint32_t item = 0; item < core->item_bound; item++)
-        ret->items[place_of(ret, dn_item_get(core, item)->hash)] = item + 1;
+        ret->items[place_of(ret, dn_item_hash(core, item))] = item + 1;
 }
 
 static bool read_row(struct dn_core *core, struct dn_source *in, const struct keys *keys,
@@ -143,7 +143,7 @@ static bool read_row(struct dn_core *core, struct dn_source *in, const struct ke
     row->after_sum = head.after_sum;
     row->near_sum = head.near_sum;
     row->count = head.count;
-    atomic_store_explicit(&slot->row, row, memory_order_relaxed);
+    dn_row_put(core, slot, row);
     for (uint32_t i = 0; i < head.count; i++) {
         row->keys[i] = dn_source_u64(in);
         dn_row_near(row)[i] = dn_source_u32(in);
@@ -172,7 +172,7 @@ static bool read_visitors(struct dn_core *core, struct dn_source *in, uint32_t i
     if (count == 0)
         return true;
     struct dn_visitors *visitors = dn_visitors_create(core, count);
-    atomic_store_explicit(&slot->visitors, visitors, memory_order_relaxed);
+    dn_visitors_put(core, slot, visitors);
     for (uint32_t i = 0; i < count; i++) {
         uint32_t user = dn_source_u32(in);
         if (in->code != DN_OK || user >= core->user_bound || seen[user] == item + 1 ||
@@ -180,6 +180,7 @@ static bool read_visitors(struct dn_core *core, struct dn_source *in, uint32_t i
             return false;
         seen[user] = item + 1;
         visitors->users[visitors->count++] = user;
+        core->near.visitors++;
     }
     visitors->head = 0;
     return true;

@@ -168,6 +168,18 @@ void dn_record_erase(struct dn_buffer *out, struct dn_hash128 user, int64_t unti
     dn_buffer_u64(out, request_id);
 }
 
+void dn_record_settings_without_near(struct dn_buffer *out, const struct dn_shard_settings *settings)
+{
+    put_head(out, DN_RECORD_SETTINGS);
+    dn_encode_settings(out, settings, false);
+}
+
+uint8_t dn_record_level(const uint8_t *record, size_t length)
+{
+    bool near = length >= 2 && record[0] == DN_RECORD_SETTINGS && record[1] >= DN_RECORD_VERSION_NEAR;
+    return near ? DN_RECORD_LEVEL_NEAR : 1;
+}
+
 void dn_record_settings(struct dn_buffer *out, const struct dn_shard_settings *settings)
 {
     size_t start = out->length;

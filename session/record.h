@@ -108,6 +108,12 @@ void dn_record_stall(struct dn_buffer *out, int64_t since_ms, const char *reason
  * the group's time); request_id makes a repeat harmless. */
 void dn_record_erase(struct dn_buffer *out, struct dn_hash128 user, int64_t until_ms, uint64_t request_id);
 void dn_record_settings(struct dn_buffer *out, const struct dn_shard_settings *settings);
+/* The same without those of the tables (near.h), which stay as they are: builds that do not know them read
+ * it. */
+void dn_record_settings_without_near(struct dn_buffer *out, const struct dn_shard_settings *settings);
+/* The feature level (consensus.h) of a build that reads the record: 1, or what came later. */
+#define DN_RECORD_LEVEL_NEAR 2
+uint8_t dn_record_level(const uint8_t *record, size_t length);
 
 /* What became of each event. Numbers are part of the protocol. */
 enum dn_outcome {

@@ -121,9 +121,12 @@ size_t dn_shard_trending(const struct dn_shard *shard, struct dn_trend_view *ret
 struct dn_shard_stats {
     uint64_t users, items, events_applied, duplicates, late, refused, erased, evicted, expired;
     uint64_t memory_bytes; /* everything the shard holds */
-    int64_t time_ms;       /* the group's time */
-    int64_t max_event_ms;  /* newest event time applied */
-    uint64_t dead[8];      /* dead letters by reason (enum dn_dead_reason); [0] unused */
+    /* Tables of what is near an item (near.h): rows, cells in them, visitors in rings, and what of
+     * memory_bytes they take. */
+    uint64_t near_rows, near_pairs, near_visits, near_bytes;
+    int64_t time_ms;      /* the group's time */
+    int64_t max_event_ms; /* newest event time applied */
+    uint64_t dead[8];     /* dead letters by reason (enum dn_dead_reason); [0] unused */
 };
 void dn_shard_stats(const struct dn_shard *shard, struct dn_shard_stats *ret);
 

@@ -15,7 +15,10 @@
 #define STATS(X)                                                                                             \
     X(users)                                                                                                 \
     X(items)                                                                                                 \
-    X(events_applied) X(duplicates) X(late) X(refused) X(erased) X(evicted) X(expired) X(memory_bytes)
+    X(events_applied)                                                                                        \
+    X(duplicates)                                                                                            \
+    X(late) X(refused) X(erased) X(evicted) X(expired) X(memory_bytes) X(near_rows) X(near_pairs)            \
+        X(near_visits) X(near_bytes)
 
 struct dn_shard {
     struct dn_epoch *epoch;
@@ -127,6 +130,10 @@ static void show(struct dn_shard *shard)
     SHOW(evicted, meta->evicted);
     SHOW(expired, meta->expired);
     SHOW(memory_bytes, memory_bytes(shard, core));
+    SHOW(near_rows, core->near.rows);
+    SHOW(near_pairs, core->near.cells);
+    SHOW(near_visits, core->near.visitors);
+    SHOW(near_bytes, core->near.bytes);
     SHOW(time_ms, meta->time_ms);
     SHOW(max_event_ms, meta->max_event_ms);
     for (size_t reason = 1; reason <= DN_DEAD_REASON_MAX; reason++) {
@@ -159,6 +166,11 @@ void dn_shard_stats(const struct dn_shard *shard, struct dn_shard_stats *ret)
     for (size_t reason = 0; reason <= DN_DEAD_REASON_MAX; reason++) {
         ret->dead[reason] = SHOWN(dead[reason]);
     }
+}
+
+int64_t dn_shard_gap_ms(const struct dn_shard *shard)
+{
+    return SHOWN(gap_ms);
 }
 
 void dn_shard_settings(const struct dn_shard *shard, struct dn_shard_settings *ret)

@@ -251,6 +251,11 @@ void dn_slab_free(struct dn_slab *slab, void *object, size_t size)
     }
 }
 
+size_t dn_slab_room(size_t size)
+{
+    return size > SMALL_MAX ? sizeof(struct large) + size : class_size(class_of(size));
+}
+
 uint64_t dn_slab_bytes(const struct dn_slab *slab)
 {
     return slab->bytes;

@@ -21,6 +21,9 @@ void *dn_slab_zalloc(struct dn_slab *slab, size_t size);
 /* `size` is the size that was asked for. */
 void dn_slab_free(struct dn_slab *slab, void *object, size_t size);
 
+/* How many bytes an object of this size takes, rounding included. */
+size_t dn_slab_room(size_t size);
+
 /* Bytes taken from the system. */
 uint64_t dn_slab_bytes(const struct dn_slab *slab);
 

@@ -120,7 +120,7 @@ void dn_trend_add(struct dn_core *core, uint32_t item, int64_t time_ms, uint16_t
     score = score > UINT64_MAX - add ? UINT64_MAX : score + add;
     slot->trend = score;
     slot->trend_epoch = core->meta.trend_epoch;
-    struct dn_trend_entry entry = {.score = score, .item_hash = dn_item_get(core, item)->hash, .item = item};
+    struct dn_trend_entry entry = {.score = score, .item_hash = dn_item_hash(core, item), .item = item};
     if (slot->heap_at != 0) {
         uint32_t at = slot->heap_at - 1u;
         core->heap[at].score = score;
@@ -164,7 +164,7 @@ bool dn_trend_restore(struct dn_core *core, uint32_t item)
     core->sum -= dn_item_slot_hash(slot);
     push(core,
          (struct dn_trend_entry){.score = shifted(slot->trend, core->meta.trend_epoch - slot->trend_epoch),
-                                 .item_hash = dn_item_get(core, item)->hash,
+                                 .item_hash = dn_item_hash(core, item),
                                  .item = item});
     core->sum += dn_item_slot_hash(slot);
     return true;

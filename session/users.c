@@ -150,7 +150,7 @@ void dn_user_remove(struct dn_core *core, uint32_t id)
     for (size_t i = 0; i < block->event_count; i++) {
         const struct dn_event *event = &block->events[i];
         rank = dn_event_rank(block, i, rank);
-        core->sum -= dn_event_hash(block->user, event, dn_item_get(core, event->item)->hash, rank);
+        core->sum -= dn_event_hash(block->user, event, dn_item_hash(core, event->item), rank);
         dn_near_leave(core, event->item, id, block->user);
         dn_item_unref(core, event->item);
     }

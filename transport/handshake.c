@@ -135,6 +135,10 @@ static bool agree(struct handshake *h, const uint8_t *key, const uint8_t *theirs
 
 /* ---- identities --------------------------------------------------------------------------------------- */
 
+/* The last byte of the place of the node's name is its level. Builds before levels left it 0, and do not look
+ * at what stands behind the name. */
+enum { AT_LEVEL = HANDSHAKE_IDENTITY_BYTES - 1, NODE_NAME_MAX = DN_TRANSPORT_NAME_MAX - 1 };
+
 static void put_u64(uint8_t *at, uint64_t value)
 {
     for (int i = 0; i < 8; i++) {
@@ -142,9 +146,9 @@ static void put_u64(uint8_t *at, uint64_t value)
     }
 }
 
-static void put_name(uint8_t *at, const char *name)
+static void put_name(uint8_t *at, const char *name, size_t max)
 {
-    size_t length = strnlen(name, DN_TRANSPORT_NAME_MAX);
+    size_t length = strnlen(name, max);
     at[0] = (uint8_t)length;
     memcpy(at + 1, name, length);
 }
@@ -156,8 +160,9 @@ static void identity_write(const struct handshake *h, uint8_t out[HANDSHAKE_IDEN
     put_u64(out, party->self.raft_id);
     put_u64(out + 8, party->self.incarnation);
     put_u64(out + 16, h->dialler ? h->expected_raft_id : 0);
-    put_name(out + 24, party->cluster_id);
-    put_name(out + 25 + DN_TRANSPORT_NAME_MAX, party->self.name);
+    put_name(out + 24, party->cluster_id, DN_TRANSPORT_NAME_MAX);
+    put_name(out + 25 + DN_TRANSPORT_NAME_MAX, party->self.name, NODE_NAME_MAX);
+    out[AT_LEVEL] = party->self.level;
 }
 
 /* Names are printed in logs: no control characters. */
@@ -191,6 +196,7 @@ static enum refusal identity_judge(struct handshake *h, const uint8_t plain[HAND
     if (!take_name(&reader, cluster) || !take_name(&reader, peer.name) || peer.raft_id == 0) {
         return REFUSED_MALFORMED;
     }
+    peer.level = strlen(peer.name) <= NODE_NAME_MAX ? plain[AT_LEVEL] : 0;
     h->peer = peer;
     if (strcmp(cluster, h->party->cluster_id) != 0) {
         return REFUSED_CLUSTER;

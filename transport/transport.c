@@ -439,6 +439,11 @@ bool dn_transport_peer_up(const struct dn_transport *t, uint64_t raft_id)
     return peer != NULL && peer->state == PEER_UP && !peer->conn->broken;
 }
 
+uint8_t dn_transport_peer_level(const struct dn_transport *t, uint64_t raft_id)
+{
+    return dn_transport_peer_up(t, raft_id) ? transport_peer(t, raft_id)->conn->handshake.peer.level : 0;
+}
+
 bool dn_transport_send(struct dn_transport *t, uint64_t raft_id, enum dn_transport_queue queue,
                        const struct dn_transport_part *parts, size_t part_count)
 {

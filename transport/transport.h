@@ -64,6 +64,7 @@ struct dn_transport_peer_id {
     uint64_t raft_id; /* random, one for each data directory */
     char name[DN_TRANSPORT_NAME_MAX + 1];
     uint64_t incarnation; /* random, one for each process life */
+    uint8_t level; /* what its program understands, as the owner numbers it; 0: a build before levels */
 };
 
 struct dn_transport_options {
@@ -120,6 +121,9 @@ void dn_transport_peer_remove(struct dn_transport *transport, uint64_t raft_id);
  * that something is missing. For a message that must not just be lost and found no room. */
 void dn_transport_reset(struct dn_transport *transport, uint64_t raft_id);
 bool dn_transport_peer_up(const struct dn_transport *transport, uint64_t raft_id);
+/* The level that the peer gave when the connection which is up now was proved; 0: none is up, or it gave
+ * none. */
+uint8_t dn_transport_peer_level(const struct dn_transport *transport, uint64_t raft_id);
 
 struct dn_transport_part {
     const void *bytes;

@@ -258,10 +258,16 @@ static void start_nodes(struct dn_consensus **nodes, const char *dir, unsigned g
         if (mkdir(data_dir, 0700) != 0 && errno != EEXIST)
             die("make a folder", NULL);
         for (unsigned g = 0; g < groups; g++)
-            fsms[i][g] =
-                (struct dn_fsm){&states[i][g],       fsm_apply,          fsm_entry_done,   fsm_hash,
-                                fsm_snapshot_begin,  fsm_snapshot_write, fsm_snapshot_end, fsm_restore_build,
-                                fsm_restore_install, fsm_restore_discard};
+            fsms[i][g] = (struct dn_fsm){.state = &states[i][g],
+                                         .apply = fsm_apply,
+                                         .entry_done = fsm_entry_done,
+                                         .hash = fsm_hash,
+                                         .snapshot_begin = fsm_snapshot_begin,
+                                         .snapshot_write = fsm_snapshot_write,
+                                         .snapshot_end = fsm_snapshot_end,
+                                         .restore_build = fsm_restore_build,
+                                         .restore_install = fsm_restore_install,
+                                         .restore_discard = fsm_restore_discard};
         struct dn_consensus_options options = {.data_dir = data_dir,
                                                .entry_max_bytes = entry_max_bytes,
                                                .cluster_id = "bench",

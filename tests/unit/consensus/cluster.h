@@ -179,10 +179,27 @@ static inline void log_discard(void *state, void *built)
     log_end(state, built);
 }
 
+/* Records that begin so need it. */
+#define NEWER_RECORD "newer"
+
+static inline uint8_t log_level(const uint8_t *record, size_t length)
+{
+    return length >= 5 && memcmp(record, NEWER_RECORD, 5) == 0 ? DN_LEVEL : 1;
+}
+
 static inline struct dn_fsm log_fsm(struct log_state *state)
 {
-    return (struct dn_fsm){state,     log_apply, log_entry_done, log_hash,    log_begin,
-                           log_write, log_end,   log_build,      log_install, log_discard};
+    return (struct dn_fsm){.state = state,
+                           .apply = log_apply,
+                           .level = log_level,
+                           .entry_done = log_entry_done,
+                           .hash = log_hash,
+                           .snapshot_begin = log_begin,
+                           .snapshot_write = log_write,
+                           .snapshot_end = log_end,
+                           .restore_build = log_build,
+                           .restore_install = log_install,
+                           .restore_discard = log_discard};
 }
 
 struct cluster {
@@ -194,6 +211,7 @@ struct cluster {
     struct log_state state[NODES][GROUPS_MAX_HERE];
     struct dn_fsm fsms[NODES][GROUPS_MAX_HERE];
     struct dn_consensus_options options; /* common part */
+    uint8_t levels[NODES];               /* feature level that the node tells; 0: its own */
     bool sick_from[NODES];               /* start this node with a state machine that miscounts */
     _Atomic unsigned fatal[NODES], removed[NODES];
     _Atomic uint64_t applied_calls, leader_calls;
@@ -298,6 +316,7 @@ static inline enum dn_code cluster_start_err(struct cluster *c, unsigned i, stru
         c->fsms[i][g] = log_fsm(s);
     }
     o.fsms = c->fsms[i];
+    o.level = c->levels[i];
     o.callback_data = &c->data[i];
     code = dn_consensus_start(&o, &c->node[i], err);
     if (code != DN_OK) {

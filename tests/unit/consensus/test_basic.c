@@ -1,5 +1,6 @@
 /* Three nodes in one process: proposing from everywhere, waits, ages, leadership, restarts. */
 #include "cluster.h"
+#include "consensus/entry.h"
 
 static void proposals_from_all_nodes_are_applied(void **unused)
 {
@@ -375,6 +376,73 @@ static void a_flood_is_refused_in_time(void **unused)
     free(calls);
 }
 
+/* ---- feature levels --------------------------------------------------------------------------------- */
+
+static void await_level(struct cluster *c, unsigned node, uint8_t level)
+{
+    uint64_t end_us = dn_monotonic_us() + 30000000;
+    while (dn_consensus_level(c->node[node]) != level) {
+        if (dn_monotonic_us() > end_us) {
+            fail_msg("level is %u, not %u", dn_consensus_level(c->node[node]), level);
+        }
+        usleep(1000);
+    }
+}
+
+/* The feature level of the entry in the (stopped) node's journal whose only record begins with this text. */
+static uint8_t level_of_entry(const struct cluster *c, unsigned node, const char *text)
+{
+    enum { HEAD = ENTRY_HEADER_BYTES + 4, SEGMENT = 256 << 10 };
+    static uint8_t bytes[SEGMENT];
+    const uint8_t *at = NULL;
+    for (unsigned segment = 1; segment < 9 && at == NULL; segment++) { /* each life begins one */
+        char path[128];
+        snprintf(path, sizeof path, "%s/%u/journal/%016x.seg", c->dir, node, segment);
+        FILE *file = fopen(path, "re");
+        size_t length = file != NULL ? fread(bytes, 1, sizeof bytes, file) : 0;
+        if (file != NULL) {
+            fclose(file);
+        }
+        at = memmem(bytes, length, text, strlen(text));
+    }
+    if (at == NULL || at - bytes < HEAD || (at - HEAD)[0] != ENTRY_VERSION) {
+        fail_msg("node %u: no entry with '%s'", node, text);
+        return 0;
+    }
+    return (at - HEAD)[1];
+}
+
+static void levels_are_of_the_least_member(void **unused)
+{
+    struct cluster c;
+    struct call call;
+    (void)unused;
+    cluster_init(&c, 3, 1);
+    c.options.tick_ms = 10000; /* no tick in an entry */
+    c.levels[1] = 1;           /* an older build */
+    cluster_start_all(&c);
+    must(propose(&c, 0, 0, "first", &call), &call);
+    await_level(&c, 0, 1);
+    await_level(&c, 2, 1);
+    cluster_stop(&c, 1, 0);
+    await_level(&c, 0, 0); /* who is away may come back as anything */
+    c.levels[1] = 0;
+    cluster_start(&c, 1);
+    for (unsigned i = 0; i < 3; i++) {
+        await_level(&c, i, DN_LEVEL);
+    }
+    must(propose(&c, 0, 0, NEWER_RECORD, &call), &call);
+    must(propose(&c, 0, 0, "older", &call), &call);
+    must_converge(&c, 0);
+    for (unsigned i = 0; i < 3; i++) {
+        cluster_stop(&c, i, 0);
+        assert_int_equal(level_of_entry(&c, i, "first"), 1);
+        assert_int_equal(level_of_entry(&c, i, NEWER_RECORD), DN_LEVEL);
+        assert_int_equal(level_of_entry(&c, i, "older"), 1);
+    }
+    cluster_free(&c);
+}
+
 static void names_are_resolved(void **unused)
 {
     struct cluster c;
@@ -427,6 +495,7 @@ int main(void)
         cmocka_unit_test(nearly_full_disk_refuses_writes_only),
         cmocka_unit_test(a_node_in_the_minority_stops),
         cmocka_unit_test(a_flood_is_refused_in_time),
+        cmocka_unit_test(levels_are_of_the_least_member),
         cmocka_unit_test(names_are_resolved),
         cmocka_unit_test(one_node_is_a_cluster),
     };

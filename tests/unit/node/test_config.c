@@ -61,6 +61,9 @@ static void minimal_file_gets_the_defaults(void **state)
     assert_int_equal(shard.users_max, shard_default.users_max);
     assert_int_equal(shard.items_max, shard_default.items_max);
     assert_int_equal(shard.trend_half_life_ms, shard_default.trend_half_life_ms);
+    assert_int_equal(shard.near_cells, shard_default.near_cells);
+    assert_int_equal(shard.near_visitors, shard_default.near_visitors);
+    assert_int_equal(shard.near_half_life_ms, shard_default.near_half_life_ms);
     dn_config_recommend_settings(&config, &recommend);
     dn_recommend_settings_default(&recommend_default);
     for (int type = 1; type <= DN_EVENT_TYPE_MAX; type++)

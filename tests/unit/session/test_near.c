@@ -23,6 +23,7 @@ struct world {
     int count;
     int visitors[ITEMS][USERS], visitor_count[ITEMS]; /* oldest first */
     double after[ITEMS][ITEMS], near[ITEMS][ITEMS];
+    uint64_t rows, pairs; /* counted while all were compared */
 };
 
 static const char *const NAMES[ITEMS] = {"a", "bb", "ccc", "d", "e", "f", "g", "h", "i", "an item"};
@@ -137,6 +138,10 @@ static void compare_row(struct world *world, int item)
         near_sum += world->near[item][other];
     }
     assert_true(fabs(row.after_sum - after_sum) < 1e-3 && fabs(row.near_sum - near_sum) < 1e-3);
+    assert_true(dn_near_item(world->rig.shard, find(world, item), &named));
+    assert_true(fabs(named.recent - near_sum) < 1e-3);
+    world->rows += row.count > 0;
+    world->pairs += row.count;
 }
 
 static void compare_visitors(struct world *world, int item, size_t most)
@@ -161,14 +166,25 @@ static void compare_visitors(struct world *world, int item, size_t most)
 
 static void compare(struct world *world, size_t most_visitors)
 {
+    struct dn_shard_stats stats;
+    uint64_t visits = 0;
+
+    world->rows = world->pairs = 0;
     dn_epoch_enter(world->rig.reader);
     for (int item = 0; item < ITEMS; item++) {
         if (find(world, item) == DN_NEAR_NONE)
             continue;
         compare_row(world, item);
         compare_visitors(world, item, most_visitors);
+        visits += (uint64_t)world->visitor_count[item];
     }
     dn_epoch_leave(world->rig.reader);
+    dn_shard_stats(world->rig.shard, &stats);
+    assert_int_equal(stats.near_rows, world->rows);
+    assert_int_equal(stats.near_pairs, world->pairs);
+    assert_int_equal(stats.near_visits, visits);
+    assert_true(stats.near_bytes >= 16 * stats.near_pairs + 4 * stats.near_visits &&
+                stats.near_bytes < stats.memory_bytes);
 }
 
 static void world_open(struct world *world, uint32_t cells, uint32_t visitors)
