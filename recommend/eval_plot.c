@@ -67,11 +67,12 @@ static void choose_lines(struct chart *chart)
 /* 1, 2 or 5 times a power of ten, so that STEPS of them reach `most`. */
 static double step_for(double most)
 {
+    static const double factors[] = {1, 2, 5};
     double least = most / STEPS, power = pow(10, floor(log10(least)));
 
-    for (double factor = 1; factor < 10; factor = factor < 2 ? 2 : factor < 5 ? 5 : 10)
-        if (power * factor >= least)
-            return power * factor;
+    for (size_t i = 0; i < sizeof factors / sizeof factors[0]; i++)
+        if (power * factors[i] >= least)
+            return power * factors[i];
     return power * 10;
 }
 
@@ -95,7 +96,8 @@ static void axes(const struct chart *chart, const char *what, double top, double
 
     fprintf(file, "<text x=\"%d\" y=\"%.1f\" font-weight=\"bold\">%s@%zu</text>\n", LEFT, top - 8, what,
             chart->result->window_k);
-    for (double value = 0; value <= most + step / 2; value += step) {
+    for (int i = 0; i <= (int)(most / step + 0.5); i++) {
+        double value = i * step;
         double y = top + PANEL - PANEL * value / most;
         fprintf(file, "<line x1=\"%d\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" stroke=\"#dddddd\"/>\n", LEFT, y,
                 LEFT + width, y);

@@ -263,8 +263,10 @@ static enum dn_code batch(struct run *run, struct dn_error *err)
     unsigned open = 0, running = 1;
     bool whole = true;
 
-    while (open < run->options->threads && whole)
+    DN_ASSERT(run->options->threads >= 1 && run->options->threads <= DN_EVAL_THREADS_MAX);
+    do
         whole = asker_open(&askers[open++], run);
+    while (open < run->options->threads && whole);
     askers[0].reports = true;
     while (whole && running < open &&
            pthread_create(&threads[running], NULL, ask_cases, &askers[running]) == 0)
