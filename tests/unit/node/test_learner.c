@@ -440,6 +440,29 @@ static void test_nobody_knows_whether_it_counted(void **state)
     rig_close(&rig);
 }
 
+/* Leadership is lost and won while a proposal is out: what counts is waited for, and learned on from. */
+static void test_leads_again_while_one_is_out(void **state)
+{
+    struct rig rig;
+    (void)state;
+    rig_open(&rig);
+    lead(&rig);
+    expect_gone_on(&rig, 0);
+    assert_true(until_proposed(&rig));
+    dn_learning_lead(rig.learning, false);
+    assert_false(turn(&rig));
+    dn_learning_lead(rig.learning, true);
+    assert_false(turn(&rig));
+    answer(&rig, true, true);
+    struct dn_catalog_model model = model_of(&rig);
+    uint64_t steps = counter(&rig, "dunlin_learning_steps_total", "");
+    assert_true(turn(&rig));
+    expect_gone_on(&rig, 0);
+    assert_int_equal(model_of(&rig).steps - model.steps,
+                     counter(&rig, "dunlin_learning_steps_total", "") - steps);
+    rig_close(&rig);
+}
+
 static void test_weights_of_another_build(void **state)
 {
     struct rig rig;
@@ -604,6 +627,7 @@ int main(void)
         cmocka_unit_test(test_a_reset_while_nothing_is_out),
         cmocka_unit_test(test_freeze),
         cmocka_unit_test(test_nobody_knows_whether_it_counted),
+        cmocka_unit_test(test_leads_again_while_one_is_out),
         cmocka_unit_test(test_weights_of_another_build),
         cmocka_unit_test(test_off),
         cmocka_unit_test(test_a_session_teaches_once),
