@@ -202,6 +202,9 @@ static const struct dn_config_key KEYS[] = {
          "An event's weight halves with each such time before the newest event. 0: it does not."),
     UINT("recommend.events_used", recommend.events_used, 1, 1000, "20", "events",
          "Newest events that make the session's direction."),
+    UINT("recommend.shown_users", recommend.shown_users, 0, 1e7, "65536", "users",
+         "Users whose last answer this node keeps in memory, 128 bytes each, to count the clicks that follow "
+         "(dunlin_shown_* in the metrics). 0: none."),
 
     UINT("freshness_alarm_ms", freshness_alarm_ms, 10, 3600000, "2000", "ms",
          "Answers from data older than this say so, and the node is not ready."),
