@@ -33,6 +33,8 @@ static const struct dn_method methods[] = {
     {"/dunlin.v1.Sources/List", "Sources.List", dn_svc_source_list, NULL},
     {"/dunlin.v1.Sources/Set", "Sources.Set", dn_svc_source_set, NULL},
     {"/dunlin.v1.DeadLetters/List", "DeadLetters.List", dn_svc_dead_letter_list, NULL},
+    {"/dunlin.v1.Model/Get", "Model.Get", dn_svc_model_get, NULL},
+    {"/dunlin.v1.Model/Change", "Model.Change", dn_svc_model_change, NULL},
     {"/grpc.health.v1.Health/Check", "Health.Check", dn_svc_health_check, NULL},
     {"/grpc.health.v1.Health/Watch", "Health.Watch", dn_svc_health_watch, dn_svc_health_pull},
 };

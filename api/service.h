@@ -10,6 +10,7 @@
 #include "api/shown.h"
 #include "api/token.h"
 #include "dunlin/v1/dunlin.pb-c.h"
+#include "recommend/model.h"
 
 #include <string.h>
 
@@ -80,6 +81,9 @@ bool dn_check_filter(struct dn_call *call, const char *field, const Dunlin__V1__
                      struct dn_filter *ret);
 /* Item number `number` of a request. */
 bool dn_check_item(struct dn_call *call, size_t number, const Dunlin__V1__Item *item, struct dn_item *ret);
+/* ret->bytes stays NULL; the weights are SET's. (svc_model.c) */
+bool dn_check_model_change(struct dn_call *call, const Dunlin__V1__ChangeModelRequest *request,
+                           struct dn_model_change *ret, struct dn_model *ret_weights);
 /* The call needs more memory than its arena has. */
 void dn_fail_memory(struct dn_call *call);
 
@@ -121,6 +125,8 @@ void dn_svc_change_member(struct dn_call *call, const uint8_t *message, size_t l
 void dn_svc_source_list(struct dn_call *call, const uint8_t *message, size_t length);
 void dn_svc_source_set(struct dn_call *call, const uint8_t *message, size_t length);
 void dn_svc_dead_letter_list(struct dn_call *call, const uint8_t *message, size_t length);
+void dn_svc_model_get(struct dn_call *call, const uint8_t *message, size_t length);
+void dn_svc_model_change(struct dn_call *call, const uint8_t *message, size_t length);
 void dn_svc_ping(struct dn_call *call, const uint8_t *message, size_t length);
 void dn_svc_health_check(struct dn_call *call, const uint8_t *message, size_t length);
 void dn_svc_health_watch(struct dn_call *call, const uint8_t *message, size_t length);

@@ -51,7 +51,12 @@ enum dn_code dn_item_check(const struct dn_item *item, struct dn_error *err);
 
 /* ---- records and the state machine ------------------------------------------------------------------ */
 
-enum dn_catalog_record { DN_CATALOG_UPSERT = 1, DN_CATALOG_DELETE = 2, DN_CATALOG_FACT = 3 };
+enum dn_catalog_record {
+    DN_CATALOG_UPSERT = 1,
+    DN_CATALOG_DELETE = 2,
+    DN_CATALOG_FACT = 3,
+    DN_CATALOG_MODEL = 4,
+};
 
 enum dn_item_outcome {
     DN_ITEM_OK = 0,
@@ -68,6 +73,48 @@ void dn_catalog_record_delete(struct dn_buffer *out, const char *const *ids, con
 /* A fact of the cluster (key "shards", "key_fingerprint", ...), set once: later values for a key that is set
  * are ignored, and the answer carries the value in force. */
 void dn_catalog_record_fact(struct dn_buffer *out, const char *key, const char *value);
+
+/* The model: weights of the blend (recommend/model.h), opaque here. A learner reads them, learns, and sends
+ * them back with the version it began from: what it sends counts only while nobody else changed them
+ * meanwhile, so neither a leader that was deposed nor a record that comes late can undo a reset. All of these
+ * are refused (DN_MODEL_OFF) until the fact DN_MODEL_FACT is set: builds that know no model then have the
+ * same state. */
+#define DN_MODEL_FACT "model"    /* any value */
+#define DN_MODEL_BLOB_MAX 16384u /* bytes */
+
+enum dn_model_op {
+    DN_MODEL_LEARNED = 1,  /* new weights of the same generation */
+    DN_MODEL_RESET = 2,    /* back to the default: a new generation, also while frozen */
+    DN_MODEL_FREEZE = 3,   /* DN_MODEL_LEARNED is refused from now on */
+    DN_MODEL_UNFREEZE = 4, /* and no longer */
+    DN_MODEL_FIXED = 5,    /* an operator's weights: a new generation, frozen */
+};
+enum dn_model_outcome {
+    DN_MODEL_OK = 0,
+    DN_MODEL_OFF = 1,
+    DN_MODEL_FROZEN = 2,
+    DN_MODEL_MOVED = 3, /* generation or version are not those it was learned from */
+};
+struct dn_model_change {
+    enum dn_model_op op;
+    uint64_t generation, version; /* LEARNED: those it was learned from */
+    uint64_t node_id;             /* LEARNED: who learned */
+    uint64_t steps;               /* LEARNED: clicks of this generation it was learned from, all told */
+    const uint8_t *bytes;         /* LEARNED, FIXED: 1..DN_MODEL_BLOB_MAX of them */
+    size_t length;
+};
+void dn_catalog_record_model(struct dn_buffer *out, const struct dn_model_change *change);
+/* The feature level (consensus.h) of a build that reads the record: 1, or what came later. */
+#define DN_CATALOG_LEVEL_MODEL 2
+uint8_t dn_catalog_record_level(const uint8_t *record, size_t length);
+
+/* Answer of MODEL: u8 status 0, u8 outcome, then what is in force: u64 generation, u64 version. */
+struct dn_model_result {
+    enum dn_model_outcome outcome;
+    uint64_t generation, version;
+};
+enum dn_code dn_catalog_model_result_parse(const uint8_t *bytes, size_t length, struct dn_model_result *ret,
+                                           struct dn_error *err);
 
 /* Answer of UPSERT and DELETE: u8 status 0, u32 count, count outcome bytes. Of FACT: u8 status, blob value in
  * force. A record that is not understood: u8 status 2. */
@@ -114,6 +161,19 @@ uint64_t dn_catalog_version(const struct dn_catalog *catalog); /* applied index 
 uint64_t dn_catalog_memory(const struct dn_catalog *catalog);
 /* Copies the value of a fact; DN_NOT_FOUND when it is not set. */
 enum dn_code dn_catalog_fact(const struct dn_catalog *catalog, const char *key, char *ret_value, size_t size);
+
+struct dn_catalog_model {
+    const uint8_t *bytes; /* valid until dn_epoch_leave; NULL: there are no weights, the default counts */
+    size_t length;
+    uint64_t version;    /* applied index of the last change of weights; 0: never */
+    uint64_t generation; /* how often they were reset or fixed */
+    uint64_t steps;      /* clicks of this generation they were learned from */
+    uint64_t node_id;    /* who learned them; 0: nobody */
+    int64_t time_ms;     /* the group's time of their change */
+    bool frozen;
+};
+/* True: there are weights. `ret` is filled either way. Wait-free. */
+bool dn_catalog_model(const struct dn_catalog *catalog, struct dn_catalog_model *ret);
 
 /* ---- filters ------------------------------------------------------------------------------------------ */
 

@@ -41,7 +41,9 @@ int dn_cli_session(struct dn_cli *cli, int argc, char **argv);
 int dn_cli_catalog(struct dn_cli *cli, int argc, char **argv);
 int dn_cli_key(struct dn_cli *cli, int argc, char **argv);
 int dn_cli_journal(struct dn_cli *cli, int argc, char **argv);
+int dn_cli_model(struct dn_cli *cli, int argc, char **argv);
 int dn_cli_replay(struct dn_cli *cli, int argc, char **argv);
+int dn_cli_eval(struct dn_cli *cli, int argc, char **argv);
 
 /* --server, --timeout, --json; its input is the struct dn_cli. Put among a subcommand's argp children, before
  * or after the command they mean the same. */

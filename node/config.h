@@ -97,6 +97,10 @@ struct dn_config { /* names and units are those of the keys */
         double type_weight[DN_EVENT_TYPE_MAX + 1];
         double recency_decay;
         uint64_t time_half_life_s, events_used, shown_users;
+        struct {
+            bool enabled;
+            uint64_t samples_per_s, interval_ms;
+        } learning;
     } recommend;
     uint64_t freshness_alarm_ms;
     struct {

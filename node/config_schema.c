@@ -1,6 +1,7 @@
 /* The table of keys, and setting one. */
 #include "base/text.h"
 #include "node/config.h"
+#include "node/learner.h"
 #include "session/near.h"
 
 #include <math.h>
@@ -205,6 +206,14 @@ static const struct dn_config_key KEYS[] = {
     UINT("recommend.shown_users", recommend.shown_users, 0, 1e7, "65536", "users",
          "Users whose last answer this node keeps in memory, 128 bytes each, to count the clicks that follow "
          "(dunlin_shown_* in the metrics). 0: none."),
+    BOOL("recommend.learning.enabled", recommend.learning.enabled, "true",
+         "The node that leads group 0 learns the weights of recommendations from clicks, and the cluster "
+         "keeps "
+         "them. The same on every node. Weights can be seen, frozen and reset: `dunlin model`."),
+    UINT("recommend.learning.samples_per_s", recommend.learning.samples_per_s, 1, DN_LEARN_SAMPLES_PER_S_MAX,
+         "1000", "clicks", "Most clicks a second that are learned from."),
+    UINT("recommend.learning.interval_ms", recommend.learning.interval_ms, 100, 3600000, "5000", "ms",
+         "What was learned is given to the cluster this often."),
 
     UINT("freshness_alarm_ms", freshness_alarm_ms, 10, 3600000, "2000", "ms",
          "Answers from data older than this say so, and the node is not ready."),
