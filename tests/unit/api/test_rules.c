@@ -305,6 +305,56 @@ static void test_shown_hits(void **state)
     FREE(response);
 }
 
+/* Through the whole pipeline: the details are unit.recommend.rerank's. */
+static void test_rules_applied(void **state)
+{
+    (void)state;
+    char got[400];
+    catalogue();
+    char *items[] = {text("green hat")};
+    Dunlin__V1__RecommendRequest request = DUNLIN__V1__RECOMMEND_REQUEST__INIT;
+    request.variant = text("-");
+    request.items = items;
+    request.n_items = 1;
+    request.k = 3;
+    ids_of(&request, got, sizeof got);
+    assert_string_equal(got, "red hat,blue shoe,red shoe"); /* by the vector; "no vector" is a hat, too */
+    Dunlin__V1__Pin pin = DUNLIN__V1__PIN__INIT, sold = DUNLIN__V1__PIN__INIT, *pins[] = {&pin, &sold};
+    pin.item_id = text("no vector");
+    pin.place = 1;
+    sold.item_id = text("sold out");
+    sold.place = 2;
+    request.n_pins = 2;
+    request.pins = pins;
+    request.k = 2;
+    Dunlin__V1__RecommendResponse *response = recommend(&request);
+    assert_non_null(response);
+    assert_int_equal(response->n_items, 2);
+    assert_string_equal(response->items[0]->id, "no vector");
+    assert_string_equal(response->items[0]->source, "pinned");
+    assert_string_equal(response->items[0]->reason, "pinned");
+    assert_string_equal(response->items[1]->id, "red hat");
+    FREE(response);
+    request.category_cap = 1; /* the pin is the one hat */
+    ids_of(&request, got, sizeof got);
+    assert_string_equal(got, "no vector,blue shoe");
+    request.n_pins = 0;
+    request.k = 5;
+    ids_of(&request, got, sizeof got);
+    assert_string_equal(got, "red hat,blue shoe");
+    request.category_cap = 0;
+    Dunlin__V1__Filter dune = DUNLIN__V1__FILTER__INIT;
+    Dunlin__V1__Boost boost = DUNLIN__V1__BOOST__INIT, *boosts[] = {&boost};
+    dune.where = text("brand = dune");
+    boost.filter = &dune;
+    boost.plus = 100;
+    request.n_boosts = 1;
+    request.boosts = boosts;
+    request.k = 2;
+    ids_of(&request, got, sizeof got);
+    assert_string_equal(got, "red shoe,red hat");
+}
+
 static uint64_t stored(void)
 {
     uint64_t sum = 0;
@@ -399,10 +449,10 @@ static int setup_experiment(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_filter_trees),   cmocka_unit_test(test_anchor),
-        cmocka_unit_test(test_purchased),      cmocka_unit_test(test_variants),
-        cmocka_unit_test(test_rules_refused),  cmocka_unit_test(test_shown_hits),
-        cmocka_unit_test(test_nothing_stored),
+        cmocka_unit_test(test_filter_trees),  cmocka_unit_test(test_anchor),
+        cmocka_unit_test(test_purchased),     cmocka_unit_test(test_variants),
+        cmocka_unit_test(test_rules_refused), cmocka_unit_test(test_rules_applied),
+        cmocka_unit_test(test_shown_hits),    cmocka_unit_test(test_nothing_stored),
     };
     return cmocka_run_group_tests(tests, setup_experiment, teardown);
 }
