@@ -119,6 +119,9 @@ static void test_anchor(void **state)
     request.anchor = text("green hat");
     ids_of(&request, got, sizeof got);
     assert_string_equal(got, "red hat"); /* its nearest neighbour, not the anchor */
+    Dunlin__V1__RecommendResponse *first = recommend(&request);
+    assert_string_equal(first->items[0]->reason, "similar to 'green hat'"); /* which nobody viewed */
+    FREE(first);
     request.include_seen = true;
     request.k = 10;
     ids_of(&request, got, sizeof got);
@@ -131,6 +134,8 @@ static void test_anchor(void **state)
     request.include_seen = false;
     Dunlin__V1__RecommendResponse *response = recommend(&request);
     assert_int_equal(response->session_events, 1); /* the anchor is no event of the session */
+    for (size_t i = 0; i < response->n_items; i++)
+        assert_null(strstr(response->items[i]->reason, "'green hat', which you"));
     FREE(response);
     request.anchor = text("nowhere");
     refused("/dunlin.v1.Recommendations/Recommend", &request, 5, "anchor: no item 'nowhere'");
