@@ -165,8 +165,12 @@ static uint32_t short_hash(uint64_t hash)
     return (uint32_t)(hash >> 32);
 }
 
+/* Names are static texts, the same ones nearly always. */
 static uint8_t source_of(const char *name)
 {
+    for (uint8_t source = 0; source < DN_SOURCE_COUNT; source++)
+        if (dn_recommend_source_name(source) == name)
+            return source;
     uint8_t source = 0;
     while (source < DN_SOURCE_COUNT && strcmp(dn_recommend_source_name(source), name) != 0)
         source++;
@@ -210,14 +214,18 @@ void dn_shown_put(struct dn_shown *shown, const struct dn_hash128 *user, size_t 
 {
     struct sketch *sketch = &shown->sketches[atomic_load_explicit(&shown->now, memory_order_relaxed)];
     size_t of = variant == DN_VARIANT_NONE ? DN_VARIANTS_MAX : variant;
-    uint8_t sources[DN_SHOWN_ITEMS_MAX];
+    uint8_t sources[DN_SHOWN_ITEMS_MAX], of_source[SOURCES] = {0};
     if (count > DN_SHOWN_ITEMS_MAX)
         count = DN_SHOWN_ITEMS_MAX;
     for (size_t i = 0; i < count; i++) {
-        sources[i] = source_of(items[i].source);
+        sources[i] =
+            i > 0 && items[i].source == items[i - 1].source ? sources[i - 1] : source_of(items[i].source);
         sketch_add(sketch, items[i].item.id_hash);
-        dn_counter_add(shown->items[sources[i]], 1);
+        of_source[sources[i]]++;
     }
+    for (size_t i = 0; i < SOURCES; i++)
+        if (of_source[i] > 0)
+            dn_counter_add(shown->items[i], of_source[i]);
     count_categories(shown, of, items, count);
     dn_counter_add(shown->lists[of], 1);
     struct slot *slot = user ? slot_of(shown, *user) : NULL;
