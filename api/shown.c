@@ -168,9 +168,9 @@ static uint32_t short_hash(uint64_t hash)
 /* Names are static texts, the same ones nearly always. */
 static uint8_t source_of(const char *name)
 {
-    for (uint8_t source = 0; source < DN_SOURCE_COUNT; source++)
+    for (unsigned source = 0; source < DN_SOURCE_COUNT; source++)
         if (dn_recommend_source_name(source) == name)
-            return source;
+            return (uint8_t)source;
     uint8_t source = 0;
     while (source < DN_SOURCE_COUNT && strcmp(dn_recommend_source_name(source), name) != 0)
         source++;
