@@ -203,8 +203,9 @@ static void test_variants(void **state)
     size_t counts[2] = {0};
     Dunlin__V1__RecommendRequest request = DUNLIN__V1__RECOMMEND_REQUEST__INIT;
     request.k = 1;
+    char user[16];
     for (int i = 0; i < 40; i++) {
-        char user[16], again[DN_VARIANT_NAME_MAX + 1];
+        char again[DN_VARIANT_NAME_MAX + 1];
         snprintf(user, sizeof user, "user-%d", i);
         request.user_id = user;
         Dunlin__V1__RecommendResponse *response = recommend(&request);
