@@ -32,6 +32,8 @@ static const struct dn_method methods[] = {
     {"/dunlin.v1.Sources/List", "Sources.List", dn_svc_source_list, NULL},
     {"/dunlin.v1.Sources/Set", "Sources.Set", dn_svc_source_set, NULL},
     {"/dunlin.v1.DeadLetters/List", "DeadLetters.List", dn_svc_dead_letter_list, NULL},
+    {"/dunlin.v1.Model/Get", "Model.Get", dn_svc_model_get, NULL},
+    {"/dunlin.v1.Model/Change", "Model.Change", dn_svc_model_change, NULL},
     {"/grpc.health.v1.Health/Check", "Health.Check", dn_svc_health_check, NULL},
     {"/grpc.health.v1.Health/Watch", "Health.Watch", dn_svc_health_watch, dn_svc_health_pull},
 };
@@ -72,6 +74,19 @@ static void ages_update(struct dn_thread *thread)
     }
 }
 
+static void variants_count(struct dn_app *app)
+{
+    const struct dn_experiment *experiment = &app->options.experiment;
+    for (size_t i = 0; app->options.metrics && experiment->count > 0 && i <= experiment->count; i++) {
+        char labels[2 * DN_VARIANT_NAME_MAX + 64];
+        snprintf(labels, sizeof labels, "experiment=\"%s\",variant=\"%s\"", experiment->name,
+                 i < experiment->count ? experiment->variants[i].name : "");
+        app->variants[i < experiment->count ? i : DN_VARIANTS_MAX] =
+            dn_metrics_counter(app->options.metrics, "dunlin_recommend_variant_total", labels,
+                               "Recommend answers by variant of the experiment; empty: outside of it.");
+    }
+}
+
 static enum dn_code options_check(const struct dn_api_options *options, struct dn_error *err)
 {
     if (options->shard_count < 1 || options->shard_count >= DN_GROUPS_MAX)
@@ -101,6 +116,8 @@ enum dn_code dn_api_start(const struct dn_api_options *options, struct dn_api **
         .shards = (const struct dn_shard *const *)options->shards,
         .shard_count = options->shard_count,
     };
+    dn_model_default(&app->fixed_model);
+    variants_count(app);
     dn_token_key(options->hash_key, app->token_key);
     for (uint32_t group = 0; options->metrics && group <= options->shard_count; group++) {
         char label[32];

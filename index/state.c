@@ -67,6 +67,21 @@ static void retire_plain(struct dn_state *state, void *object)
     }
 }
 
+void dn_state_retire_plain(struct dn_state *state, void *object)
+{
+    retire_plain(state, object);
+}
+
+void dn_state_hash_add(struct dn_state *state, uint64_t delta)
+{
+    add64(&state->hash, delta);
+}
+
+void dn_state_account(struct dn_state *state, size_t more, size_t less)
+{
+    account(state, more, less);
+}
+
 /* ---- slots ------------------------------------------------------------------------------------------------
  */
 
@@ -612,6 +627,7 @@ bool dn_state_dispose(struct dn_state *state, uint32_t budget)
         free(keys->keys[i]);
     }
     free(keys);
+    free(atomic_load(&state->model));
     free_list(atomic_load(&state->preserved));
     free_list(state->waiting);
     if (state->pool->pending > 0) {

@@ -186,7 +186,7 @@ int dn_cli_recommend(struct dn_cli *cli, int argc, char **argv)
         .parser = parse,
         .args_doc = "USER",
         .children = children,
-        .doc = "Recommends items to a user.\vExample: dunlin recommend u1 -k 5 --filter 'price=1..20'"};
+        .doc = "Recommends items to a user.\vExample: dunlin recommend u1 -k 5 --filter 'price < 20'"};
     Dunlin__V1__RecommendRequest request = DUNLIN__V1__RECOMMEND_REQUEST__INIT;
     struct arguments arguments;
     ProtobufCMessage *answer;

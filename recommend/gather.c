@@ -18,6 +18,7 @@
 #define VSTAN_DISTANCE                                                                                       \
     2.0f               /* what a neighbour clicked falls to 1/e in so many visits from the shared one        \
                         */
+#define LEFT_MIN 1e-3f /* less than that is left of nothing, by rounding */
 #define EVENTS_MAX 64u /* of the session, that are taken out of the tables again */
 
 static const size_t KEPT[DN_NEAR_SOURCES] = {
@@ -27,6 +28,7 @@ static const size_t KEPT[DN_NEAR_SOURCES] = {
 struct row {
     struct dn_near_cell *cells;
     struct dn_near_row sums;
+    size_t own_cells; /* of which nothing is left without the session itself */
 };
 
 /* Clicks of the session that the tables have, and of the label: the same request gets the same answer whether
@@ -175,7 +177,7 @@ static void read_own(struct gather *gather, struct own *own)
         own->label_clicks += which[i] == IS_LABEL;
         for (size_t d = 1; d <= DN_NEAR_WINDOW && i + d < count; d++)
             if (which[i] != IS_NOTHING && which[i + d] != IS_NOTHING)
-                own_pair(own, which[i + d], which[i], 1 / (float)d);
+                own_pair(own, which[i + d], which[i], (float)(DN_NEAR_AFTER_ONE / d) / DN_NEAR_AFTER_ONE);
     }
 }
 
@@ -189,7 +191,7 @@ static bool is_label(const struct gather *gather, const struct dn_near_item *nam
 
 static float less(float value, float by)
 {
-    return value > by ? value - by : 0;
+    return value - by > LEFT_MIN ? value - by : 0;
 }
 
 /* Takes it out of the row of the newest item i in the shard where the user lives. */
@@ -213,8 +215,11 @@ static void forget_own(struct gather *gather, size_t i, size_t shard)
             after += own->label_after[i];
             near += own->label_near[i];
         }
+        if (after == 0 && near == 0)
+            continue;
         cell->after = less(cell->after, after);
         cell->near = less(cell->near, near);
+        row->own_cells += cell->after == 0 && cell->near == 0;
     }
 }
 
@@ -299,7 +304,7 @@ static void add_rows(struct gather *gather)
         for (size_t s = 0; s < world->shard_count; s++) {
             after_sum += rows[s].sums.after_sum;
             near_sum += rows[s].sums.near_sum;
-            cells += rows[s].sums.count;
+            cells += rows[s].sums.count - rows[s].own_cells;
         }
         float rule = i < RULES_ITEMS ? weight / (after_sum + RULES_PRIOR) : 0;
         float last = first ? 1 / (after_sum + RULES_PRIOR) : 0;

@@ -44,6 +44,67 @@ void dn_learner_model(const struct dn_learner *learner, struct dn_model *ret)
             ret->weights[v][f] = (float)learner->weights[v][f];
 }
 
+/* ---- saved: the model, then u32 magic, u16 vectors, u16 features, vectors x features f32 squares ---------
+ */
+
+#define SAVED_MAGIC 0x51534e44u /* "DNSQ" */
+#define SQUARE_MAX 1e30f
+
+void dn_learner_save(const struct dn_learner *learner, struct dn_buffer *out)
+{
+    struct dn_model model;
+
+    dn_learner_model(learner, &model);
+    dn_model_encode(&model, out);
+    dn_buffer_u32(out, SAVED_MAGIC);
+    dn_buffer_u16(out, DN_MODEL_VECTORS);
+    dn_buffer_u16(out, DN_FEATURE_COUNT);
+    for (size_t v = 0; v < DN_MODEL_VECTORS; v++)
+        for (size_t f = 0; f < DN_FEATURE_COUNT; f++)
+            dn_buffer_f32(out, (float)fmin(learner->squares[v][f], (double)SQUARE_MAX));
+}
+
+/* What is behind the model's bytes; features of another build that are not here are left out. */
+static enum dn_code load_squares(struct dn_reader *in, double squares[DN_MODEL_VECTORS][DN_FEATURE_COUNT],
+                                 struct dn_error *err)
+{
+    uint32_t magic = dn_reader_u32(in);
+    size_t vectors = dn_reader_u16(in), features = dn_reader_u16(in);
+
+    if (in->failed || magic != SAVED_MAGIC || vectors != DN_MODEL_VECTORS || features < 1 ||
+        features > DN_FEATURES_MAX || dn_reader_left(in) != 4 * vectors * features)
+        return dn_fail(err, DN_CORRUPT, "what is behind the weights is no learner's");
+    for (size_t v = 0; v < vectors; v++)
+        for (size_t f = 0; f < features; f++) {
+            float square = dn_reader_f32(in);
+            if (!(square >= 0 && square <= SQUARE_MAX))
+                return dn_fail(err, DN_CORRUPT, "a learner's square is below 0, too large or no number");
+            if (f < DN_FEATURE_COUNT)
+                squares[v][f] = (double)square;
+        }
+    return DN_OK;
+}
+
+enum dn_code dn_learner_load(struct dn_learner *learner, const uint8_t *bytes, size_t length,
+                             struct dn_error *err)
+{
+    double squares[DN_MODEL_VECTORS][DN_FEATURE_COUNT] = {{0}};
+    struct dn_model model;
+    struct dn_reader in;
+    size_t used = 0;
+    enum dn_code code = dn_model_decode_head(bytes, length, &model, &used, err);
+
+    if (code == DN_OK && used < length) {
+        dn_reader_init(&in, bytes + used, length - used);
+        code = load_squares(&in, squares, err);
+    }
+    if (code != DN_OK)
+        return code;
+    dn_learner_reset(learner, &model);
+    memcpy(learner->squares, squares, sizeof learner->squares);
+    return DN_OK;
+}
+
 static void step(struct dn_learner *learner, size_t vector, size_t feature, double gradient)
 {
     double *square = &learner->squares[vector][feature], *weight = &learner->weights[vector][feature];
