@@ -88,7 +88,7 @@ static const struct argp_option options[] = {
      "the first five, and vector with --vectors",
      21},
     {"only", KEY_ONLY, "NAME", 0, "this one alone, which may be blend", 21},
-    {"without", KEY_WITHOUT, "LIST", 0, "sources that the blend does without", 21},
+    {"without", KEY_WITHOUT, "LIST", 0, "sources that the blend, and its learning, do without", 21},
     {"k", KEY_K, "LIST", 0, "places that count (1,5,10,20)", 21},
     {"max", KEY_MAX, "N", 0, "predictions: a sample; with --live those of the first sessions (all)", 21},
     {"seed", KEY_SEED, "N", 0, "of the sample (7)", 21},
@@ -160,7 +160,7 @@ static void add_without(struct argp_state *state, const char *option, const char
     if (method < DN_EVAL_SOURCES)
         argp_error(state, "%s: '%s' is no source", option, name);
     else
-        arguments->options.sources_off |= 1u << (method - DN_EVAL_SOURCES);
+        arguments->options.recommend.sources_off |= 1u << (method - DN_EVAL_SOURCES);
 }
 
 static void add_k(struct argp_state *state, const char *option, const char *text)
