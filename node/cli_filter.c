@@ -32,7 +32,7 @@ void dn_cli_filter_refuse(struct argp_state *state, const char *option, const ch
     fprintf(stderr, "dunlin: %s: %s\n  %s\n", option, dn_cli_clean(err->message), dn_cli_clean(text));
     if (err->code == DN_INVALID)
         fprintf(stderr, "  %*s^\n", column, "");
-    argp_usage(state);
+    argp_state_help(state, stderr, ARGP_HELP_STD_ERR);
 }
 
 static error_t parse_filter(int key, char *text, struct argp_state *state)

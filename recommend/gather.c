@@ -163,7 +163,10 @@ static void read_own(struct gather *gather, struct own *own)
         const struct dn_recent *recent = recent_of(gather->out, &event);
         which[count++] = recent != NULL ? (uint8_t)(recent - gather->out->recent) : IS_LABEL;
     }
-    for (size_t i = session->event_count; i-- > 0 && session->events[i].current && count < EVENTS_MAX;) {
+    /* An anchor is no click: the tables do not have it. */
+    size_t made =
+        session->event_count - (gather->pipeline->query->anchor != NULL && session->event_count > 0 ? 1 : 0);
+    for (size_t i = made; i-- > 0 && session->events[i].current && count < EVENTS_MAX;) {
         const struct dn_event_view *event = &session->events[i];
         const struct dn_recent *recent = recent_of(gather->out, event);
         bool is_labels =

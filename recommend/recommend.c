@@ -8,6 +8,7 @@
  *  4. The answer is a function of session, catalogue, trends, settings and query alone; ties go by id. */
 #include "base/text.h"
 #include "recommend/gather.h"
+#include "recommend/rerank.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -23,6 +24,8 @@ static const char *const NAMES[DN_SOURCE_COUNT] = {
     [DN_SOURCE_VECTOR] = "session_vector", [DN_SOURCE_SESSION] = "session",
     [DN_SOURCE_TRENDING] = "trending",     [DN_SOURCE_CATALOG] = "catalog",
 };
+
+enum { RULES_CHOICE = 4 };
 
 static const struct dn_filter AVAILABLE = {.only_available = true};
 
@@ -208,11 +211,17 @@ static uint8_t speaker(const struct dn_gathered *gathered, const struct dn_featu
     return best;
 }
 
+/* What the request brings, or what was learned, or the default. Weights that cannot be read are those of a
+ * later build: better the default than no answer. */
 static void read_model(const struct dn_pipeline *pipeline, struct dn_model *ret)
 {
+    struct dn_catalog_model learned;
+    struct dn_error err;
+
     if (pipeline->world->model)
         *ret = *pipeline->world->model;
-    else
+    else if (!dn_catalog_model(pipeline->world->catalog, &learned) ||
+             dn_model_decode(learned.bytes, learned.length, ret, &err) != DN_OK)
         dn_model_default(ret);
 }
 
@@ -376,10 +385,22 @@ static const char *reason_of(struct dn_pipeline *pipeline, const struct dn_pick 
     }
 }
 
-/* What the model ordered is shown as 1 + its odds against the first; what fills is below 1. */
-static float shown_score(const struct dn_pick *pick, const struct dn_pick *first)
+/* What the model ordered is shown as 1 + its odds against the best; what fills is below 1. */
+static float shown_score(const struct dn_pick *pick, float best)
 {
-    return pick->fills ? pick->score : 1 + expf(pick->score - first->score);
+    return pick->fills ? pick->score : 1 + expf(pick->score - best);
+}
+
+static bool show(struct dn_pipeline *pipeline, const struct dn_pick *pick, float best,
+                 struct dn_recommended *ret)
+{
+    const char *reason = reason_of(pipeline, pick);
+
+    *ret = (struct dn_recommended){.item = pick->item,
+                                   .score = shown_score(pick, best),
+                                   .source = NAMES[pick->source],
+                                   .reason = reason};
+    return reason != NULL;
 }
 
 static enum dn_code answer(struct dn_pipeline *pipeline, struct dn_recommended **ret_items, size_t *ret_count,
@@ -394,15 +415,52 @@ static enum dn_code answer(struct dn_pipeline *pipeline, struct dn_recommended *
     struct dn_recommended *items = dn_arena_alloc(pipeline->arena, count * sizeof(*items));
     if (!items)
         return dn_arena_full(err);
-    for (size_t i = 0; i < count; i++) {
-        const char *reason = reason_of(pipeline, order[i]);
-
-        if (!reason)
+    for (size_t i = 0; i < count; i++)
+        if (!show(pipeline, order[i], order[0]->score, &items[i]))
             return dn_arena_full(err);
-        items[i] = (struct dn_recommended){.item = order[i]->item,
-                                           .score = shown_score(order[i], order[0]),
-                                           .source = NAMES[order[i]->source],
-                                           .reason = reason};
+    *ret_items = items;
+    *ret_count = count;
+    return DN_OK;
+}
+
+static enum dn_code answer_by_rules(struct dn_pipeline *pipeline, struct dn_recommended **ret_items,
+                                    size_t *ret_count, struct dn_error *err)
+{
+    const struct dn_recommend_query *query = pipeline->query;
+    struct dn_rerank rerank = {.rules = query->rules,
+                               .k = query->k,
+                               .catalog = pipeline->world->catalog,
+                               .filter = pipeline->filter,
+                               .exclude = query->exclude,
+                               .exclude_count = query->exclude_count};
+    struct dn_rerank_item *picked = NULL;
+    float best = 0;
+    size_t count = 0;
+
+    struct dn_rerank_item *all = dn_arena_alloc(pipeline->arena, (pipeline->pick_count + 1) * sizeof(*all));
+    if (!all)
+        return dn_arena_full(err);
+    for (size_t i = 0; i < pipeline->pick_count; i++) {
+        const struct dn_pick *pick = &pipeline->picks[i];
+
+        all[i] = (struct dn_rerank_item){
+            .item = pick->item, .score = pick->score, .fills = pick->fills, .from = (uint32_t)i};
+        if (!pick->fills && (best == 0 || pick->score > best))
+            best = pick->score;
+    }
+    enum dn_code code = dn_rerank(&rerank, all, pipeline->pick_count, pipeline->arena, &picked, &count, err);
+    if (code != DN_OK)
+        return code;
+    struct dn_recommended *items = dn_arena_alloc(pipeline->arena, count * sizeof(*items));
+    if (!items)
+        return dn_arena_full(err);
+    for (size_t i = 0; i < count; i++) {
+        if (picked[i].from != DN_RERANK_NONE &&
+            !show(pipeline, &pipeline->picks[picked[i].from], best, &items[i]))
+            return dn_arena_full(err);
+        if (picked[i].pinned)
+            items[i] = (struct dn_recommended){
+                .item = picked[i].item, .score = items[i].score, .source = "pinned", .reason = "pinned"};
     }
     *ret_items = items;
     *ret_count = count;
@@ -448,6 +506,9 @@ enum dn_code dn_pipeline_begin(struct dn_pipeline *pipeline, struct dn_recommend
         .k = query->k,
         .arena = arena,
     };
+    /* Rules choose among more. */
+    if (query->rules && dn_rules_any(query->rules))
+        pipeline->k = query->k < DN_K_MAX / RULES_CHOICE ? query->k * RULES_CHOICE : DN_K_MAX;
     enum dn_code code = check(held, query->k, query->filter, err);
 
     if (code != DN_OK)
@@ -477,7 +538,9 @@ enum dn_code dn_recommend(const struct dn_recommend_world *world,
     if (code != DN_OK)
         return code;
     push_away(pipeline);
-    return answer(pipeline, ret_items, ret_count, err);
+    return pipeline->query->rules && dn_rules_any(pipeline->query->rules)
+               ? answer_by_rules(pipeline, ret_items, ret_count, err)
+               : answer(pipeline, ret_items, ret_count, err);
 }
 
 enum dn_code dn_similar(const struct dn_recommend_world *world, const float *vector, uint32_t dim,

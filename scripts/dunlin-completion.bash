@@ -17,14 +17,14 @@ _dunlin() {
     --repeats) COMPREPLY=($(compgen -W "keep collapse" -- "$word")); return ;;
     --last-item) COMPREPLY=($(compgen -W "keep drop" -- "$word")); return ;;
     --ids) COMPREPLY=($(compgen -f -- "$word")); return ;;
-    --server | --timeout | --token | --filter | --user | --item) return ;;
+    --server | --timeout | --token | --filter | --user | --item | --anchor | --diversity | --category-cap | --boost | --pin | --variant) return ;;
     esac
     case $command in
     "") COMPREPLY=($(compgen -W "$commands $common" -- "$word")) ;;
     publish)
         COMPREPLY=($(compgen -W "--user --item --type --event-id --weight --time $common" -- "$word") $(compgen -f -- "$word"))
         ;;
-    recommend) COMPREPLY=($(compgen -W "-k --items --exclude --include-seen $filter $read $common" -- "$word")) ;;
+    recommend) COMPREPLY=($(compgen -W "-k --items --exclude --exclude-purchased --include-seen --anchor --diversity --category-cap --boost --pin --variant --do-not-record $filter $read $common" -- "$word")) ;;
     similar | trending) COMPREPLY=($(compgen -W "-k $filter $read $common" -- "$word")) ;;
     session) COMPREPLY=($(compgen -W "get delete $read $common" -- "$word")) ;;
     member) COMPREPLY=($(compgen -W "list add promote remove replace --replica --wait $common" -- "$word")) ;;

@@ -122,31 +122,42 @@ struct dn_item { /* immutable */
 
 enum { DN_ITEM_FREE, DN_ITEM_LIVE, DN_ITEM_RETIRED };
 
-/* Keys of cells: the upper 40 bits of an item's hash; who they are does not depend on whether the item is
- * still known, or under which id. */
-#define DN_ROW_KEY_SHIFT 24
-#define DN_ROW_AFTER_MAX ((1u << DN_ROW_KEY_SHIFT) - 1)
-#define DN_ROW_NEAR_MAX UINT32_MAX
+/* A cell of a row, 12 bytes in three arrays. The key is the upper half of the item's hash: what the state
+ * says does not depend on whether the item is still known, or under which id. Of two items of one key in one
+ * row (one row in thousands has that) the row knows only one. */
+#define DN_CELL_AFTER_BITS 21
+#define DN_CELL_NEAR_BITS 20
+#define DN_CELL_AFTER_MAX ((1u << DN_CELL_AFTER_BITS) - 1)
+#define DN_CELL_NEAR_MAX ((1u << DN_CELL_NEAR_BITS) - 1)
+#define DN_CELL_ITEM_NONE (DN_ITEM_IDS - 1) /* no id */
 
-/* Cells are changed in place, each field one atomic; everything else that changes makes a new row. */
+struct dn_cell {
+    uint32_t key;
+    uint32_t after, near;
+    uint32_t item; /* of this node: to be compared with the key; or DN_CELL_ITEM_NONE */
+};
+
+/* Cells are changed in place, each word one atomic; everything else that changes makes a new row. */
 struct dn_row {
     uint32_t generation;
-    uint32_t capacity;
-    uint32_t epoch; /* halvings of the group that are in its weights */
-    uint32_t hand;  /* where a full row looks next for the least */
-    uint32_t count; /* atomic */
-    uint32_t reserved;
+    uint32_t epoch;    /* halvings of the group that are in its weights */
+    uint16_t capacity; /* a multiple of DN_ROW_STEP */
+    uint16_t hand;     /* where a full row looks next for the least */
+    uint16_t count;    /* atomic */
+    uint16_t reserved;
     uint64_t after_sum, near_sum; /* atomic */
-    /* keys[capacity]: key << DN_ROW_KEY_SHIFT | after; near[capacity]; items[capacity]: ids, to be compared
-     * with the key. All atomic. */
-    uint64_t keys[];
+    /* keys[capacity]; near << 12 | lower bits of the item [capacity]; after << 11 | upper bits [capacity]. */
+    uint32_t words[];
 };
+_Static_assert(sizeof(struct dn_row) == 32, "32 bytes a row beside its cells");
+#define DN_ROW_STEP 4u
 
 struct dn_visitors { /* a ring, newest at head - 1 */
     uint32_t generation;
-    uint32_t capacity;
-    uint32_t count, head; /* atomic */
-    uint32_t users[];     /* atomic */
+    uint16_t capacity;
+    uint16_t count, head; /* atomic */
+    uint16_t reserved;
+    uint32_t users[]; /* atomic */
 };
 
 struct dn_item_slot {
@@ -338,6 +349,7 @@ struct dn_core {
 
     _Atomic uint32_t near_epoch; /* meta's, for readers */
     struct dn_near_counts near;
+    _Atomic bool items_evicted; /* ever: ids in cells may be others' now; readers */
 
     struct dn_item_chunk *_Atomic *item_chunks;
     struct dn_idtable items;
@@ -406,7 +418,7 @@ uint64_t dn_dead_queue_hash(const struct dn_dead_queue *queue);
 uint64_t dn_stall_hash(const struct dn_stall *stall); /* NULL: 0 */
 uint64_t dn_tombstone_hash(const struct dn_tombstone *tombstone);
 uint64_t dn_row_hash(uint64_t item_hash, const struct dn_row *row); /* beside its cells */
-uint64_t dn_cell_hash(uint64_t item_hash, uint64_t key, uint32_t near);
+uint64_t dn_cell_hash(uint64_t item_hash, const struct dn_cell *cell);
 uint64_t dn_visitor_hash(uint64_t item_hash, struct dn_hash128 user);
 
 /* ---- users.c ---- */

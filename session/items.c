@@ -108,7 +108,7 @@ static uint32_t id_take(struct dn_core *core)
         core->item_free = dn_item_slot(core, id)->next;
         return id;
     }
-    DN_ASSERT(core->item_bound < DN_ITEM_IDS);
+    DN_ASSERT(core->item_bound < DN_ITEM_IDS - 1); /* the last one is no id: DN_CELL_ITEM_NONE */
     chunk_ensure(core, core->item_bound);
     return core->item_bound++;
 }
@@ -223,6 +223,7 @@ bool dn_item_evict(struct dn_core *core)
     if (id == DN_ID_NONE) {
         return false;
     }
+    atomic_store_explicit(&core->items_evicted, true, memory_order_relaxed);
     dn_trend_remove(core, id);
     dn_near_drop(core, id);
     struct dn_item_slot *slot = dn_item_writable(core, id);

@@ -18,9 +18,15 @@
 #include <string.h>
 
 #define FIRST_CELLS 4u
-#define FIRST_VISITORS 4u
+#define FIRST_VISITORS 1u /* 1, 5, 13, 29, 61: with the head, whole steps of the slab */
+#define MORE_VISITORS 3u
 #define PREFETCH_LINES 2u
 #define LOOKED_AT 16u /* cells of a full row, for the least */
+
+static void store16(uint16_t *to, uint32_t value)
+{
+    __atomic_store_n(to, (uint16_t)value, __ATOMIC_RELAXED);
+}
 
 static void store32(uint32_t *to, uint32_t value)
 {
@@ -37,20 +43,32 @@ static void store64(uint64_t *to, uint64_t value)
 
 struct dn_row *dn_row_create(struct dn_core *core, uint32_t capacity)
 {
+    capacity = (capacity + DN_ROW_STEP - 1) / DN_ROW_STEP * DN_ROW_STEP;
     struct dn_row *row = dn_slab_zalloc(core->slab, dn_row_bytes(capacity));
 
     row->generation = core->generation;
-    row->capacity = capacity;
+    row->capacity = (uint16_t)capacity;
     row->epoch = core->meta.near_epoch;
     return row;
+}
+
+/* A larger row is by half larger: small ones are many, and what they do not use counts. */
+static uint32_t larger(uint32_t capacity, uint32_t most)
+{
+    uint32_t more = capacity / 2 / DN_ROW_STEP * DN_ROW_STEP;
+
+    capacity += more > DN_ROW_STEP ? more : DN_ROW_STEP;
+    return capacity < most ? capacity : most;
 }
 
 static uint64_t cells_sum(uint64_t item_hash, const struct dn_row *row)
 {
     uint64_t sum = 0;
 
-    for (uint32_t i = 0; i < row->count; i++)
-        sum += dn_cell_hash(item_hash, row->keys[i], dn_row_near(row)[i]);
+    for (uint32_t i = 0; i < row->count; i++) {
+        struct dn_cell cell = dn_cell_get(row, i);
+        sum += dn_cell_hash(item_hash, &cell);
+    }
     return sum;
 }
 
@@ -65,13 +83,11 @@ static struct dn_row *row_copy(struct dn_core *core, const struct dn_row *from, 
     row->after_sum = halvings < 63 ? from->after_sum >> halvings : 0;
     row->near_sum = halvings < 63 ? from->near_sum >> halvings : 0;
     for (uint32_t i = 0; i < from->count; i++) {
-        uint64_t after = (from->keys[i] & DN_ROW_AFTER_MAX) >> shift;
-        uint32_t near = dn_row_near(from)[i] >> shift;
-        if (after == 0 && near == 0)
-            continue;
-        row->keys[row->count] = dn_row_key(from->keys[i]) | after;
-        dn_row_near(row)[row->count] = near;
-        dn_row_items(row)[row->count++] = dn_row_items(from)[i];
+        struct dn_cell cell = dn_cell_get(from, i);
+        cell.after >>= shift;
+        cell.near >>= shift;
+        if (cell.after != 0 || cell.near != 0)
+            dn_cell_put(row, row->count++, &cell);
     }
     return row;
 }
@@ -122,7 +138,7 @@ static struct dn_row *row_writable(struct dn_core *core, struct dn_item_slot *sl
         bool stale = row->epoch != core->meta.near_epoch;
         if (!grows && !stale && !is_captured(core, row->generation))
             return row;
-        uint32_t capacity = !grows ? row->capacity : 2 * row->capacity < most ? 2 * row->capacity : most;
+        uint32_t capacity = grows ? larger(row->capacity, most) : row->capacity;
         if (stale)
             core->sum -= cells_sum(item_hash, row);
         row = row_copy(core, row, capacity);
@@ -133,44 +149,63 @@ static struct dn_row *row_writable(struct dn_core *core, struct dn_item_slot *sl
     return row;
 }
 
-static void cell_set(struct dn_core *core, uint64_t item_hash, struct dn_row *row, uint32_t at, uint64_t key,
-                     uint32_t near, uint32_t item)
+static void cell_set(struct dn_core *core, uint64_t item_hash, struct dn_row *row, uint32_t at,
+                     const struct dn_cell *cell)
 {
-    store64(&row->keys[at], key);
-    store32(&dn_row_near(row)[at], near);
-    store32(&dn_row_items(row)[at], item);
-    core->sum += dn_cell_hash(item_hash, key, near);
+    dn_cell_put(row, at, cell);
+    core->sum += dn_cell_hash(item_hash, cell);
 }
 
 static uint32_t weight_of(const struct dn_row *row, uint32_t at)
 {
-    uint64_t weight =
-        (row->keys[at] & DN_ROW_AFTER_MAX) / (DN_NEAR_AFTER_ONE / DN_NEAR_ONE) + dn_row_near(row)[at];
+    struct dn_cell cell = dn_cell_get(row, at);
 
-    return weight < UINT32_MAX ? (uint32_t)weight : UINT32_MAX;
+    return cell.after / (DN_NEAR_AFTER_ONE / DN_NEAR_ONE) + cell.near;
 }
 
 /* A place in a full row, or UINT32_MAX: the least of those looked at lost some weight, and stays. */
 static uint32_t place_in_full(struct dn_core *core, uint64_t item_hash, struct dn_row *row)
 {
     uint32_t looked = row->count < LOOKED_AT ? row->count : LOOKED_AT;
-    uint32_t least = row->hand % row->count;
+    uint32_t least = row->hand % row->count, least_weight = weight_of(row, least);
 
     for (uint32_t i = 1; i < looked; i++) {
-        uint32_t at = (row->hand + i) % row->count;
-        if (weight_of(row, at) < weight_of(row, least))
+        uint32_t at = (row->hand + i) % row->count, weight = weight_of(row, at);
+        if (weight < least_weight) {
             least = at;
+            least_weight = weight;
+        }
     }
-    row->hand = (row->hand + looked) % row->count;
-    uint64_t key = row->keys[least], after = key & DN_ROW_AFTER_MAX;
-    uint32_t near = dn_row_near(row)[least];
-    core->sum -= dn_cell_hash(item_hash, key, near);
-    if (near <= DN_NEAR_ONE && after <= DN_NEAR_AFTER_ONE)
+    row->hand = (uint16_t)((row->hand + looked) % row->count);
+    struct dn_cell cell = dn_cell_get(row, least);
+    core->sum -= dn_cell_hash(item_hash, &cell);
+    if (cell.near <= DN_NEAR_ONE && cell.after <= DN_NEAR_AFTER_ONE)
         return least;
-    near -= near < DN_NEAR_ONE ? near : DN_NEAR_ONE;
-    after -= after < DN_NEAR_AFTER_ONE ? after : DN_NEAR_AFTER_ONE;
-    cell_set(core, item_hash, row, least, dn_row_key(key) | after, near, dn_row_items(row)[least]);
+    cell.near -= cell.near < DN_NEAR_ONE ? cell.near : DN_NEAR_ONE;
+    cell.after -= cell.after < DN_NEAR_AFTER_ONE ? cell.after : DN_NEAR_AFTER_ONE;
+    cell_set(core, item_hash, row, least, &cell);
     return UINT32_MAX;
+}
+
+/* Where the key is in the row, or its count. Sixteen are compared at a time: that is most of what an event in
+ * full rows costs. Room behind the last key is the row's own (DN_ROW_STEP), whatever it holds. */
+static uint32_t place_of(const struct dn_row *row, uint32_t key)
+{
+    typedef uint32_t four __attribute__((vector_size(16), aligned(4), may_alias));
+    typedef uint64_t two __attribute__((vector_size(16), may_alias));
+    const four *words = (const four *)(const void *)row->words;
+    const four keys = {key, key, key, key};
+    uint32_t at = 0, count = row->count;
+
+    for (; at + 16 <= count; at += 16, words += 4) {
+        two any = (two)(words[0] == keys) | (two)(words[1] == keys) | (two)(words[2] == keys) |
+                  (two)(words[3] == keys);
+        if ((any[0] | any[1]) != 0)
+            break;
+    }
+    while (at < count && row->words[at] != key)
+        at++;
+    return at;
 }
 
 /* `other` was clicked near the item: after it, where `after` is above 0. */
@@ -178,28 +213,25 @@ static void row_add(struct dn_core *core, uint32_t item, uint32_t other, uint32_
 {
     struct dn_item_slot *slot = dn_item_writable(core, item);
     uint64_t item_hash = dn_item_hash(core, item);
-    uint64_t key = dn_row_key(dn_item_hash(core, other));
+    struct dn_cell cell = {dn_row_key(dn_item_hash(core, other)), after, near, other};
     struct dn_row *row = row_writable(core, slot, item_hash);
-    uint32_t at = 0;
 
     store64(&row->after_sum, row->after_sum + after);
     store64(&row->near_sum, row->near_sum + near);
-    while (at < row->count && dn_row_key(row->keys[at]) != key)
-        at++;
+    uint32_t at = place_of(row, cell.key);
     if (at < row->count) {
-        uint64_t had_after = row->keys[at] & DN_ROW_AFTER_MAX;
-        uint32_t had_near = dn_row_near(row)[at];
-        core->sum -= dn_cell_hash(item_hash, row->keys[at], had_near);
-        uint64_t new_after = had_after + after < DN_ROW_AFTER_MAX ? had_after + after : DN_ROW_AFTER_MAX;
-        uint32_t new_near = had_near < DN_ROW_NEAR_MAX - near ? had_near + near : DN_ROW_NEAR_MAX;
-        cell_set(core, item_hash, row, at, key | new_after, new_near, other);
+        struct dn_cell had = dn_cell_get(row, at);
+        core->sum -= dn_cell_hash(item_hash, &had);
+        cell.after = had.after + after < DN_CELL_AFTER_MAX ? had.after + after : DN_CELL_AFTER_MAX;
+        cell.near = had.near + near < DN_CELL_NEAR_MAX ? had.near + near : DN_CELL_NEAR_MAX;
+        cell_set(core, item_hash, row, at, &cell);
     } else {
         bool full = row->count >= core->meta.settings.near_cells;
         uint32_t place = full ? place_in_full(core, item_hash, row) : row->count;
         if (place != UINT32_MAX) {
-            cell_set(core, item_hash, row, place, key | after, near, other);
+            cell_set(core, item_hash, row, place, &cell);
             if (place == row->count) {
-                __atomic_store_n(&row->count, place + 1, __ATOMIC_RELEASE);
+                __atomic_store_n(&row->count, (uint16_t)(place + 1), __ATOMIC_RELEASE);
                 core->near.cells++;
             }
         }
@@ -215,7 +247,7 @@ struct dn_visitors *dn_visitors_create(struct dn_core *core, uint32_t capacity)
     struct dn_visitors *visitors = dn_slab_zalloc(core->slab, dn_visitors_bytes(capacity));
 
     visitors->generation = core->generation;
-    visitors->capacity = capacity;
+    visitors->capacity = (uint16_t)capacity;
     memset(visitors->users, 0xff, capacity * sizeof visitors->users[0]); /* DN_ID_NONE */
     return visitors;
 }
@@ -247,13 +279,13 @@ static struct dn_visitors *visitors_writable(struct dn_core *core, struct dn_ite
     if (!grows && !is_captured(core, old->generation))
         return old;
     if (grows)
-        capacity = capacity == 0 ? FIRST_VISITORS : 2 * capacity;
+        capacity = capacity == 0 ? FIRST_VISITORS : 2 * capacity + MORE_VISITORS;
     if (grows && capacity > most)
         capacity = most;
     struct dn_visitors *visitors = dn_visitors_create(core, capacity);
     for (uint32_t n = old == NULL ? 0 : old->count; n-- > 0;)
         visitors->users[visitors->count++] = old->users[dn_visitors_place(old, n)];
-    visitors->head = visitors->count % capacity;
+    visitors->head = (uint16_t)(visitors->count % capacity);
     dn_visitors_put(core, slot, visitors);
     return visitors;
 }
@@ -273,13 +305,13 @@ static void take_out(struct dn_core *core, struct dn_visitors *visitors, uint32_
     uint32_t last = dn_visitors_place(visitors, 0);
 
     while (place != last) {
-        uint32_t next = (place + 1) % visitors->capacity;
+        uint32_t next = (place + 1u) % visitors->capacity;
         store32(&visitors->users[place], visitors->users[next]);
         place = next;
     }
     store32(&visitors->users[last], DN_ID_NONE);
-    store32(&visitors->head, last);
-    store32(&visitors->count, visitors->count - 1);
+    store16(&visitors->head, last);
+    store16(&visitors->count, visitors->count - 1);
     core->near.visitors--;
 }
 
@@ -289,7 +321,7 @@ static void drop_oldest(struct dn_core *core, uint64_t item_hash, struct dn_visi
 
     core->sum -= dn_visitor_hash(item_hash, dn_user_block(core, visitors->users[place])->user);
     store32(&visitors->users[place], DN_ID_NONE);
-    store32(&visitors->count, visitors->count - 1);
+    store16(&visitors->count, visitors->count - 1);
     core->near.visitors--;
 }
 
@@ -308,8 +340,8 @@ static void visit(struct dn_core *core, uint32_t item, uint32_t user, struct dn_
             drop_oldest(core, item_hash, visitors);
     }
     store32(&visitors->users[visitors->head], user);
-    store32(&visitors->head, (visitors->head + 1) % visitors->capacity);
-    store32(&visitors->count, visitors->count + 1);
+    store16(&visitors->head, (visitors->head + 1u) % visitors->capacity);
+    store16(&visitors->count, visitors->count + 1);
     core->near.visitors++;
 }
 

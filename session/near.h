@@ -21,7 +21,7 @@
 #define DN_NEAR_WINDOW 10      /* events */
 #define DN_NEAR_CELLS_MAX 256u /* items in a row */
 #define DN_NEAR_VISITORS_MAX 256u
-#define DN_NEAR_AFTER_ONE 256u /* `after` of one event at distance 1 */
+#define DN_NEAR_AFTER_ONE 128u /* `after` of one event at distance 1 */
 #define DN_NEAR_ONE 16u        /* `near` of one pair */
 #define DN_NEAR_NONE UINT32_MAX
 
@@ -73,5 +73,10 @@ struct dn_near_session {
 #define DN_NEAR_VISITS_MAX 64
 bool dn_near_session(const struct dn_shard *shard, uint32_t user, uint32_t id, size_t around,
                      struct dn_near_visit ret_visits[DN_NEAR_VISITS_MAX], struct dn_near_session *ret);
+
+/* Whoever reads many of them at random places, each a miss or three, asks for those it will read soon: for
+ * the slot some steps ahead, for what stands behind it (the slot is here by then) some steps later. */
+void dn_near_prefetch_item(const struct dn_shard *shard, uint32_t id, bool behind);   /* dn_near_item */
+void dn_near_prefetch_user(const struct dn_shard *shard, uint32_t user, bool behind); /* dn_near_session */
 
 #endif

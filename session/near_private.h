@@ -4,30 +4,52 @@
 
 #include "session/core.h"
 
-static inline uint64_t dn_row_key(uint64_t item_hash)
+#define DN_CELL_LOW_BITS (32 - DN_CELL_NEAR_BITS)   /* of the item's id, beside near */
+#define DN_CELL_HIGH_BITS (32 - DN_CELL_AFTER_BITS) /* and beside after */
+_Static_assert(1u << (DN_CELL_LOW_BITS + DN_CELL_HIGH_BITS) == DN_ITEM_IDS, "an id fits");
+_Static_assert(DN_NEAR_CELLS_MAX % DN_ROW_STEP == 0, "the largest row is whole steps");
+
+static inline uint32_t dn_row_key(uint64_t item_hash)
 {
-    return item_hash >> DN_ROW_KEY_SHIFT << DN_ROW_KEY_SHIFT;
+    return (uint32_t)(item_hash >> 32);
 }
 
-static inline uint32_t *dn_row_near(const struct dn_row *row)
+/* Any thread: the three words are of one moment or of two. */
+static inline struct dn_cell dn_cell_get(const struct dn_row *row, uint32_t at)
 {
-    return (uint32_t *)(void *)(uintptr_t)(row->keys + row->capacity);
+    const uint32_t *words = row->words + at;
+    uint32_t near = __atomic_load_n(words + row->capacity, __ATOMIC_RELAXED);
+    uint32_t after = __atomic_load_n(words + 2 * row->capacity, __ATOMIC_RELAXED);
+
+    return (struct dn_cell){
+        .key = __atomic_load_n(words, __ATOMIC_RELAXED),
+        .near = near >> DN_CELL_LOW_BITS,
+        .after = after >> DN_CELL_HIGH_BITS,
+        .item = (after & ((1u << DN_CELL_HIGH_BITS) - 1)) << DN_CELL_LOW_BITS |
+                (near & ((1u << DN_CELL_LOW_BITS) - 1)),
+    };
 }
 
-static inline uint32_t *dn_row_items(const struct dn_row *row)
+static inline void dn_cell_put(struct dn_row *row, uint32_t at, const struct dn_cell *cell)
 {
-    return dn_row_near(row) + row->capacity;
+    uint32_t *words = row->words + at;
+    uint32_t low = cell->item & ((1u << DN_CELL_LOW_BITS) - 1);
+
+    __atomic_store_n(words, cell->key, __ATOMIC_RELAXED);
+    __atomic_store_n(words + row->capacity, cell->near << DN_CELL_LOW_BITS | low, __ATOMIC_RELAXED);
+    __atomic_store_n(words + 2 * row->capacity,
+                     cell->after << DN_CELL_HIGH_BITS | cell->item >> DN_CELL_LOW_BITS, __ATOMIC_RELAXED);
 }
 
 /* The place of the n-th newest; n < count. */
 static inline uint32_t dn_visitors_place(const struct dn_visitors *visitors, uint32_t n)
 {
-    return (visitors->head + 2 * visitors->capacity - 1 - n) % visitors->capacity;
+    return (visitors->head + 2u * visitors->capacity - 1 - n) % visitors->capacity;
 }
 
 static inline size_t dn_row_bytes(uint32_t capacity)
 {
-    return sizeof(struct dn_row) + capacity * (sizeof(uint64_t) + 2 * sizeof(uint32_t));
+    return sizeof(struct dn_row) + capacity * 3 * sizeof(uint32_t);
 }
 
 static inline size_t dn_visitors_bytes(uint32_t capacity)
@@ -39,7 +61,7 @@ static inline size_t dn_visitors_bytes(uint32_t capacity)
 void dn_row_put(struct dn_core *core, struct dn_item_slot *slot, struct dn_row *row);
 void dn_visitors_put(struct dn_core *core, struct dn_item_slot *slot, struct dn_visitors *visitors);
 
-/* Empty, as of the group's epoch. */
+/* Empty, as of the group's epoch, with room for so many or a few more. */
 struct dn_row *dn_row_create(struct dn_core *core, uint32_t capacity);
 struct dn_visitors *dn_visitors_create(struct dn_core *core, uint32_t capacity);
 

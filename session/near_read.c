@@ -4,6 +4,13 @@
 #include <math.h>
 #include <string.h>
 
+#define PREFETCH_LINES 5u /* of a user's block: 9 events */
+
+static uint32_t load16(const uint16_t *from)
+{
+    return __atomic_load_n(from, __ATOMIC_RELAXED);
+}
+
 static uint32_t load32(const uint32_t *from)
 {
     return __atomic_load_n(from, __ATOMIC_RELAXED);
@@ -23,11 +30,11 @@ static const struct dn_item_slot *slot_of(const struct dn_core *core, uint32_t i
     return chunk != NULL ? &chunk->slots[id % DN_ITEM_CHUNK] : NULL;
 }
 
-static const struct dn_item *item_of(const struct dn_core *core, uint32_t id)
+static uint64_t hash_of(const struct dn_core *core, uint32_t id)
 {
     const struct dn_item_slot *slot = slot_of(core, id);
 
-    return slot != NULL ? atomic_load_explicit(&slot->item, memory_order_acquire) : NULL;
+    return slot != NULL ? atomic_load_explicit(&slot->hash, memory_order_relaxed) : 0;
 }
 
 /* Of the halvings that nobody has written into the row yet. */
@@ -83,16 +90,18 @@ void dn_near_row(const struct dn_shard *shard, uint32_t id, struct dn_near_cell 
     ret->after_sum = now * (float)load64(&row->after_sum) / DN_NEAR_AFTER_ONE;
     ret->near_sum = now * (float)load64(&row->near_sum) / DN_NEAR_ONE;
     uint32_t count = __atomic_load_n(&row->count, __ATOMIC_ACQUIRE);
+    /* While no item was ever evicted, the slots of all of them need not be touched to know that ids hold. */
+    bool evicted = atomic_load_explicit(&core->items_evicted, memory_order_acquire);
+    for (uint32_t i = 0; evicted && i < count; i++)
+        __builtin_prefetch(slot_of(core, dn_cell_get(row, i).item));
     for (uint32_t i = 0; i < count && ret->count < max; i++) {
-        uint64_t key = load64(&row->keys[i]);
-        uint32_t other = load32(&dn_row_items(row)[i]);
-        const struct dn_item *item = item_of(core, other);
-        if (item == NULL || dn_row_key(item->hash) != dn_row_key(key))
+        struct dn_cell cell = dn_cell_get(row, i);
+        if (cell.item == DN_CELL_ITEM_NONE || (evicted && hash_of(core, cell.item) >> 32 != cell.key))
             continue;
         ret_cells[ret->count++] = (struct dn_near_cell){
-            .id = other,
-            .after = now * (float)(key & DN_ROW_AFTER_MAX) / DN_NEAR_AFTER_ONE,
-            .near = now * (float)load32(&dn_row_near(row)[i]) / DN_NEAR_ONE,
+            .id = cell.item,
+            .after = now * (float)cell.after / DN_NEAR_AFTER_ONE,
+            .near = now * (float)cell.near / DN_NEAR_ONE,
         };
     }
 }
@@ -107,14 +116,48 @@ size_t dn_near_visitors(const struct dn_shard *shard, uint32_t id, uint32_t *ret
 
     if (visitors == NULL)
         return 0;
-    uint32_t head = load32(&visitors->head), count = load32(&visitors->count);
+    uint32_t head = load16(&visitors->head), count = load16(&visitors->count);
     for (uint32_t n = 0; n < count && n < visitors->capacity && found < max; n++) {
         uint32_t user =
-            load32(&visitors->users[(head + 2 * visitors->capacity - 1 - n) % visitors->capacity]);
+            load32(&visitors->users[(head + 2u * visitors->capacity - 1 - n) % visitors->capacity]);
         if (user != DN_ID_NONE)
             ret_users[found++] = user;
     }
     return found;
+}
+
+void dn_near_prefetch_item(const struct dn_shard *shard, uint32_t id, bool behind)
+{
+    const struct dn_item_slot *slot = slot_of(dn_shard_core(shard), id);
+
+    if (slot == NULL)
+        return;
+    if (!behind) {
+        __builtin_prefetch(slot);
+        return;
+    }
+    __builtin_prefetch(atomic_load_explicit(&slot->item, memory_order_relaxed));
+    __builtin_prefetch(atomic_load_explicit(&slot->row, memory_order_relaxed));
+}
+
+void dn_near_prefetch_user(const struct dn_shard *shard, uint32_t user, bool behind)
+{
+    const struct dn_core *core = dn_shard_core(shard);
+    const struct dn_user_chunk *chunk =
+        user < DN_ID_LIMIT
+            ? atomic_load_explicit(&core->user_chunks[user / DN_USER_CHUNK], memory_order_acquire)
+            : NULL;
+
+    if (chunk == NULL)
+        return;
+    if (!behind) {
+        __builtin_prefetch(&chunk->slots[user % DN_USER_CHUNK]);
+        return;
+    }
+    const char *block =
+        (const char *)atomic_load_explicit(&chunk->slots[user % DN_USER_CHUNK], memory_order_relaxed);
+    for (size_t line = 0; block != NULL && line < PREFETCH_LINES; line++)
+        __builtin_prefetch(block + line * 64);
 }
 
 bool dn_near_session(const struct dn_shard *shard, uint32_t user, uint32_t id, size_t around,

@@ -2,7 +2,7 @@
  * knows.
  *
  * Section NEAR, u32 count, one for each item that has tables: u32 item, u32 clicks; the row: u32 epoch, u32
- * hand, u64 after_sum, u64 near_sum, u16 cells, each u64 key and weight, u32 near; the visitors: u16 count,
+ * hand, u64 after_sum, u64 near_sum, u16 cells, each u32 key, u32 after, u32 near; the visitors: u16 count,
  * each u32 place of the user in section USERS, oldest first. */
 #include "session/core.h"
 #include "session/near_private.h"
@@ -40,8 +40,10 @@ static void write_row(const struct dn_row *row, struct dn_buffer *out)
     dn_buffer_u64(out, row->near_sum);
     dn_buffer_u16(out, (uint16_t)row->count);
     for (uint32_t i = 0; i < row->count; i++) {
-        dn_buffer_u64(out, row->keys[i]);
-        dn_buffer_u32(out, dn_row_near(row)[i]);
+        struct dn_cell cell = dn_cell_get(row, i);
+        dn_buffer_u32(out, cell.key);
+        dn_buffer_u32(out, cell.after);
+        dn_buffer_u32(out, cell.near);
     }
 }
 
@@ -102,12 +104,11 @@ struct keys {
     uint32_t mask;
 };
 
-static uint32_t place_of(const struct keys *keys, uint64_t key)
+static uint32_t place_of(const struct keys *keys, uint32_t key)
 {
-    uint32_t at = (uint32_t)(dn_row_key(key) >> 32 ^ dn_row_key(key) >> DN_ROW_KEY_SHIFT) & keys->mask;
+    uint32_t at = key & keys->mask;
 
-    while (keys->items[at] != 0 &&
-           dn_row_key(dn_item_hash(keys->core, keys->items[at] - 1)) != dn_row_key(key))
+    while (keys->items[at] != 0 && dn_row_key(dn_item_hash(keys->core, keys->items[at] - 1)) != key)
         at = (at + 1) & keys->mask;
     return at;
 }
@@ -121,36 +122,40 @@ static void keys_make(struct dn_core *core, struct keys *ret)
     *ret = (struct keys){.core = core, .mask = places - 1};
     ret->items = dn_slab_zalloc(core->slab, places * sizeof *ret->items);
     for (uint32_t item = 0; item < core->item_bound; item++)
-        ret->items[place_of(ret, dn_item_hash(core, item))] = item + 1;
+        ret->items[place_of(ret, dn_row_key(dn_item_hash(core, item)))] = item + 1;
 }
 
 static bool read_row(struct dn_core *core, struct dn_source *in, const struct keys *keys,
                      struct dn_item_slot *slot)
 {
-    struct dn_row head = {.epoch = dn_source_u32(in)};
+    uint32_t epoch = dn_source_u32(in), hand = dn_source_u32(in);
+    uint64_t after_sum = dn_source_u64(in), near_sum = dn_source_u64(in);
+    uint32_t count = dn_source_u16(in);
 
-    head.hand = dn_source_u32(in);
-    head.after_sum = dn_source_u64(in);
-    head.near_sum = dn_source_u64(in);
-    head.count = dn_source_u16(in);
-    if (in->code != DN_OK || head.count > DN_NEAR_CELLS_MAX || head.epoch > core->meta.near_epoch)
+    if (in->code != DN_OK || count > DN_NEAR_CELLS_MAX || hand >= DN_NEAR_CELLS_MAX ||
+        epoch > core->meta.near_epoch)
         return false;
-    if (head.count == 0) /* there is no empty row */
-        return head.epoch == 0 && head.hand == 0 && head.after_sum == 0 && head.near_sum == 0;
-    struct dn_row *row = dn_row_create(core, head.count);
-    row->epoch = head.epoch;
-    row->hand = head.hand;
-    row->after_sum = head.after_sum;
-    row->near_sum = head.near_sum;
-    row->count = head.count;
-    dn_row_put(core, slot, row);
-    for (uint32_t i = 0; i < head.count; i++) {
-        row->keys[i] = dn_source_u64(in);
-        dn_row_near(row)[i] = dn_source_u32(in);
-        uint32_t item = keys->items[place_of(keys, row->keys[i])];
-        dn_row_items(row)[i] = item != 0 ? item - 1 : DN_ID_NONE;
+    if (count == 0) /* there is no empty row */
+        return epoch == 0 && hand == 0 && after_sum == 0 && near_sum == 0;
+    struct dn_row *row = dn_row_create(core, count);
+    row->epoch = epoch;
+    row->hand = (uint16_t)hand;
+    row->after_sum = after_sum;
+    row->near_sum = near_sum;
+    bool good = true;
+    for (uint32_t i = 0; i < count; i++) {
+        struct dn_cell cell = {.key = dn_source_u32(in), .item = DN_CELL_ITEM_NONE};
+        cell.after = dn_source_u32(in);
+        cell.near = dn_source_u32(in);
+        uint32_t item = keys->items[place_of(keys, cell.key)];
+        if (item != 0)
+            cell.item = item - 1;
+        good = good && cell.after <= DN_CELL_AFTER_MAX && cell.near <= DN_CELL_NEAR_MAX;
+        dn_cell_put(row, i, &cell);
     }
-    return in->code == DN_OK;
+    row->count = (uint16_t)count;
+    dn_row_put(core, slot, row);
+    return good && in->code == DN_OK;
 }
 
 static bool was_clicked(const struct dn_block *block, uint32_t item)

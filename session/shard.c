@@ -17,8 +17,9 @@
     X(items)                                                                                                 \
     X(events_applied)                                                                                        \
     X(duplicates)                                                                                            \
-    X(late) X(refused) X(erased) X(evicted) X(expired) X(memory_bytes) X(near_rows) X(near_pairs)            \
-        X(near_visits) X(near_bytes)
+    X(late)                                                                                                  \
+    X(refused)                                                                                               \
+    X(erased) X(evicted) X(expired) X(memory_bytes) X(near_rows) X(near_pairs) X(near_visits) X(near_bytes)
 
 struct dn_shard {
     struct dn_epoch *epoch;

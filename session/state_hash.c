@@ -83,9 +83,10 @@ uint64_t dn_row_hash(uint64_t item_hash, const struct dn_row *row)
     return finish(mix(mix(h, row->after_sum), row->near_sum));
 }
 
-uint64_t dn_cell_hash(uint64_t item_hash, uint64_t key, uint32_t near)
+uint64_t dn_cell_hash(uint64_t item_hash, const struct dn_cell *cell)
 {
-    return finish(mix(mix(mix(SEED_CELL, item_hash), key), near));
+    uint64_t h = mix(mix(SEED_CELL, item_hash), (uint64_t)cell->key << 32 | cell->near);
+    return finish(mix(h, cell->after));
 }
 
 uint64_t dn_visitor_hash(uint64_t item_hash, struct dn_hash128 user)

@@ -31,6 +31,8 @@
 #define SESSIONS_READ 200u
 #define AROUND 20u
 #define NAMED 300u
+#define AHEAD_SLOT 16u /* steps between asking for a slot and reading */
+#define AHEAD_BLOCK 8u
 
 struct click {
     uint64_t user;
@@ -410,7 +412,8 @@ static float read_request(struct bench *bench, uint64_t ret_ns[4])
     struct dn_near_item item;
     struct dn_near_row row;
     uint32_t ids[ITEMS_READ];
-    size_t counts[ITEMS_READ], cell_count[ROWS_READ], read = 0, named = 0;
+    uint32_t who[SESSIONS_READ], of[SESSIONS_READ], what[NAMED];
+    size_t counts[ITEMS_READ], cell_count[ROWS_READ], asked = 0, named = 0;
     float sum = 0;
 
     for (size_t i = 0; i < ITEMS_READ; i++)
@@ -427,20 +430,34 @@ static float read_request(struct bench *bench, uint64_t ret_ns[4])
     for (size_t i = 0; i < ITEMS_READ; i++)
         counts[i] = dn_near_visitors(bench->shard, ids[i], users[i], DN_NEAR_VISITORS_MAX);
     uint64_t visitors_ns = wall_ns();
-    for (size_t n = 0; n < DN_NEAR_VISITORS_MAX && read < SESSIONS_READ; n++)
-        for (size_t i = 0; i < ITEMS_READ && read < SESSIONS_READ; i++)
-            if (n < counts[i] &&
-                dn_near_session(bench->shard, users[i][n], ids[i], AROUND, visits, &session)) {
-                sum += (float)visits[session.count - 1].id;
-                read++;
+    for (size_t n = 0; n < DN_NEAR_VISITORS_MAX && asked < SESSIONS_READ; n++)
+        for (size_t i = 0; i < ITEMS_READ && asked < SESSIONS_READ; i++)
+            if (n < counts[i]) {
+                who[asked] = users[i][n];
+                of[asked++] = ids[i];
             }
+    for (size_t n = 0; n < asked + AHEAD_SLOT; n++) {
+        if (n < asked)
+            dn_near_prefetch_user(bench->shard, who[n], false);
+        if (n >= AHEAD_BLOCK && n - AHEAD_BLOCK < asked)
+            dn_near_prefetch_user(bench->shard, who[n - AHEAD_BLOCK], true);
+        if (n >= AHEAD_SLOT &&
+            dn_near_session(bench->shard, who[n - AHEAD_SLOT], of[n - AHEAD_SLOT], AROUND, visits, &session))
+            sum += (float)visits[session.count - 1].id;
+    }
     uint64_t sessions_ns = wall_ns();
     for (size_t n = 0; n < DN_NEAR_CELLS_MAX && named < NAMED; n++)
         for (size_t i = 0; i < ROWS_READ && named < NAMED; i++)
-            if (n < cell_count[i] && dn_near_item(bench->shard, cells[i][n].id, &item)) {
-                sum += item.recent + (float)(item.hash & 1);
-                named++;
-            }
+            if (n < cell_count[i])
+                what[named++] = cells[i][n].id;
+    for (size_t n = 0; n < named + AHEAD_SLOT; n++) {
+        if (n < named)
+            dn_near_prefetch_item(bench->shard, what[n], false);
+        if (n >= AHEAD_BLOCK && n - AHEAD_BLOCK < named)
+            dn_near_prefetch_item(bench->shard, what[n - AHEAD_BLOCK], true);
+        if (n >= AHEAD_SLOT && dn_near_item(bench->shard, what[n - AHEAD_SLOT], &item))
+            sum += item.recent + (float)(item.hash & 1);
+    }
     uint64_t named_ns = wall_ns();
     ret_ns[0] = rows_ns - at_ns;
     ret_ns[1] = visitors_ns - rows_ns;

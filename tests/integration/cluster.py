@@ -84,13 +84,14 @@ class Node:
         self.config = os.path.join(cluster.folder, f"node-{number}.yaml")
         self.log = os.path.join(cluster.folder, f"node-{number}.log")
         self.process = None
+        self.bin = BIN  # another folder: another build of dunlind
         self.not_ready = ""
         self._channel = None
 
     def start(self, wrapper=()):
         assert self.process is None
         with open(self.log, "ab") as log:
-            self.process = subprocess.Popen([*wrapper, os.path.join(BIN, "dunlind"), "--config", self.config],
+            self.process = subprocess.Popen([*wrapper, os.path.join(self.bin, "dunlind"), "--config", self.config],
                                             stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         return self
 
