@@ -169,7 +169,7 @@ static const struct dn_config_key KEYS[] = {
          "Most item ids known to a shard."),
     UINT("session.trend_half_life_s", session.trend_half_life_s, 1, 365 * DAY_S, "21600", "s",
          "Trending counts halve in this time."),
-    UINT("session.near_cells", session.near_cells, 0, DN_NEAR_CELLS_MAX, "256", "items",
+    UINT("session.near_cells", session.near_cells, 0, DN_NEAR_CELLS_MAX, "120", "items",
          "A shard keeps, of each item, up to so many others that are clicked near it: what recommendations "
          "from sessions live from. 0: none, and no visitors either. New values are taken once all members "
          "are connected and of a build that knows them."),

@@ -1,6 +1,7 @@
 /* Learning inside a cluster: learner.h.
  *
- *   resting --(leads group 0, not frozen, the fact is set)--> learning: begins from the weights in the state
+ *   resting --(leads group 0, not frozen, the fact is set, nothing is out)--> learning: begins from the
+ *             weights in the state
  *   learning --(interval over, something learned)--> a proposal is out; learning goes on meanwhile
  *   learning --(the state's weights are not those it began from and no answer is awaited)--> begins anew
  *   learning --(leads no longer, frozen, stopped)--> resting; what was not proposed is gone
@@ -358,6 +359,10 @@ static bool ready(struct dn_learning *learning, uint64_t now_us)
     }
     (void)dn_catalog_model(learning->options.catalog, &model);
     if (!learning->options.enabled || model.frozen)
+        return false;
+    /* What is out was learned by weights that are not at hand any more: its answer must not become the base
+     * of others. It comes within its deadline. */
+    if (!learning->active && learning->out)
         return false;
     bool moved = model.version != learning->base.version || model.generation != learning->base.generation;
     if (!learning->active || (moved && !learning->out))

@@ -141,12 +141,13 @@ class Watcher(threading.Thread):
         assert self.error is None, f"watcher: {self.error!r}"
 
 
-def grows(cluster, generation, steps, by=60):
-    """Until a node has weights of this generation from more clicks than that."""
+def grows(cluster, generation, steps, by=60, but=None):
+    """Until a node has weights of this generation from more clicks than that, learned by any node but that one."""
     def grown():
         now = model(random.choice(cluster.live()))
         assert now.generation <= generation, f"generation {now.generation}, not {generation}"
-        return now if now.generation == generation and now.steps >= steps + by else None
+        enough = now.generation == generation and now.steps >= steps + by
+        return now if enough and now.node_id != but else None
     return wait_until(f"weights of generation {generation} from more than {steps} clicks", grown)
 
 
@@ -173,8 +174,7 @@ def kill_the_learner(cluster, generation):
     before = model(leader, pb.READ_LEVEL_LINEARIZABLE)
     loss, hits = metric(leader, "dunlin_learning_loss"), metric(leader, "dunlin_learning_hit_share")
     leader.kill()
-    after = grows(cluster, generation, before.steps)
-    assert after.node_id != leader.number, "the dead do not learn"
+    after = grows(cluster, generation, before.steps, but=leader.number)
     assert after.version > before.version
     successor = next(n for n in cluster.live() if n.number == after.node_id)
     print(f"killed node {leader.number} at {before.steps} steps (loss {loss:.3f}, hits {hits:.2f}); node "
@@ -244,6 +244,42 @@ def sets(cluster):
     dunlin(cluster.nodes[0], "model", "set", path, expected=1)
 
 
+def set_one(cluster, feature, weight):
+    """That feature alone counts, on every node."""
+    path = os.path.join(cluster.folder, "one.json")
+    shown = json.loads(dunlin(cluster.nodes[0], "model", "show", "--json"))
+    for name, vector in shown["weights"].items():
+        for key in vector:
+            vector[key] = weight if key == feature and name == "shared" else 0
+    with open(path, "w") as out:
+        json.dump(shown, out)
+    generation = insist(cluster, "model", "set", path)["generation"]
+    for node in cluster.nodes:
+        wait_until("the weights", lambda n=node: model(n).generation == generation)
+
+
+def recommended(node, user):
+    request = pb.RecommendRequest(user_id=f"user-{user}", k=5, include_seen=True)
+    answer = node.stub("Recommendations").Recommend(request, timeout=5)
+    return [item.id for item in answer.items]
+
+
+def serves(cluster, clicks):
+    """The weights of the state are what every node serves by. Nobody clicks meanwhile."""
+    set_one(cluster, "after_last", 50)
+    hits = 0
+    for user in range(USERS):
+        lists = [recommended(node, user) for node in cluster.nodes]
+        assert all(one == lists[0] for one in lists), f"user {user}: {lists}"
+        hits += lists[0][0] == f"item-{(clicks.at[user] + 1) % ITEMS}"
+    assert hits > 0.8 * USERS, f"what follows comes first for {hits} of {USERS} users only"
+    set_one(cluster, "after_last", -50)
+    again = sum(recommended(cluster.nodes[user % 3], user)[0] == f"item-{(clicks.at[user] + 1) % ITEMS}"
+                for user in range(USERS))
+    print(f"what follows comes first for {hits} of {USERS} users, and with the opposite weight for {again}", flush=True)
+    assert again < 0.2 * USERS
+
+
 def main():
     rng = random.Random(seed())
     cluster = Cluster(3, shards=2, extra=EXTRA).start()
@@ -273,10 +309,11 @@ def main():
     sets(cluster)
     watcher.stop()
     clicks.stop()
+    serves(cluster, clicks)
     same_everywhere(cluster)
     page = {name: metric(cluster.leader_of(0), "dunlin_" + name) for name in
             ("model_generation", "model_frozen", "model_learned", "model_age_seconds", "learning_dropped_total")}
-    assert page["model_generation"] == generation + 1 and page["model_frozen"] == 1 and page["model_learned"] == 1, page
+    assert page["model_generation"] == generation + 3 and page["model_frozen"] == 1 and page["model_learned"] == 1, page
     assert 0 <= page["model_age_seconds"] < 600 and page["learning_dropped_total"] == 0, page
     assert watcher.reads > 100, f"{watcher.reads} reads of the model only"
     for node in cluster.nodes:

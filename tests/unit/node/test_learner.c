@@ -33,6 +33,7 @@ struct rig {
     uint64_t index, now_us, clicks;
     int64_t time_ms;
     bool may, full;
+    uint8_t type;            /* of the clicks */
     struct dn_proposal *out; /* proposed and not yet answered */
     unsigned proposals;
     struct dn_arena *arena;
@@ -145,6 +146,7 @@ static void rig_open(struct rig *rig)
     rig->time_ms = START_MS;
     rig->now_us = 1000000000;
     rig->may = true;
+    rig->type = DN_EVENT_CLICK;
     rig->epoch = dn_epoch_create();
     rig->reader = dn_epoch_register(rig->epoch);
     rig->catalog = dn_catalog_create(rig->epoch, 100);
@@ -202,7 +204,7 @@ static void click(struct rig *rig)
                                     .event_id = ++rig->clicks,
                                     .time_ms = rig->time_ms,
                                     .weight = DN_WEIGHT_ONE,
-                                    .type = DN_EVENT_CLICK,
+                                    .type = rig->type,
                                     .item = item};
         event.item_length =
             (uint16_t)snprintf(item, sizeof(item), "i%d", (int)((rig->clicks / 4 + user * 3) % ITEMS));
@@ -355,6 +357,9 @@ static void test_what_moved_meanwhile_stands(void **state)
     assert_int_equal(counter(&rig, "dunlin_learning_proposals_total", "outcome=\"moved\""), 1);
     expect_gone_on(&rig, 0); /* from the other's weights */
     assert_true(model_of(&rig).steps > 100000);
+    model = model_of(&rig);
+    assert_int_equal(dn_model_decode(model.bytes, model.length, &standard, NULL), DN_OK);
+    assert_true(standard.weights[0][0] > 35);
     assert_true(until_proposed(&rig));
     order(&rig, DN_MODEL_RESET);
     answer(&rig, true, true);
@@ -435,6 +440,29 @@ static void test_nobody_knows_whether_it_counted(void **state)
     rig_close(&rig);
 }
 
+/* Leadership is lost and won while a proposal is out: what counts is waited for, and learned on from. */
+static void test_leads_again_while_one_is_out(void **state)
+{
+    struct rig rig;
+    (void)state;
+    rig_open(&rig);
+    lead(&rig);
+    expect_gone_on(&rig, 0);
+    assert_true(until_proposed(&rig));
+    dn_learning_lead(rig.learning, false);
+    assert_false(turn(&rig));
+    dn_learning_lead(rig.learning, true);
+    assert_false(turn(&rig));
+    answer(&rig, true, true);
+    struct dn_catalog_model model = model_of(&rig);
+    uint64_t steps = counter(&rig, "dunlin_learning_steps_total", "");
+    assert_true(turn(&rig));
+    expect_gone_on(&rig, 0);
+    assert_int_equal(model_of(&rig).steps - model.steps,
+                     counter(&rig, "dunlin_learning_steps_total", "") - steps);
+    rig_close(&rig);
+}
+
 static void test_weights_of_another_build(void **state)
 {
     struct rig rig;
@@ -462,6 +490,23 @@ static void test_off(void **state)
     assert_false(turn(&rig));
     answer(&rig, true, true); /* the fact alone */
     assert_false(until_proposed(&rig));
+    rig_close(&rig);
+}
+
+/* Dislikes are no labels, and take no place in the sample. */
+static void test_only_what_is_wanted_is_a_label(void **state)
+{
+    struct rig rig;
+    (void)state;
+    rig_open(&rig);
+    rig.type = DN_EVENT_DISLIKE;
+    lead(&rig);
+    for (int i = 0; i < 20; i++) {
+        click(&rig);
+        (void)turn(&rig);
+    }
+    assert_int_equal(counter(&rig, "dunlin_learning_useless_total", ""), 0);
+    assert_int_equal(counter(&rig, "dunlin_learning_skipped_total", ""), 0);
     rig_close(&rig);
 }
 
@@ -582,9 +627,11 @@ int main(void)
         cmocka_unit_test(test_a_reset_while_nothing_is_out),
         cmocka_unit_test(test_freeze),
         cmocka_unit_test(test_nobody_knows_whether_it_counted),
+        cmocka_unit_test(test_leads_again_while_one_is_out),
         cmocka_unit_test(test_weights_of_another_build),
         cmocka_unit_test(test_off),
         cmocka_unit_test(test_a_session_teaches_once),
+        cmocka_unit_test(test_only_what_is_wanted_is_a_label),
         cmocka_unit_test(test_the_rate_holds),
         cmocka_unit_test(test_a_learner_that_is_behind),
         cmocka_unit_test(test_the_thread_learns_and_ends),
