@@ -61,7 +61,9 @@ struct gather {
 
 static bool is_on(const struct gather *gather, unsigned source)
 {
-    return (gather->pipeline->query->sources_off & 1u << source) == 0;
+    const struct dn_pipeline *pipeline = gather->pipeline;
+
+    return ((pipeline->query->sources_off | pipeline->settings->sources_off) & 1u << source) == 0;
 }
 
 /* ---- the session ------------------------------------------------------------------------------------- */
