@@ -261,6 +261,11 @@ enum dn_code dn_catalog_get_hashed(const struct dn_catalog *catalog, uint64_t id
     return DN_OK;
 }
 
+void dn_catalog_prefetch(const struct dn_catalog *catalog, uint64_t id_hash, bool behind)
+{
+    dn_state_prefetch(dn_catalog_state(catalog), id_hash, behind);
+}
+
 enum dn_code dn_catalog_get(const struct dn_catalog *catalog, const char *id, size_t id_length,
                             struct dn_item *ret)
 {

@@ -249,6 +249,8 @@ static inline struct dn_block *dn_state_block(const struct dn_state *state, uint
     return atomic_load_explicit(&chunk->slots[slot % DN_DIRECTORY_CHUNK], memory_order_acquire);
 }
 
+/* Asks for what dn_state_find will look at: the place in the table, or (behind) the block there. */
+void dn_state_prefetch(const struct dn_state *state, uint64_t id_hash, bool behind);
 struct dn_block *dn_state_find(const struct dn_state *state, uint64_t id_hash, const char *id,
                                size_t id_length);
 /* By both hashes, where the id itself is not at hand. */

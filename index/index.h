@@ -152,6 +152,9 @@ enum dn_code dn_catalog_get(const struct dn_catalog *catalog, const char *id, si
 /* By hash of the id, checked against the id itself. */
 enum dn_code dn_catalog_get_hashed(const struct dn_catalog *catalog, uint64_t id_hash, const char *id,
                                    size_t id_length, struct dn_item *ret);
+/* Whoever looks many ids up asks for those it will want soon: for the place in the table some steps ahead,
+ * for the item behind it (the place is here by then) some steps later. */
+void dn_catalog_prefetch(const struct dn_catalog *catalog, uint64_t id_hash, bool behind);
 enum dn_code dn_catalog_get_slot(const struct dn_catalog *catalog, uint32_t slot, struct dn_item *ret);
 /* Slots are 0..bound-1; some may be empty. */
 uint32_t dn_catalog_slot_bound(const struct dn_catalog *catalog);

@@ -212,6 +212,23 @@ struct dn_block *dn_state_find(const struct dn_state *state, uint64_t id_hash, c
     }
 }
 
+void dn_state_prefetch(const struct dn_state *state, uint64_t id_hash, bool behind)
+{
+    const struct dn_table *table =
+        atomic_load_explicit(&state->segments[segment_of(id_hash)], memory_order_acquire);
+    uint32_t at = (uint32_t)id_hash & table->mask;
+
+    if (!behind) {
+        __builtin_prefetch((const void *)&table->entries[at]);
+        return;
+    }
+    const char *block = (const char *)atomic_load_explicit(&table->entries[at], memory_order_relaxed);
+    if (block != NULL && block != (const char *)DEAD) {
+        __builtin_prefetch(block);
+        __builtin_prefetch(block + 64);
+    }
+}
+
 struct dn_block *dn_state_find_hashes(const struct dn_state *state, uint64_t id_hash, uint64_t vector_hash)
 {
     const struct dn_table *table =

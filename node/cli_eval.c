@@ -83,12 +83,13 @@ static const struct argp_option options[] = {
      "each click is asked for, then applied, then learned from; default: the state stays as at the split",
      21},
     {"sources", KEY_SOURCES, "LIST", 0,
-     "what the blend is compared with: popular,vstan,vmis,rules,covis,vector,session,trending or none; "
+     "what the blend is compared with: popular, vstan, vmis, rules, covis, session_vector, session, "
+     "trending, or none; "
      "default: "
-     "the first five, and vector with --vectors",
+     "the first five, and session_vector with --vectors",
      21},
     {"only", KEY_ONLY, "NAME", 0, "this one alone, which may be blend", 21},
-    {"without", KEY_WITHOUT, "LIST", 0, "sources that the blend does without", 21},
+    {"without", KEY_WITHOUT, "LIST", 0, "sources that the blend, and its learning, do without", 21},
     {"k", KEY_K, "LIST", 0, "places that count (1,5,10,20)", 21},
     {"max", KEY_MAX, "N", 0, "predictions: a sample; with --live those of the first sessions (all)", 21},
     {"seed", KEY_SEED, "N", 0, "of the sample (7)", 21},
@@ -138,9 +139,13 @@ static unsigned method_of(struct argp_state *state, const char *option, const ch
     for (unsigned method = 0; method < DN_EVAL_METHODS; method++)
         if (strcmp(dn_eval_method_name(method), name) == 0)
             return method;
-    argp_error(state,
-               "%s: '%s' is none of blend, popular, vstan, vmis, rules, covis, vector, session, trending",
-               option, name);
+    char names[256] = "";
+    for (unsigned method = 0; method < DN_EVAL_METHODS; method++) {
+        size_t length = strlen(names);
+        snprintf(names + length, sizeof names - length, "%s%s", method == 0 ? "" : ", ",
+                 dn_eval_method_name(method));
+    }
+    argp_error(state, "%s: '%s' is none of %s", option, name, names);
     return 0;
 }
 
@@ -160,7 +165,7 @@ static void add_without(struct argp_state *state, const char *option, const char
     if (method < DN_EVAL_SOURCES)
         argp_error(state, "%s: '%s' is no source", option, name);
     else
-        arguments->options.sources_off |= 1u << (method - DN_EVAL_SOURCES);
+        arguments->options.recommend.sources_off |= 1u << (method - DN_EVAL_SOURCES);
 }
 
 static void add_k(struct argp_state *state, const char *option, const char *text)

@@ -169,7 +169,7 @@ static const struct dn_config_key KEYS[] = {
          "Most item ids known to a shard."),
     UINT("session.trend_half_life_s", session.trend_half_life_s, 1, 365 * DAY_S, "21600", "s",
          "Trending counts halve in this time."),
-    UINT("session.near_cells", session.near_cells, 0, DN_NEAR_CELLS_MAX, "256", "items",
+    UINT("session.near_cells", session.near_cells, 0, DN_NEAR_CELLS_MAX, "120", "items",
          "A shard keeps, of each item, up to so many others that are clicked near it: what recommendations "
          "from sessions live from. 0: none, and no visitors either. New values are taken once all members "
          "are connected and of a build that knows them."),
@@ -203,6 +203,9 @@ static const struct dn_config_key KEYS[] = {
          "An event's weight halves with each such time before the newest event. 0: it does not."),
     UINT("recommend.events_used", recommend.events_used, 1, 1000, "20", "events",
          "Newest events that make the session's direction."),
+    UINT("recommend.shown_users", recommend.shown_users, 0, 1e7, "65536", "users",
+         "Users whose last answer this node keeps in memory, 128 bytes each, to count the clicks that follow "
+         "(dunlin_shown_* in the metrics). 0: none."),
     BOOL("recommend.learning.enabled", recommend.learning.enabled, "true",
          "The node that leads group 0 learns the weights of recommendations from clicks, and the cluster "
          "keeps "

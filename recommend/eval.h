@@ -72,7 +72,6 @@ const char *dn_eval_method_name(unsigned method);
 struct dn_eval_options {
     bool live;
     uint32_t methods;                   /* bits 1 << method */
-    uint32_t sources_off;               /* bits 1 << enum dn_recommend_source, for the blend */
     size_t ks[DN_EVAL_KS_MAX], k_count; /* rising, each 1..DN_EVAL_K_MAX */
     size_t max;                         /* predictions; 0: all. Batch: a sample. Live: the first sessions */
     uint64_t seed;                      /* of the sample */
@@ -86,7 +85,7 @@ struct dn_eval_options {
     const char *ids;
     const char *factory; /* of the vectors' index; NULL: "Flat" */
     struct dn_shard_settings settings;
-    struct dn_recommend_settings recommend;
+    struct dn_recommend_settings recommend; /* sources_off: of the blend and its learning */
     void (*progress)(void *data, const char *what, uint64_t done, uint64_t total); /* NULL: none */
     void *progress_data;
 };

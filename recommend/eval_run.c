@@ -115,6 +115,7 @@ static enum dn_code ask(struct asker *asker, const struct question *question, un
     struct run *run = asker->run;
     const struct dn_eval_item *last = &run->set->items[question->last];
     const struct dn_eval_item *target = &run->set->items[question->target];
+    struct dn_recommend_settings settings = run->options->recommend;
     struct dn_attribute exclude = {.key = "", .value = last->name, .value_length = last->length};
     struct dn_recommend_query query = {.session = question->session,
                                        .user = question->user,
@@ -122,13 +123,11 @@ static enum dn_code ask(struct asker *asker, const struct question *question, un
                                        .include_seen = !run->options->hide_seen,
                                        .exclude = &exclude,
                                        .exclude_count = run->set->drop_last ? 1 : 0,
-                                       .sources_off = method == DN_EVAL_BLEND ? run->options->sources_off : 0,
                                        .only = method == DN_EVAL_BLEND ? 0 : 1 + method - DN_EVAL_SOURCES};
     struct dn_recommended *items;
     size_t count;
     double start_s = dn_eval_cpu_s();
-    enum dn_code code =
-        dn_recommend(&run->state.world, &run->options->recommend, &query, asker->arena, &items, &count, err);
+    enum dn_code code = dn_recommend(&run->state.world, &settings, &query, asker->arena, &items, &count, err);
 
     asker->cpu_s[method] += dn_eval_cpu_s() - start_s;
     if (code != DN_OK)
@@ -141,8 +140,7 @@ static enum dn_code ask(struct asker *asker, const struct question *question, un
     if (!run->options->recall)
         return DN_OK;
     query.k = DN_K_MAX;
-    code =
-        dn_recommend(&run->state.world, &run->options->recommend, &query, asker->arena, &items, &count, err);
+    code = dn_recommend(&run->state.world, &settings, &query, asker->arena, &items, &count, err);
     for (size_t i = 0; code == DN_OK && i < count; i++)
         if (is_item(target, &items[i].item))
             run->places.found[method][question->at] = !is_filler(&items[i]);

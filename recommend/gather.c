@@ -14,6 +14,7 @@
 #define RULES_ITEMS 3u
 #define RULES_DECAY 0.4f /* from one item to the one before it */
 #define RULES_PRIOR 3.0f /* events that say nothing, beside what is known of a row */
+#define AHEAD 4u         /* steps between asking for memory and reading it */
 #define ROWS_MAX 5u      /* newest items whose rows are read */
 #define VSTAN_DISTANCE                                                                                       \
     2.0f               /* what a neighbour clicked falls to 1/e in so many visits from the shared one        \
@@ -60,7 +61,9 @@ struct gather {
 
 static bool is_on(const struct gather *gather, unsigned source)
 {
-    return (gather->pipeline->query->sources_off & 1u << source) == 0;
+    const struct dn_pipeline *pipeline = gather->pipeline;
+
+    return ((pipeline->query->sources_off | pipeline->settings->sources_off) & 1u << source) == 0;
 }
 
 /* ---- the session ------------------------------------------------------------------------------------- */
@@ -342,14 +345,13 @@ struct dn_candidate *dn_gathered_at(struct dn_gathered *gathered, const struct d
     return candidate;
 }
 
-static void add_entry(struct gather *gather, size_t shard, const struct dn_tally_entry *entry)
+static void add_entry(struct gather *gather, size_t shard, const struct dn_tally_entry *entry,
+                      const struct dn_near_item *named)
 {
     const struct dn_pipeline *pipeline = gather->pipeline;
-    struct dn_near_item named;
     struct dn_item item;
 
-    if (!dn_near_item(pipeline->world->shards[shard], entry->id, &named) ||
-        dn_catalog_get_hashed(pipeline->world->catalog, named.hash, named.name, named.length, &item) !=
+    if (dn_catalog_get_hashed(pipeline->world->catalog, named->hash, named->name, named->length, &item) !=
             DN_OK ||
         !dn_pipeline_wants(pipeline, &item))
         return;
@@ -364,12 +366,12 @@ static void add_entry(struct gather *gather, size_t shard, const struct dn_tally
     if (gather->known.self[shard] != DN_NEAR_NONE && candidate->which != DN_POSITION_NONE) {
         own_clicks = gather->own.clicks[candidate->which];
         own_near = gather->own.near_sum[candidate->which];
-    } else if (gather->known.self[shard] != DN_NEAR_NONE && is_label(gather, &named)) {
+    } else if (gather->known.self[shard] != DN_NEAR_NONE && is_label(gather, named)) {
         own_clicks = gather->own.label_clicks;
         own_near = gather->own.label_near_sum;
     }
-    candidate->clicks += less((float)named.clicks, own_clicks);
-    candidate->recent += less(named.recent, own_near);
+    candidate->clicks += less((float)named->clicks, own_clicks);
+    candidate->recent += less(named->recent, own_near);
 }
 
 /* What the session itself had may come again. */
@@ -394,13 +396,47 @@ static size_t share_of(size_t source, size_t shards)
     return shards <= 1 ? KEPT[source] : KEPT[source] * 3 / (2 * shards) + 8;
 }
 
+/* Each look-up misses the cache four times; so that they overlap, each step asks for what a later one reads.
+ */
+static bool add_entries(struct gather *gather, size_t shard, const struct dn_tally_entry *const *entries,
+                        size_t count)
+{
+    const struct dn_shard *from = gather->pipeline->world->shards[shard];
+    const struct dn_catalog *catalog = gather->pipeline->world->catalog;
+    struct dn_near_item *named = dn_arena_alloc(gather->pipeline->arena, (count + 1) * sizeof *named);
+
+    if (named == NULL)
+        return false;
+    for (size_t i = 0; i < count + 4 * AHEAD; i++) {
+        size_t behind = i - AHEAD, name = i - 2 * AHEAD, found = i - 3 * AHEAD, added = i - 4 * AHEAD;
+        if (i < count)
+            dn_near_prefetch_item(from, entries[i]->id, false);
+        if (i >= AHEAD && behind < count)
+            dn_near_prefetch_item(from, entries[behind]->id, true);
+        if (i >= 2 * AHEAD && name < count) {
+            if (!dn_near_item(from, entries[name]->id, &named[name]))
+                named[name].name = NULL;
+            else
+                dn_catalog_prefetch(catalog, named[name].hash, false);
+        }
+        if (i >= 3 * AHEAD && found < count && named[found].name != NULL)
+            dn_catalog_prefetch(catalog, named[found].hash, true);
+        if (i >= 4 * AHEAD && named[added].name != NULL)
+            add_entry(gather, shard, entries[added], &named[added]);
+    }
+    return true;
+}
+
 static bool merge_shard(struct gather *gather, size_t shard, size_t shards)
 {
     const struct dn_tally *tally = &gather->tallies[shard];
-    float *scratch = dn_arena_alloc(gather->pipeline->arena, (tally->count + 1) * sizeof *scratch);
+    struct dn_arena *arena = gather->pipeline->arena;
+    float *scratch = dn_arena_alloc(arena, (tally->count + 1) * sizeof *scratch);
+    const struct dn_tally_entry **entries = dn_arena_alloc(arena, (tally->count + 1) * sizeof(void *));
     float least[DN_NEAR_SOURCES];
+    size_t count = 0;
 
-    if (scratch == NULL)
+    if (scratch == NULL || entries == NULL)
         return false;
     for (unsigned source = 0; source < DN_NEAR_SOURCES; source++)
         least[source] = is_on(gather, source)
@@ -412,9 +448,9 @@ static bool merge_shard(struct gather *gather, size_t shard, size_t shards)
         for (size_t source = 0; source < DN_NEAR_SOURCES && !good; source++)
             good = entry->score[source] > 0 && entry->score[source] >= least[source];
         if (good)
-            add_entry(gather, shard, entry);
+            entries[count++] = entry;
     }
-    return true;
+    return add_entries(gather, shard, entries, count);
 }
 
 /* What is clicked rarely says more where it is shared; what is near everything is near nothing. */

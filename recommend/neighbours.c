@@ -11,6 +11,7 @@
 #define VSTAN_POSITION 1.5f        /* the weight of an item falls to 1/e in so many positions */
 #define VSTAN_AGE_MS 1728000000.0f /* and that of a neighbour in so long: 20 days */
 #define VMIS_DECAY 0.1f
+#define AHEAD 4u /* steps between asking for memory and reading it */
 
 struct met {
     uint32_t shard, user;
@@ -197,8 +198,15 @@ bool dn_neighbours_read(const struct dn_pipeline *pipeline, const struct dn_gath
     ret->list = dn_arena_alloc(pipeline->arena, (count + 1) * sizeof *ret->list);
     if (ret->list == NULL)
         return false;
-    for (size_t i = 0; i < count; i++)
-        ret->count += read_one(pipeline, chosen[i], &ret->list[ret->count]);
+    for (size_t i = 0; i < count + 2 * AHEAD; i++) { /* each session read is a miss or three: they overlap */
+        if (i < count)
+            dn_near_prefetch_user(pipeline->world->shards[chosen[i]->shard], chosen[i]->user, false);
+        if (i >= AHEAD && i - AHEAD < count)
+            dn_near_prefetch_user(pipeline->world->shards[chosen[i - AHEAD]->shard], chosen[i - AHEAD]->user,
+                                  true);
+        if (i >= 2 * AHEAD)
+            ret->count += read_one(pipeline, chosen[i - 2 * AHEAD], &ret->list[ret->count]);
+    }
     cut_off(ret, false);
     cut_off(ret, true);
     return true;

@@ -161,7 +161,7 @@ static enum dn_code fill(struct dn_pipeline *pipeline, uint8_t source, const str
 /* Only as far as there are empty places. */
 static enum dn_code fill_up(struct dn_pipeline *pipeline, struct dn_error *err)
 {
-    uint32_t off = pipeline->query->sources_off;
+    uint32_t off = pipeline->query->sources_off | pipeline->settings->sources_off;
     struct dn_offers offers = {0};
     enum dn_code code = DN_OK;
 

@@ -49,6 +49,7 @@ struct dn_recommend_settings {
     float recency_decay;       /* weight of an event = decay^(position from the newest), 0..1; default 0.8 */
     int64_t time_half_life_ms; /* and halves with age in event time; default 1 h; 0: off */
     uint32_t session_events_used; /* newest events that count; default 20 */
+    uint32_t sources_off; /* bits 1 << enum dn_recommend_source, for requests and learning; default 0 */
 };
 void dn_recommend_settings_default(struct dn_recommend_settings *settings);
 

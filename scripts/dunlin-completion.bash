@@ -13,7 +13,7 @@ _dunlin() {
     case $previous in
     --level) COMPREPLY=($(compgen -W "local session linearizable" -- "$word")); return ;;
     --type) COMPREPLY=($(compgen -W "view click cart buy like dislike play remove" -- "$word")); return ;;
-    --only) COMPREPLY=($(compgen -W "blend popular vstan vmis rules covis vector session trending" -- "$word")); return ;;
+    --only) COMPREPLY=($(compgen -W "blend popular vstan vmis rules covis session_vector session trending" -- "$word")); return ;;
     --repeats) COMPREPLY=($(compgen -W "keep collapse" -- "$word")); return ;;
     --last-item) COMPREPLY=($(compgen -W "keep drop" -- "$word")); return ;;
     --ids) COMPREPLY=($(compgen -f -- "$word")); return ;;

@@ -164,7 +164,7 @@ struct dn_item_slot {
     struct dn_item *_Atomic item; /* readers */
     struct dn_row *_Atomic row;   /* readers; NULL: empty */
     struct dn_visitors *_Atomic visitors;
-    _Atomic uint64_t hash;   /* readers; the item's, so that it need not be touched; 0: there is none */
+    _Atomic uint64_t hash;   /* readers; the item's, so that it need not be touched; 0: free or evicted */
     _Atomic uint32_t clicks; /* readers; the rest is the writer's */
     uint64_t trend;          /* as of trend_epoch */
     uint64_t unref;          /* when the last event that named it went away; 0: named now */

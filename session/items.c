@@ -131,8 +131,8 @@ static struct dn_item_slot *fill(struct dn_core *core, uint32_t id, uint64_t has
     atomic_store_explicit(&slot->row, NULL, memory_order_relaxed);
     atomic_store_explicit(&slot->visitors, NULL, memory_order_relaxed);
     atomic_store_explicit(&slot->clicks, 0, memory_order_relaxed);
-    atomic_store_explicit(&slot->hash, hash, memory_order_relaxed);
     atomic_store_explicit(&slot->item, item, memory_order_release);
+    atomic_store_explicit(&slot->hash, hash, memory_order_release); /* see dn_item_evict */
     dn_idtable_insert(&core->items, hash, id);
     return slot;
 }
@@ -231,6 +231,9 @@ bool dn_item_evict(struct dn_core *core)
     unref_remove(core, slot);
     dn_idtable_remove(&core->items, dn_item_hash(core, id), id);
     slot->state = DN_ITEM_RETIRED;
+    /* Who holds an old block goes on finding the string. Who comes by the id alone (a cell's: near_read.c)
+     * may come at any time, also when it is about to be freed, and sees that it is nobody's. */
+    atomic_store_explicit(&slot->hash, 0, memory_order_relaxed);
     dn_core_retire_item(core, id);
     return true;
 }
@@ -241,7 +244,6 @@ void dn_item_release(struct dn_core *core, uint32_t id)
     struct dn_item *item = atomic_load_explicit(&slot->item, memory_order_relaxed);
     DN_ASSERT(slot->state == DN_ITEM_RETIRED);
     atomic_store_explicit(&slot->item, NULL, memory_order_relaxed);
-    atomic_store_explicit(&slot->hash, 0, memory_order_relaxed);
     slot->state = DN_ITEM_FREE;
     slot->next = core->item_free;
     core->item_free = id;

@@ -19,7 +19,7 @@
 #include "session/session.h"
 
 #define DN_NEAR_WINDOW 10      /* events */
-#define DN_NEAR_CELLS_MAX 256u /* items in a row */
+#define DN_NEAR_CELLS_MAX 256u /* items in a row, at most; how many: the settings */
 #define DN_NEAR_VISITORS_MAX 256u
 #define DN_NEAR_AFTER_ONE 128u /* `after` of one event at distance 1 */
 #define DN_NEAR_ONE 16u        /* `near` of one pair */

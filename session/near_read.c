@@ -59,9 +59,11 @@ bool dn_near_item(const struct dn_shard *shard, uint32_t id, struct dn_near_item
 {
     const struct dn_core *core = dn_shard_core(shard);
     const struct dn_item_slot *slot = slot_of(core, id);
-    const struct dn_item *item =
-        slot != NULL ? atomic_load_explicit(&slot->item, memory_order_acquire) : NULL;
 
+    /* Not evicted, or not before we entered the epoch: then its string is there until we leave. */
+    if (slot == NULL || atomic_load_explicit(&slot->hash, memory_order_acquire) == 0)
+        return false;
+    const struct dn_item *item = atomic_load_explicit(&slot->item, memory_order_acquire);
     if (item == NULL)
         return false;
     const struct dn_row *row = atomic_load_explicit(&slot->row, memory_order_acquire);

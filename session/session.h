@@ -47,7 +47,7 @@ struct dn_shard_settings { /* replicated: a SETTINGS record changes them */
     int64_t trend_half_life_ms; /* trending counters halve in this time; default 6 h */
     /* Tables of what is clicked near an item (near.h). A shard of an older build has none until a record says
      * so. */
-    uint32_t near_cells;       /* items in a row; 0: no tables; default 256 */
+    uint32_t near_cells;       /* items in a row; 0: no tables; default 120 */
     uint32_t near_visitors;    /* newest users of an item; default 64 */
     int64_t near_half_life_ms; /* weights halve in this time, all at once; default 30 days */
 };

@@ -60,7 +60,7 @@ void dn_shard_settings_default(struct dn_shard_settings *settings)
         .users_max = 5000000,
         .items_max = 2000000,
         .trend_half_life_ms = 6 * HOUR_MS,
-        .near_cells = DN_NEAR_CELLS_MAX,
+        .near_cells = 120,
         .near_visitors = 64,
         .near_half_life_ms = 30 * DAY_MS,
     };

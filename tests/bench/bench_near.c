@@ -556,7 +556,7 @@ int main(int argc, char **argv)
     static struct bench bench = {.items = 500000,
                                  .sessions = 1000000,
                                  .topics = 0.7,
-                                 .cells = DN_NEAR_CELLS_MAX,
+                                 .cells = 120, /* dn_shard_settings_default */
                                  .visitors = 64,
                                  .rounds = 3,
                                  .requests = 2000};

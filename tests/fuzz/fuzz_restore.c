@@ -138,9 +138,21 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
     return 0;
 }
 
+/* Small tables: the rows of these few items are full at once. */
+static void tables_on(struct world *world)
+{
+    struct dn_shard_settings settings;
+    dn_shard_settings_default(&settings);
+    settings.near_cells = 3;
+    settings.near_visitors = 2;
+    settings.near_half_life_ms = DAY_MS / 24;
+    dn_record_settings(&world->record, &settings);
+    world_apply(world, NOW_MS - DAY_MS);
+}
+
 size_t dn_fuzz_seed(unsigned n, uint8_t *out, size_t max)
 {
-    static const unsigned rounds[] = {0, 1, 6, 25};
+    static const unsigned rounds[] = {0, 1, 6, 25, 2, 12};
     struct world world;
     struct dn_buffer bytes;
     struct dn_error err = {0};
@@ -148,6 +160,9 @@ size_t dn_fuzz_seed(unsigned n, uint8_t *out, size_t max)
         return 0;
     }
     world_open(&world);
+    if (n >= 4) {
+        tables_on(&world);
+    }
     for (unsigned round = 0; round < rounds[n]; round++) {
         click(&world, round);
     }

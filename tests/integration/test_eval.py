@@ -157,6 +157,8 @@ def refusals(folder, path):
                   ["--events", path, "--sources", "magic"], ["--events", path, "--plot", bad],
                   ["--events", path, "--test", path, "--live"]):
         dunlin(*wrong, code=2)
+    named = dunlin("--events", path, "--only", "magic", code=2).stderr.decode()
+    check("session_vector" in named and "trending" in named, "the methods there are, are not named")
     check("--item-pattern" in dunlin("--help").stdout.decode(), "--help tells no options")
 
 

@@ -113,6 +113,60 @@ static void sources_are_asked_alone(void **state)
     free(run.result);
 }
 
+static void what_only_fills_places_is_no_candidate(void **state)
+{
+    struct run run = prepare(*state, 1u << SOURCE(RULES));
+
+    eval_read_well(run.files, POPULAR);
+    run.options.recall = true;
+    run.options.ks[1] = 10;
+    go(&run); /* nothing leads to `new`, which the catalogue has */
+    NEAR(method(&run, SOURCE(RULES))->recall.mean, 0.75);
+    NEAR(method(&run, SOURCE(RULES))->at[1].hr.mean, 1);
+    free(run.result);
+}
+
+/* What the pipeline is given. */
+static void prefixes_and_items_are_as_the_state_would_have_them(void **state)
+{
+    struct run run = prepare(*state, 1u << DN_EVAL_BLEND);
+    struct dn_eval_state *own = calloc(1, sizeof *own);
+    static const char text[] = EVAL_HEADER "1\t\ts\ta\tbuy\t2.5\n2\t\ts\tb\tview\t\n3\t\ts\ta\tbuy\t9\n"
+                                           "90\t\tt\ta\tbuy\t\n91\t\tt\tb\tcart\t\n92\t\tt\tc\tview\t\n"
+                                           "93\t\tt\ta\tview\t\n";
+    struct dn_session_view view;
+    struct dn_item item;
+
+    eval_read_well(run.files, text);
+    run.options.settings.events_per_user = 2;
+    assert_int_equal(dn_eval_state_open(own, run.files->set, &run.options, &run.files->err), DN_OK);
+    assert_true(dn_eval_prefix(own, &run.files->set->cases[2], own->arena, &view));
+    assert_int_equal(view.event_count, 2);
+    assert_int_equal(view.session_events, 3);
+    assert_int_equal(view.events[0].item[0], 'b');
+    assert_int_equal(view.events[0].type, DN_EVENT_CART);
+    assert_int_equal(view.events[1].item[0], 'c');
+    assert_int_equal(view.start_ms, 90000);
+    assert_int_equal(view.last_ms, 92000);
+    assert_int_equal(view.counts[DN_EVENT_VIEW], 1);
+    dn_epoch_enter(own->reader);
+    assert_int_equal(dn_catalog_get(own->catalog, "a", 1, &item), DN_OK);
+    NEAR(item.price, 2.5);
+    assert_int_equal(dn_catalog_get(own->catalog, "b", 1, &item), DN_OK);
+    assert_true(isnan(item.price));
+    dn_epoch_leave(own->reader);
+    dn_eval_state_close(own);
+    /* Or nothing is known of an item before its first click. */
+    run.options.cold = false;
+    assert_int_equal(dn_eval_state_open(own, run.files->set, &run.options, &run.files->err), DN_OK);
+    assert_int_equal(dn_catalog_item_count(own->catalog), 0);
+    struct dn_eval_step first = {.session = 0, .position = 0};
+    assert_int_equal(dn_eval_take(own, &first, true, &run.files->err), DN_OK);
+    assert_int_equal(dn_catalog_item_count(own->catalog), 1);
+    dn_eval_state_close(own);
+    free(own);
+}
+
 static void a_click_counts_only_after_it_was_asked_for(void **state)
 {
     struct run run = prepare(*state, 1u << SOURCE(RULES));
@@ -168,6 +222,43 @@ static void read_rings(struct eval_files *files)
         }
     }
     eval_read_well(files, text);
+}
+
+/* Popularity of a larger log against plain counts: more items than places, more predictions than a thread
+ * takes at a time. */
+static void places_of_popular_items_by_plain_counts(void **state)
+{
+    struct run run = prepare(*state, 1u << DN_EVAL_POPULAR);
+    unsigned clicks[ITEMS] = {0};
+    double hits = 0;
+
+    read_rings(run.files);
+    const struct dn_eval_set *set = run.files->set;
+    assert_int_equal(set->item_count, ITEMS);
+    assert_true(set->case_count > 100);
+    for (size_t s = 0; s < set->train_count; s++)
+        for (uint32_t i = 0; i < set->sessions[s].count; i++)
+            clicks[set->events[set->sessions[s].first + i].item]++;
+    for (size_t c = 0; c < set->case_count; c++) {
+        const struct dn_eval_event *events = &set->events[set->cases[c].first];
+        uint32_t last = events[set->cases[c].length - 1].item, target = events[set->cases[c].length].item;
+        unsigned before = 0;
+        for (uint32_t i = 0; i < ITEMS; i++) {
+            const struct dn_eval_item *a = &set->items[i], *b = &set->items[target];
+            size_t shorter = a->length < b->length ? a->length : b->length;
+            int order = memcmp(a->name, b->name, shorter);
+            bool first = order != 0 ? order < 0 : a->length < b->length;
+            before += i != last && (clicks[i] > clicks[target] || (clicks[i] == clicks[target] && first));
+        }
+        hits += before < 3;
+    }
+    assert_true(hits > 3);
+    go(&run);
+    NEAR(method(&run, DN_EVAL_POPULAR)->at[1].hr.mean, hits / (double)set->case_count);
+    run.options.ks[1] = ITEMS;
+    go(&run);
+    NEAR(method(&run, DN_EVAL_POPULAR)->at[1].hr.mean, 1);
+    free(run.result);
 }
 
 static void same(const struct dn_eval_result *a, const struct dn_eval_result *b, double within)
@@ -310,8 +401,11 @@ int main(void)
         T(popularity_is_counted_before_the_cut),
         T(popularity_goes_on_live),
         T(sources_are_asked_alone),
+        T(what_only_fills_places_is_no_candidate),
+        T(prefixes_and_items_are_as_the_state_would_have_them),
         T(a_click_counts_only_after_it_was_asked_for),
         T(learning_steps_are_those_of_the_newest_sessions),
+        T(places_of_popular_items_by_plain_counts),
         T(threads_change_nothing),
         T(shards_change_little),
         T(samples_go_by_the_seed),
