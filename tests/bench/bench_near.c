@@ -184,11 +184,11 @@ static void load(struct bench *bench)
     known_make(&sessions, 1u << 24);
     bench->items = 0;
     while (fgets(line, sizeof line, in) != NULL) {
-        char *field[4], *rest = line;
+        char *field[4] = {0}, *rest = line;
         int fields = 0;
         while (fields < 4 && rest != NULL)
             field[fields++] = strsep(&rest, "\t\n");
-        double seconds = fields == 4 ? strtod(field[0], NULL) : 0;
+        double seconds = field[3] != NULL ? strtod(field[0], NULL) : 0;
         if (seconds <= 0)
             continue; /* the heading */
         if (bench->click_count == bench->click_capacity) {
@@ -204,6 +204,8 @@ static void load(struct bench *bench)
             name_add(bench, field[3], strlen(field[3]));
         click->time_ms = (int64_t)(seconds * SECOND_MS);
     }
+    if (bench->click_count == 0)
+        die("the file has no clicks");
     bench->sessions = sessions.count;
     free(items.hashes);
     free(items.numbers);
@@ -526,11 +528,12 @@ static void run(struct bench *bench)
     for (int near = 0; near < 2; near++)
         qsort(ns[near], bench->rounds, sizeof **ns, by_size);
     const struct dn_shard_stats *with = &stats[1];
+    double without_ns = ns[0][bench->rounds / 2], with_ns = ns[1][bench->rounds / 2];
     double events = (double)with->events_applied;
     printf("{\"events\": %.0f, \"sessions\": %" PRIu64 ", \"items\": %" PRIu64, events, with->users,
            with->items);
-    printf(", \"without_ns\": %.0f, \"with_ns\": %.0f, \"tables_ns\": %.0f", ns[0][bench->rounds / 2],
-           ns[1][bench->rounds / 2], ns[1][bench->rounds / 2] - ns[0][bench->rounds / 2]);
+    printf(", \"without_ns\": %.0f, \"with_ns\": %.0f, \"tables_ns\": %.0f", without_ns, with_ns,
+           with_ns - without_ns);
     printf(", \"rows\": %" PRIu64 ", \"pairs\": %" PRIu64 ", \"visitors\": %" PRIu64 ", \"bytes\": %" PRIu64,
            with->near_rows, with->near_pairs, with->near_visits, with->near_bytes);
     printf(", \"bytes_an_event\": %.2f, \"memory_more\": %.0f", (double)with->near_bytes / events,
