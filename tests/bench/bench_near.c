@@ -113,14 +113,6 @@ static uint64_t cpu_ns(void)
     return (uint64_t)at.tv_sec * 1000000000u + (uint64_t)at.tv_nsec;
 }
 
-static uint64_t wall_ns(void)
-{
-    struct timespec at;
-
-    clock_gettime(CLOCK_MONOTONIC, &at);
-    return (uint64_t)at.tv_sec * 1000000000u + (uint64_t)at.tv_nsec;
-}
-
 /* ---- items -------------------------------------------------------------------------------------------- */
 
 static void name_add(struct bench *bench, const char *name, size_t length)
@@ -420,7 +412,7 @@ static float read_request(struct bench *bench, uint64_t ret_ns[4])
 
     for (size_t i = 0; i < ITEMS_READ; i++)
         ids[i] = id_of(bench, asked_item(bench));
-    uint64_t at_ns = wall_ns();
+    uint64_t at_ns = cpu_ns();
     for (size_t i = 0; i < ROWS_READ; i++) {
         dn_near_row(bench->shard, ids[i], cells[i], DN_NEAR_CELLS_MAX, &row);
         cell_count[i] = row.count;
@@ -428,10 +420,10 @@ static float read_request(struct bench *bench, uint64_t ret_ns[4])
         for (size_t n = 0; n < row.count; n++)
             sum += cells[i][n].near;
     }
-    uint64_t rows_ns = wall_ns();
+    uint64_t rows_ns = cpu_ns();
     for (size_t i = 0; i < ITEMS_READ; i++)
         counts[i] = dn_near_visitors(bench->shard, ids[i], users[i], DN_NEAR_VISITORS_MAX);
-    uint64_t visitors_ns = wall_ns();
+    uint64_t visitors_ns = cpu_ns();
     for (size_t n = 0; n < DN_NEAR_VISITORS_MAX && asked < SESSIONS_READ; n++)
         for (size_t i = 0; i < ITEMS_READ && asked < SESSIONS_READ; i++)
             if (n < counts[i]) {
@@ -447,7 +439,7 @@ static float read_request(struct bench *bench, uint64_t ret_ns[4])
             dn_near_session(bench->shard, who[n - AHEAD_SLOT], of[n - AHEAD_SLOT], AROUND, visits, &session))
             sum += (float)visits[session.count - 1].id;
     }
-    uint64_t sessions_ns = wall_ns();
+    uint64_t sessions_ns = cpu_ns();
     for (size_t n = 0; n < DN_NEAR_CELLS_MAX && named < NAMED; n++)
         for (size_t i = 0; i < ROWS_READ && named < NAMED; i++)
             if (n < cell_count[i])
@@ -460,7 +452,7 @@ static float read_request(struct bench *bench, uint64_t ret_ns[4])
         if (n >= AHEAD_SLOT && dn_near_item(bench->shard, what[n - AHEAD_SLOT], &item))
             sum += item.recent + (float)(item.hash & 1);
     }
-    uint64_t named_ns = wall_ns();
+    uint64_t named_ns = cpu_ns();
     ret_ns[0] = rows_ns - at_ns;
     ret_ns[1] = visitors_ns - rows_ns;
     ret_ns[2] = sessions_ns - visitors_ns;
