@@ -282,6 +282,7 @@ static struct dn_visitors *visitors_writable(struct dn_core *core, struct dn_ite
         capacity = capacity == 0 ? FIRST_VISITORS : 2 * capacity + MORE_VISITORS;
     if (grows && capacity > most)
         capacity = most;
+    DN_ASSERT(capacity > 0); /* as near_visitors is */
     struct dn_visitors *visitors = dn_visitors_create(core, capacity);
     for (uint32_t n = old == NULL ? 0 : old->count; n-- > 0;)
         visitors->users[visitors->count++] = old->users[dn_visitors_place(old, n)];

@@ -113,14 +113,6 @@ static uint64_t cpu_ns(void)
     return (uint64_t)at.tv_sec * 1000000000u + (uint64_t)at.tv_nsec;
 }
 
-static uint64_t wall_ns(void)
-{
-    struct timespec at;
-
-    clock_gettime(CLOCK_MONOTONIC, &at);
-    return (uint64_t)at.tv_sec * 1000000000u + (uint64_t)at.tv_nsec;
-}
-
 /* ---- items -------------------------------------------------------------------------------------------- */
 
 static void name_add(struct bench *bench, const char *name, size_t length)
@@ -184,11 +176,11 @@ static void load(struct bench *bench)
     known_make(&sessions, 1u << 24);
     bench->items = 0;
     while (fgets(line, sizeof line, in) != NULL) {
-        char *field[4], *rest = line;
+        char *field[4] = {0}, *rest = line;
         int fields = 0;
         while (fields < 4 && rest != NULL)
             field[fields++] = strsep(&rest, "\t\n");
-        double seconds = fields == 4 ? strtod(field[0], NULL) : 0;
+        double seconds = field[3] != NULL ? strtod(field[0], NULL) : 0;
         if (seconds <= 0)
             continue; /* the heading */
         if (bench->click_count == bench->click_capacity) {
@@ -204,6 +196,8 @@ static void load(struct bench *bench)
             name_add(bench, field[3], strlen(field[3]));
         click->time_ms = (int64_t)(seconds * SECOND_MS);
     }
+    if (bench->click_count == 0)
+        die("the file has no clicks");
     bench->sessions = sessions.count;
     free(items.hashes);
     free(items.numbers);
@@ -418,7 +412,7 @@ static float read_request(struct bench *bench, uint64_t ret_ns[4])
 
     for (size_t i = 0; i < ITEMS_READ; i++)
         ids[i] = id_of(bench, asked_item(bench));
-    uint64_t at_ns = wall_ns();
+    uint64_t at_ns = cpu_ns();
     for (size_t i = 0; i < ROWS_READ; i++) {
         dn_near_row(bench->shard, ids[i], cells[i], DN_NEAR_CELLS_MAX, &row);
         cell_count[i] = row.count;
@@ -426,10 +420,10 @@ static float read_request(struct bench *bench, uint64_t ret_ns[4])
         for (size_t n = 0; n < row.count; n++)
             sum += cells[i][n].near;
     }
-    uint64_t rows_ns = wall_ns();
+    uint64_t rows_ns = cpu_ns();
     for (size_t i = 0; i < ITEMS_READ; i++)
         counts[i] = dn_near_visitors(bench->shard, ids[i], users[i], DN_NEAR_VISITORS_MAX);
-    uint64_t visitors_ns = wall_ns();
+    uint64_t visitors_ns = cpu_ns();
     for (size_t n = 0; n < DN_NEAR_VISITORS_MAX && asked < SESSIONS_READ; n++)
         for (size_t i = 0; i < ITEMS_READ && asked < SESSIONS_READ; i++)
             if (n < counts[i]) {
@@ -445,7 +439,7 @@ static float read_request(struct bench *bench, uint64_t ret_ns[4])
             dn_near_session(bench->shard, who[n - AHEAD_SLOT], of[n - AHEAD_SLOT], AROUND, visits, &session))
             sum += (float)visits[session.count - 1].id;
     }
-    uint64_t sessions_ns = wall_ns();
+    uint64_t sessions_ns = cpu_ns();
     for (size_t n = 0; n < DN_NEAR_CELLS_MAX && named < NAMED; n++)
         for (size_t i = 0; i < ROWS_READ && named < NAMED; i++)
             if (n < cell_count[i])
@@ -458,7 +452,7 @@ static float read_request(struct bench *bench, uint64_t ret_ns[4])
         if (n >= AHEAD_SLOT && dn_near_item(bench->shard, what[n - AHEAD_SLOT], &item))
             sum += item.recent + (float)(item.hash & 1);
     }
-    uint64_t named_ns = wall_ns();
+    uint64_t named_ns = cpu_ns();
     ret_ns[0] = rows_ns - at_ns;
     ret_ns[1] = visitors_ns - rows_ns;
     ret_ns[2] = sessions_ns - visitors_ns;
@@ -526,11 +520,12 @@ static void run(struct bench *bench)
     for (int near = 0; near < 2; near++)
         qsort(ns[near], bench->rounds, sizeof **ns, by_size);
     const struct dn_shard_stats *with = &stats[1];
+    double without_ns = ns[0][bench->rounds / 2], with_ns = ns[1][bench->rounds / 2];
     double events = (double)with->events_applied;
     printf("{\"events\": %.0f, \"sessions\": %" PRIu64 ", \"items\": %" PRIu64, events, with->users,
            with->items);
-    printf(", \"without_ns\": %.0f, \"with_ns\": %.0f, \"tables_ns\": %.0f", ns[0][bench->rounds / 2],
-           ns[1][bench->rounds / 2], ns[1][bench->rounds / 2] - ns[0][bench->rounds / 2]);
+    printf(", \"without_ns\": %.0f, \"with_ns\": %.0f, \"tables_ns\": %.0f", without_ns, with_ns,
+           with_ns - without_ns);
     printf(", \"rows\": %" PRIu64 ", \"pairs\": %" PRIu64 ", \"visitors\": %" PRIu64 ", \"bytes\": %" PRIu64,
            with->near_rows, with->near_pairs, with->near_visits, with->near_bytes);
     printf(", \"bytes_an_event\": %.2f, \"memory_more\": %.0f", (double)with->near_bytes / events,

@@ -159,7 +159,7 @@ static inline struct net_node *net_node(struct net *net, unsigned at, struct dn_
     struct dn_transport_options options = {
         .loop = &net->loop,
         .cluster_id = "test",
-        .self = {.raft_id = node->raft_id, .incarnation = 100 + at},
+        .self = {.raft_id = node->raft_id, .incarnation = 100 + at, .level = (uint8_t)(10 + at)},
         .bind_address = "127.0.0.1:0",
         .keys = node->keys,
         .handshake_timeout_ms = 10000,

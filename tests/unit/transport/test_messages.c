@@ -364,6 +364,9 @@ static void test_unknown_ids(void **state)
     net_dial_port(a, 0, dn_transport_port(b->transport)); /* twice is once */
     NET_UNTIL(&net, a->ups == 1 && b->unknowns == 1);
     assert_int_equal(a->up_id.raft_id, 2);
+    assert_int_equal(a->up_id.level, 11);
+    assert_int_equal(dn_transport_peer_level(a->transport, 2), 11);
+    assert_int_equal(dn_transport_peer_level(a->transport, 3), 0); /* nobody */
     assert_true(net_send(a, b, DN_TRANSPORT_NORMAL, "guest", 5));
     NET_UNTIL(&net, b->messages == 1);
     char address[32];
