@@ -3,6 +3,7 @@
 #include "node/cli.h"
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "client/progress.h"
 
 #include <errno.h>
@@ -454,6 +455,7 @@ int dn_cli_eval(struct dn_cli *cli, int argc, char **argv)
                "Exit codes: 0 done, 1 it failed, 2 usage. docs/eval.md tells what is measured and how."};
     struct arguments arguments = {.cli = cli, .input = {.split = SPLIT, .pace_ms = PACE_MS}};
 
+    dn_log_set_level(DN_LOG_WARN); /* an index tells when it is built */
     dn_eval_options_default(&arguments.options);
     arguments.options.progress = progressed;
     arguments.options.progress_data = &arguments;

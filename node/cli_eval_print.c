@@ -61,10 +61,10 @@ static void print_at(const struct dn_cli_eval_report *report, size_t i)
     char k[32];
 
     snprintf(k, sizeof k, "k = %zu", result->methods[0].at[i].k);
-    printf("\n%-10s  hit rate        MRR             NDCG            coverage\n", k);
+    printf("\n%-15s  hit rate        MRR             NDCG            coverage\n", k);
     for (size_t m = 0; m < result->method_count; m++) {
         const struct dn_eval_at *at = &result->methods[m].at[i];
-        printf("%-10s", result->methods[m].name);
+        printf("%-15s", result->methods[m].name);
         print_value(at->hr);
         print_value(at->mrr);
         print_value(at->ndcg);
@@ -79,11 +79,11 @@ static void print_rest(const struct dn_cli_eval_report *report)
     size_t last = result->k_count - 1;
     bool blend = result->methods[0].name == dn_eval_method_name(DN_EVAL_BLEND);
 
-    printf("\n%-10s  CPU us  %s%s\n", "a request", report->recall ? "recall          " : "",
+    printf("\n%-15s  CPU us  %s%s\n", "a request", report->recall ? "recall          " : "",
            blend && result->method_count > 1 ? "  less the blend: hit rate, MRR" : "");
     for (size_t m = 0; m < result->method_count; m++) {
         const struct dn_eval_method *method = &result->methods[m];
-        printf("%-10s %7.1f", method->name, method->cpu_us);
+        printf("%-15s %7.1f", method->name, method->cpu_us);
         if (report->recall)
             print_value(method->recall);
         if (blend && m > 0) {
