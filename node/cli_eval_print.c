@@ -100,6 +100,15 @@ void dn_cli_eval_table(const struct dn_cli_eval_report *report)
     for (size_t i = 0; i < report->result->k_count; i++)
         print_at(report, i);
     print_rest(report);
+    if (report->against != NULL) {
+        const struct dn_eval_method *first = &report->result->methods[0];
+        printf("\n%s less %s at %zu: hit rate", first->name, dn_cli_clean(report->against),
+               first->at[report->result->k_count - 1].k);
+        print_difference(first->hr_gain);
+        printf(", MRR");
+        print_difference(first->mrr_gain);
+        printf("\n");
+    }
     printf("\n± is half the width of the 95 %% interval, clustered by session. Read in %.1f s, ran in %.1f s "
            "(%u threads).\n",
            report->read_s, report->run_s, report->threads);
@@ -137,9 +146,12 @@ static json_t *method_json(const struct dn_cli_eval_report *report, const struct
     for (size_t w = 0; w < result->window_count; w++)
         json_array_append_new(windows, json_pack("{s:o, s:o}", "hr", number(method->window_hr[w]), "mrr",
                                                  number(method->window_mrr[w])));
-    return json_pack("{s:s, s:o, s:o, s:o, s:o}", "name", method->name, "cpu_us", number(method->cpu_us),
-                     "recall", report->recall ? value_json(method->recall) : json_null(), "at", at, "windows",
-                     windows);
+    bool gain = report->against != NULL && method == &result->methods[0];
+    return json_pack("{s:o, s:o, s:s, s:o, s:o, s:o, s:o}", "hr_gain",
+                     gain ? value_json(method->hr_gain) : json_null(), "mrr_gain",
+                     gain ? value_json(method->mrr_gain) : json_null(), "name", method->name, "cpu_us",
+                     number(method->cpu_us), "recall",
+                     report->recall ? value_json(method->recall) : json_null(), "at", at, "windows", windows);
 }
 
 static json_t *facts_json(const struct dn_cli_eval_report *report)
