@@ -3,6 +3,7 @@
 
 #include "base/clock.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -61,6 +62,16 @@ uint32_t dn_api_shard_of(const char *user, size_t length, uint32_t shard_count)
     return dn_shard_of_user(user, length, shard_count);
 }
 
+static void shown_update(const struct dn_app *app)
+{
+    if (!app->shown)
+        return;
+    double distinct = dn_shown_distinct(app->shown, dn_wall_ms());
+    double items = (double)dn_catalog_item_count(app->options.catalog);
+    dn_gauge_set(app->distinct, distinct);
+    dn_gauge_set(app->coverage, items > 0 ? fmin(distinct / items, 1) : 0);
+}
+
 /* Age of each group's state here; -1 while it is not known. */
 static void ages_update(struct dn_thread *thread)
 {
@@ -72,6 +83,23 @@ static void ages_update(struct dn_thread *thread)
         bool known = dn_consensus_age_us(app->options.consensus, group, &age_us);
         dn_gauge_set(app->age[group], known ? (double)age_us / 1e6 : -1.0);
     }
+    shown_update(app);
+}
+
+static enum dn_code shown_open(struct dn_app *app, struct dn_error *err)
+{
+    const struct dn_api_options *options = &app->options;
+    if (!options->shown_users || !options->metrics)
+        return DN_OK;
+    app->shown = dn_shown_create(options->shown_users, &options->experiment, options->metrics);
+    if (!app->shown)
+        return dn_fail(err, DN_NO_MEMORY, "the table of what was shown to %u users", options->shown_users);
+    app->distinct =
+        dn_metrics_gauge(options->metrics, "dunlin_shown_distinct_items", "",
+                         "About how many distinct items were recommended in the last 10 to 20 minutes.");
+    app->coverage =
+        dn_metrics_gauge(options->metrics, "dunlin_shown_coverage", "", "That as a share of the catalogue.");
+    return DN_OK;
 }
 
 static void variants_count(struct dn_app *app)
@@ -118,6 +146,11 @@ enum dn_code dn_api_start(const struct dn_api_options *options, struct dn_api **
     };
     dn_model_default(&app->fixed_model);
     variants_count(app);
+    code = shown_open(app, err);
+    if (code != DN_OK) {
+        free(api);
+        return code;
+    }
     dn_token_key(options->hash_key, app->token_key);
     for (uint32_t group = 0; options->metrics && group <= options->shard_count; group++) {
         char label[32];
@@ -140,6 +173,7 @@ enum dn_code dn_api_start(const struct dn_api_options *options, struct dn_api **
     };
     code = dn_server_start(&server_options, &api->server, err);
     if (code != DN_OK) {
+        dn_shown_destroy(app->shown);
         free(api);
         return code;
     }
@@ -167,6 +201,7 @@ void dn_api_destroy(struct dn_api *api)
     if (!api)
         return;
     dn_server_destroy(api->server);
+    dn_shown_destroy(api->app.shown);
     free(api);
 }
 

@@ -63,6 +63,7 @@ struct dn_api_options {
     const struct dn_catalog *catalog;
     struct dn_retrieval *retrieval;
     struct dn_recommend_settings recommend;
+    uint32_t shown_users;                /* users whose last answer is kept to look for clicks; 0: none */
     struct dn_experiment experiment;     /* dn_experiment_check'ed; count 0: none */
     uint8_t hash_key[DN_HASH_KEY_BYTES]; /* user and event ids are hashed with it */
     uint32_t freshness_alarm_ms;         /* answers older than this say stale; default 2000 */

@@ -7,6 +7,7 @@
 #define DN_API_SERVICE_H
 
 #include "api/server.h"
+#include "api/shown.h"
 #include "api/token.h"
 #include "dunlin/v1/dunlin.pb-c.h"
 #include "recommend/model.h"
@@ -30,6 +31,8 @@ struct dn_app {
     /* Requests by variant, the last: without one. NULL: there is no experiment. */
     struct dn_counter *variants[DN_VARIANTS_MAX + 1];
     struct dn_gauge *age[DN_GROUPS_MAX];
+    struct dn_shown *shown; /* NULL: nothing is kept */
+    struct dn_gauge *distinct, *coverage;
 };
 
 static inline const struct dn_app *dn_call_app(const struct dn_call *call)

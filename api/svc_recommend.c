@@ -196,6 +196,14 @@ static void recommend_answer(struct dn_call *call, const struct dn_read *read, c
         dn_call_reply(call, &response.base);
 }
 
+static void remember_shown(const struct dn_app *app, const struct recommending *r,
+                           const struct dn_recommended *items, size_t count)
+{
+    bool known = r->request->user_id[0] != '\0';
+    if (app->shown && !r->request->do_not_record)
+        dn_shown_put(app->shown, known ? &r->query.user : NULL, r->variant, items, count, dn_wall_ms());
+}
+
 static void recommend_next(struct dn_call *call, const struct dn_read *read, void *state)
 {
     const struct dn_app *app = dn_call_app(call);
@@ -230,6 +238,7 @@ static void recommend_next(struct dn_call *call, const struct dn_read *read, voi
     }
     for (size_t i = 0; i < count; i++)
         dn_token_raise(&token, 0, items[i].item.version);
+    remember_shown(app, r, items, count);
     recommend_answer(call, read, r, has_session ? &known : NULL, items, count, &token);
 }
 

@@ -1,6 +1,7 @@
 #include "node/learner_sample.h"
 
-enum { SECOND_US = 1000000, BURSTS_PER_S = 10 };
+/* Of four quarters of the rate one is for bursts, and three come with time. */
+enum { SECOND_US = 1000000, QUARTERS = 4, STEADY_QUARTERS = 3, CLICK = QUARTERS * SECOND_US };
 
 bool dn_sample_take(struct dn_sampler *sampler, struct dn_sample *ret)
 {
@@ -17,21 +18,21 @@ void dn_sample_open(struct dn_sampler *sampler, uint64_t now_us)
 {
     atomic_store(&sampler->allowance, 0);
     sampler->allowed_us = now_us;
-    sampler->owed_us = 0;
+    sampler->owed = 0;
     atomic_store(&sampler->open, true);
 }
 
 void dn_sample_allow(struct dn_sampler *sampler, uint64_t now_us)
 {
     uint64_t passed_us = now_us > sampler->allowed_us ? now_us - sampler->allowed_us : 0;
-    int64_t most = sampler->rate / BURSTS_PER_S > 0 ? sampler->rate / BURSTS_PER_S : 1;
+    int64_t most = sampler->rate / QUARTERS > 0 ? sampler->rate / QUARTERS : 1;
     int64_t left = atomic_load_explicit(&sampler->allowance, memory_order_relaxed);
 
     passed_us = passed_us < SECOND_US ? passed_us : SECOND_US;
     sampler->allowed_us = now_us;
-    sampler->owed_us += passed_us * sampler->rate;
-    int64_t more = (int64_t)(sampler->owed_us / SECOND_US);
-    sampler->owed_us %= SECOND_US;
+    sampler->owed += passed_us * sampler->rate * STEADY_QUARTERS;
+    int64_t more = (int64_t)(sampler->owed / CLICK);
+    sampler->owed %= CLICK;
     more = left + more > most ? most - left : more;
     if (more > 0)
         atomic_fetch_add_explicit(&sampler->allowance, more, memory_order_relaxed);

@@ -2,7 +2,8 @@
  *
  *   consensus thread: dn_sample_offer -> [ring of DN_SAMPLES_MAX] -> learner: dn_sample_take
  *
- * At most `rate` of them a second are taken. The clock is the learner's: it hands out allowances
+ * In any second at most `rate` of them are taken (for a rate below 4, one more): a quarter of it may come at
+ * once, as batches do, and three quarters trickle in. The clock is the learner's: it hands out allowances
  * (dn_sample_allow), so that applying an event reads no clock. Nobody ever waits. */
 #ifndef DN_NODE_LEARNER_SAMPLE_H
 #define DN_NODE_LEARNER_SAMPLE_H
@@ -29,7 +30,7 @@ struct dn_sampler {
     struct dn_counter *skipped, *dropped;
     unsigned rate;       /* a second */
     uint64_t allowed_us; /* when an allowance was given last; learner */
-    uint64_t owed_us;    /* part of a click that the rate owes, in microseconds x rate; learner */
+    uint64_t owed;       /* part of a click, in 1 / CLICK; learner */
 };
 
 /* Consensus thread. */
@@ -55,7 +56,7 @@ static inline void dn_sample_offer(struct dn_sampler *sampler, struct dn_hash128
 bool dn_sample_take(struct dn_sampler *sampler, struct dn_sample *ret);
 /* Clicks count from now on. */
 void dn_sample_open(struct dn_sampler *sampler, uint64_t now_us);
-/* What the rate gives for the time since the last call, and no more than a tenth of a second's at once. */
+/* What the rate gives for the time since the last call. */
 void dn_sample_allow(struct dn_sampler *sampler, uint64_t now_us);
 /* None is taken any more, and those that wait are thrown away. */
 void dn_sample_close(struct dn_sampler *sampler);

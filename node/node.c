@@ -347,6 +347,7 @@ static enum dn_exit open_api(struct dn_node *node)
         .catalog = node->catalog,
         .retrieval = node->retrieval,
         .freshness_alarm_ms = (uint32_t)config->freshness_alarm_ms,
+        .shown_users = (uint32_t)config->recommend.shown_users,
         .ready = dn_node_ready,
         .ready_data = node,
         .open = &node->facts_known,

@@ -8,7 +8,6 @@
 
 #define SCORE_MAX 1e30f /* larger ones are cut, so that differences of two are finite */
 #define LIKENESS_OF_CATEGORY 0.5f
-#define NO_CATEGORY UINT32_MAX
 
 /* ---- checking ----------------------------------------------------------------------------------------- */
 
@@ -66,15 +65,30 @@ enum dn_code dn_rules_check(const struct dn_rules *rules, size_t k, struct dn_er
 
 /* ---- what a run keeps --------------------------------------------------------------------------------- */
 
+struct key { /* what decides but for ties, close together */
+    float score;
+    uint32_t at; /* in items */
+    bool fills;
+};
+
+struct category {
+    const struct dn_item *first; /* one of it; NULL: the place is free */
+    uint32_t used;               /* how many the answer has */
+};
+
 struct run {
     const struct dn_rules *rules;
     struct dn_rerank_item *items;
     size_t count, k;
-    uint32_t *order; /* places in items, best first */
-    bool *taken;     /* by place in items */
+    struct key *heap; /* what is not in the order yet, the best on top */
+    size_t heap_count;
+    uint32_t *order; /* places in items, best first: as far as somebody looked */
+    size_t ordered;
+    bool *taken; /* by place in items */
 
-    uint32_t *categories; /* by place in items: a number, or NO_CATEGORY; NULL: no cap */
-    uint32_t *used;       /* by that number: how many the answer has */
+    struct category *table; /* open addressing, at most half full; NULL: no cap */
+    size_t table_mask;
+    struct category **categories; /* by place in items: of those that were looked at */
 
     size_t pool;      /* how many places of the order diversity looks at; 0: there is none */
     float *likeness;  /* by place in order: to what was taken */
@@ -102,44 +116,56 @@ static float boosted(const struct dn_rules *rules, const struct dn_rerank_item *
     return isnan(score) ? -SCORE_MAX : fmaxf(-SCORE_MAX, fminf(score, SCORE_MAX));
 }
 
-static bool is_better(const struct run *run, uint32_t a, uint32_t b)
+static bool comes_first(const struct run *run, const struct key *a, const struct key *b)
 {
-    const struct dn_rerank_item *x = &run->items[a], *y = &run->items[b];
-    size_t shorter = x->item.id_length < y->item.id_length ? x->item.id_length : y->item.id_length;
+    if (a->fills != b->fills)
+        return b->fills;
+    if (a->score != b->score)
+        return a->score > b->score;
+    const struct dn_item *x = &run->items[a->at].item, *y = &run->items[b->at].item;
+    size_t shorter = x->id_length < y->id_length ? x->id_length : y->id_length;
+    int order = memcmp(x->id, y->id, shorter);
 
-    if (x->fills != y->fills)
-        return y->fills;
-    if (x->score != y->score)
-        return x->score > y->score;
-    int order = memcmp(x->item.id, y->item.id, shorter);
-    return order != 0 ? order < 0 : x->item.id_length < y->item.id_length;
+    return order != 0 ? order < 0 : x->id_length < y->id_length;
 }
 
-static void sift_down(const struct run *run, size_t count, size_t at)
+static void sift_down(const struct run *run, size_t at)
 {
-    for (size_t child; (child = 2 * at + 1) < count; at = child) {
-        uint32_t held = run->order[at];
+    struct key held = run->heap[at];
 
-        if (child + 1 < count && is_better(run, run->order[child], run->order[child + 1]))
+    for (size_t child; (child = 2 * at + 1) < run->heap_count; at = child) {
+        if (child + 1 < run->heap_count && comes_first(run, &run->heap[child + 1], &run->heap[child]))
             child++;
-        if (!is_better(run, held, run->order[child]))
-            return;
-        run->order[at] = run->order[child];
-        run->order[child] = held;
+        if (comes_first(run, &held, &run->heap[child]))
+            break;
+        run->heap[at] = run->heap[child];
     }
+    run->heap[at] = held;
 }
 
-/* Heap sort, the worst on top, so best first in the end: qsort may allocate. */
-static void sort(const struct run *run)
+static void begin_order(struct run *run)
 {
-    for (size_t i = run->count / 2; i-- > 0;)
-        sift_down(run, run->count, i);
-    for (size_t end = run->count; end-- > 1;) {
-        uint32_t worst = run->order[0];
+    for (size_t i = 0; i < run->count; i++) {
+        struct dn_rerank_item *item = &run->items[i];
 
-        run->order[0] = run->order[end];
-        run->order[end] = worst;
-        sift_down(run, end, 0);
+        item->score = boosted(run->rules, item);
+        item->pinned = false;
+        run->heap[i] = (struct key){.score = item->score, .at = (uint32_t)i, .fills = item->fills};
+    }
+    run->heap_count = run->count;
+    for (size_t i = run->count / 2; i-- > 0;)
+        sift_down(run, i);
+}
+
+/* A heap, and not a sort: most requests look at a few of many. */
+static void order_up_to(struct run *run, size_t count)
+{
+    while (run->ordered < count) {
+        DN_ASSERT(run->heap_count > 0);
+        run->order[run->ordered++] = run->heap[0].at;
+        run->heap[0] = run->heap[--run->heap_count];
+        if (run->heap_count > 0)
+            sift_down(run, 0);
     }
 }
 
@@ -151,42 +177,49 @@ static bool same_category(const struct dn_item *a, const struct dn_item *b)
            same_id(a->category, a->category_length, b->category, b->category_length);
 }
 
-/* Numbers the categories: an item has the number of the first one of its category. */
-static enum dn_code number_categories(struct run *run, struct dn_arena *arena, struct dn_error *err)
+static enum dn_code begin_categories(struct run *run, struct dn_arena *arena, struct dn_error *err)
 {
     size_t places = 16;
 
     if (run->rules->category_cap == 0)
         return DN_OK;
-    while (places < 2 * run->count)
+    while (places < 2 * (run->count + run->rules->pin_count))
         places *= 2;
-    uint32_t *table = dn_arena_zalloc(arena, places * sizeof(*table)); /* place in items + 1 */
-    run->categories = dn_arena_alloc(arena, run->count * sizeof(*run->categories));
-    run->used = dn_arena_zalloc(arena, run->count * sizeof(*run->used));
-    if (!table || !run->categories || !run->used)
+    run->table = dn_arena_zalloc(arena, places * sizeof(*run->table));
+    run->categories = dn_arena_zalloc(arena, run->count * sizeof(*run->categories));
+    if (!run->table || !run->categories)
         return dn_arena_full(err);
-    for (size_t i = 0; i < run->count; i++) {
-        const struct dn_item *item = &run->items[i].item;
-        size_t at = dn_hash64(item->category, item->category_length, 0) & (places - 1);
-
-        run->categories[i] = NO_CATEGORY;
-        if (item->category_length == 0)
-            continue;
-        while (table[at] != 0 && !same_category(&run->items[table[at] - 1].item, item))
-            at = (at + 1) & (places - 1);
-        if (table[at] == 0)
-            table[at] = (uint32_t)i + 1;
-        run->categories[i] = table[at] - 1;
-    }
+    run->table_mask = places - 1;
     return DN_OK;
+}
+
+/* The category of an item that has one; a new one is made. */
+static struct category *category_of(const struct run *run, const struct dn_item *item)
+{
+    size_t at = dn_hash64(item->category, item->category_length, 0) & run->table_mask;
+
+    while (run->table[at].first && !same_category(run->table[at].first, item))
+        at = (at + 1) & run->table_mask;
+    run->table[at].first = item;
+    return &run->table[at];
+}
+
+/* Of a candidate; NULL: it has none, or there is no cap. */
+static struct category *category_at(const struct run *run, uint32_t at)
+{
+    if (!run->table || run->items[at].item.category_length == 0)
+        return NULL;
+    if (!run->categories[at])
+        run->categories[at] = category_of(run, &run->items[at].item);
+    return run->categories[at];
 }
 
 static bool allowed(const struct run *run, uint32_t at)
 {
     if (run->taken[at])
         return false;
-    return !run->categories || run->categories[at] == NO_CATEGORY ||
-           run->used[run->categories[at]] < run->rules->category_cap;
+    const struct category *category = category_at(run, at);
+    return !category || category->used < run->rules->category_cap;
 }
 
 /* ---- diversity ---------------------------------------------------------------------------------------- */
@@ -225,6 +258,7 @@ static enum dn_code begin_diversity(struct run *run, struct dn_arena *arena, str
     run->relevance = dn_arena_alloc(arena, run->pool * sizeof(*run->relevance));
     if (!run->likeness || !run->relevance)
         return dn_arena_full(err);
+    order_up_to(run, run->pool);
     while (ranked < run->pool && !run->items[run->order[ranked]].fills)
         ranked++;
     bool mixed = ranked > 0 && ranked < run->pool;
@@ -251,22 +285,13 @@ static void account(struct run *run, const struct dn_item *item)
 
 static void take(struct run *run, uint32_t at, bool diverse)
 {
+    struct category *category = category_at(run, at);
+
     run->taken[at] = true;
-    if (run->categories && run->categories[at] != NO_CATEGORY)
-        run->used[run->categories[at]]++;
+    if (category)
+        category->used++;
     if (diverse)
         account(run, &run->items[at].item);
-}
-
-/* A pin of a category that candidates have counts among them; it may be no candidate itself. */
-static void count_category(struct run *run, const struct dn_item *item)
-{
-    for (size_t i = 0; run->categories && i < run->count; i++) {
-        if (same_category(&run->items[i].item, item)) {
-            run->used[run->categories[i]]++;
-            return;
-        }
-    }
 }
 
 static bool is_excluded(const struct dn_rerank *rerank, const struct dn_pin *pin)
@@ -311,10 +336,14 @@ static void find_pins(struct run *run, const struct dn_rerank *rerank)
             }
         }
         add_pin(run, &found, pin->place);
-        count_category(run, &found.item);
     }
-    for (size_t i = 0; i < run->pin_count; i++) /* once all of them are taken */
-        account(run, &run->pins[i].item);
+    for (size_t i = 0; i < run->pin_count; i++) { /* once all of them are taken, and where they stay */
+        const struct dn_item *item = &run->pins[i].item;
+
+        if (run->table && item->category_length > 0)
+            category_of(run, item)->used++;
+        account(run, item);
+    }
 }
 
 /* The best by marginal relevance; DN_RERANK_NONE: nothing in the pool is allowed. */
@@ -337,11 +366,12 @@ static uint32_t most_diverse(const struct run *run)
 
 /* The next one for a place that no pin has; DN_RERANK_NONE: there is none. *walked: how much of the order is
  * done with; what a cap forbids stays forbidden. */
-static uint32_t choose(const struct run *run, bool diverse, size_t *walked)
+static uint32_t choose(struct run *run, bool diverse, size_t *walked)
 {
     uint32_t at = diverse ? most_diverse(run) : DN_RERANK_NONE;
 
     while (at == DN_RERANK_NONE && *walked < run->count) {
+        order_up_to(run, *walked + 1);
         if (allowed(run, run->order[*walked]))
             at = run->order[*walked];
         else
@@ -382,18 +412,14 @@ enum dn_code dn_rerank(const struct dn_rerank *rerank, struct dn_rerank_item *it
 
     if (run.k > most)
         run.k = most;
+    run.heap = dn_arena_alloc(arena, count * sizeof(*run.heap));
     run.order = dn_arena_alloc(arena, count * sizeof(*run.order));
     run.taken = dn_arena_zalloc(arena, count * sizeof(*run.taken));
     struct dn_rerank_item *out = dn_arena_alloc(arena, run.k * sizeof(*out));
-    if (!run.order || !run.taken || !out)
+    if (!run.heap || !run.order || !run.taken || !out)
         return dn_arena_full(err);
-    for (size_t i = 0; i < count; i++) {
-        items[i].score = boosted(run.rules, &items[i]);
-        items[i].pinned = false;
-        run.order[i] = (uint32_t)i;
-    }
-    sort(&run);
-    code = number_categories(&run, arena, err);
+    begin_order(&run);
+    code = begin_categories(&run, arena, err);
     if (code == DN_OK)
         code = begin_diversity(&run, arena, err);
     if (code != DN_OK)

@@ -203,6 +203,7 @@ static inline void cluster_api_start(struct cluster *cluster, struct dn_api_limi
         .source_has = cluster_source_has,
         .source_data = cluster,
         .experiment = cluster_experiment,
+        .shown_users = 1000,
     };
     dn_recommend_settings_default(&options.recommend);
     memcpy(options.hash_key, cluster_key, sizeof options.hash_key);

@@ -1,4 +1,5 @@
-/* The rules of a request on real services: filters as trees, anchors, what was bought, variants, refusals. */
+/* The rules of a request on real services: filters as trees, anchors, what was bought, variants, refusals,
+ * what is kept of an answer. */
 #include "services.h"
 
 static Dunlin__V1__RecommendResponse *recommend(Dunlin__V1__RecommendRequest *request)
@@ -118,6 +119,9 @@ static void test_anchor(void **state)
     request.anchor = text("green hat");
     ids_of(&request, got, sizeof got);
     assert_string_equal(got, "red hat"); /* its nearest neighbour, not the anchor */
+    Dunlin__V1__RecommendResponse *first = recommend(&request);
+    assert_string_equal(first->items[0]->reason, "similar to 'green hat'"); /* which nobody viewed */
+    FREE(first);
     request.include_seen = true;
     request.k = 10;
     ids_of(&request, got, sizeof got);
@@ -130,6 +134,8 @@ static void test_anchor(void **state)
     request.include_seen = false;
     Dunlin__V1__RecommendResponse *response = recommend(&request);
     assert_int_equal(response->session_events, 1); /* the anchor is no event of the session */
+    for (size_t i = 0; i < response->n_items; i++)
+        assert_null(strstr(response->items[i]->reason, "'green hat', which you"));
     FREE(response);
     request.anchor = text("nowhere");
     refused("/dunlin.v1.Recommendations/Recommend", &request, 5, "anchor: no item 'nowhere'");
@@ -166,22 +172,27 @@ static void test_purchased(void **state)
     FREE(published);
 }
 
-/* What the metrics page says of a variant. */
-static size_t variant_count(const char *variant)
+/* What the metrics page says. */
+static size_t metric(const char *line)
 {
     struct dn_buffer page;
-    char line[200];
     dn_buffer_init(&page, 1u << 20);
     dn_metrics_render(cluster.metrics, &page);
     dn_buffer_u8(&page, 0);
-    snprintf(line, sizeof line, "dunlin_recommend_variant_total{experiment=\"test\",variant=\"%s\"} ",
-             variant);
     const char *at = strstr((const char *)page.bytes, line);
     if (!at)
         fail_msg("not on the page: %s", line);
     size_t count = strtoul(at + strlen(line), NULL, 10);
     dn_buffer_free(&page);
     return count;
+}
+
+static size_t variant_count(const char *variant)
+{
+    char line[200];
+    snprintf(line, sizeof line, "dunlin_recommend_variant_total{experiment=\"test\",variant=\"%s\"} ",
+             variant);
+    return metric(line);
 }
 
 static void test_variants(void **state)
@@ -192,8 +203,9 @@ static void test_variants(void **state)
     size_t counts[2] = {0};
     Dunlin__V1__RecommendRequest request = DUNLIN__V1__RECOMMEND_REQUEST__INIT;
     request.k = 1;
+    char user[16];
     for (int i = 0; i < 40; i++) {
-        char user[16], again[DN_VARIANT_NAME_MAX + 1];
+        char again[DN_VARIANT_NAME_MAX + 1];
         snprintf(user, sizeof user, "user-%d", i);
         request.user_id = user;
         Dunlin__V1__RecommendResponse *response = recommend(&request);
@@ -227,6 +239,165 @@ static void test_variants(void **state)
             "variant: this node's configuration has none");
 
     assert_int_equal(variant_count("diverse") - before, 2 * counts[1] + 1);
+}
+
+/* Over all variants: the user is of one of them. */
+static size_t shown_clicks(void)
+{
+    return metric("dunlin_shown_clicks_total{variant=\"\"} ") +
+           metric("dunlin_shown_clicks_total{variant=\"plain\"} ") +
+           metric("dunlin_shown_clicks_total{variant=\"diverse\"} ");
+}
+
+static size_t shown_hits(const char *source)
+{
+    static const char *const variants[] = {"", "plain", "diverse"};
+    size_t sum = 0;
+    for (size_t i = 0; i < 3; i++) {
+        char line[200];
+        snprintf(line, sizeof line, "dunlin_shown_hits_total{variant=\"%s\",source=\"%s\"} ", variants[i],
+                 source);
+        sum += metric(line);
+    }
+    return sum;
+}
+
+static void click(const char *user, const char *item, const char *id)
+{
+    Dunlin__V1__Event event;
+    event_set(&event, user, item, id);
+    Dunlin__V1__PublishResponse *published = publish(&event, 1);
+    assert_non_null(published);
+    assert_int_equal(published->accepted, 1);
+    FREE(published);
+}
+
+static void test_shown_hits(void **state)
+{
+    (void)state;
+    catalogue();
+    Dunlin__V1__RecommendRequest request = DUNLIN__V1__RECOMMEND_REQUEST__INIT;
+    request.user_id = text("looker");
+    request.k = 2;
+    Dunlin__V1__RecommendResponse *response = recommend(&request);
+    assert_non_null(response);
+    assert_int_equal(response->n_items, 2);
+    size_t clicks = shown_clicks(), hits = shown_hits(response->items[1]->source);
+    click("looker", response->items[1]->id, "s1");
+    click("looker", "no item at all", "s2");
+    assert_int_equal(shown_clicks(), clicks + 2);
+    assert_int_equal(shown_hits(response->items[1]->source), hits + 1);
+    /* Deleted: forgotten here, too. */
+    Dunlin__V1__DeleteSessionRequest delete = DUNLIN__V1__DELETE_SESSION_REQUEST__INIT;
+    delete.user_id = text("looker");
+    Dunlin__V1__DeleteSessionResponse *deleted =
+        CALL("Sessions", "Delete", DeleteSessionResponse, delete_session_response, &delete);
+    assert_non_null(deleted);
+    FREE(deleted);
+    click("looker", response->items[0]->id, "s5");
+    assert_int_equal(shown_clicks(), clicks + 2);
+    FREE(response);
+    request.user_id = text("other looker");
+    request.do_not_record = true;
+    response = recommend(&request);
+    assert_non_null(response);
+    click("other looker", response->items[0]->id, "s3");
+    assert_int_equal(shown_clicks(), clicks + 2); /* nothing was kept to compare with */
+    FREE(response);
+    request.do_not_record = false;
+    response = recommend(&request);
+    click("other looker", response->items[0]->id, "s4");
+    assert_int_equal(shown_clicks(), clicks + 3);
+    FREE(response);
+}
+
+/* Through the whole pipeline: the details are unit.recommend.rerank's. */
+static void test_rules_applied(void **state)
+{
+    (void)state;
+    char got[400];
+    catalogue();
+    char *items[] = {text("green hat")};
+    Dunlin__V1__RecommendRequest request = DUNLIN__V1__RECOMMEND_REQUEST__INIT;
+    request.variant = text("-");
+    request.items = items;
+    request.n_items = 1;
+    request.k = 3;
+    ids_of(&request, got, sizeof got);
+    assert_string_equal(got, "red hat,blue shoe,red shoe"); /* by the vector; "no vector" is a hat, too */
+    Dunlin__V1__Pin pin = DUNLIN__V1__PIN__INIT, sold = DUNLIN__V1__PIN__INIT, *pins[] = {&pin, &sold};
+    pin.item_id = text("no vector");
+    pin.place = 1;
+    sold.item_id = text("sold out");
+    sold.place = 2;
+    request.n_pins = 2;
+    request.pins = pins;
+    request.k = 2;
+    Dunlin__V1__RecommendResponse *response = recommend(&request);
+    assert_non_null(response);
+    assert_int_equal(response->n_items, 2);
+    assert_string_equal(response->items[0]->id, "no vector");
+    assert_string_equal(response->items[0]->source, "pinned");
+    assert_string_equal(response->items[0]->reason, "pinned");
+    assert_string_equal(response->items[1]->id, "red hat");
+    FREE(response);
+    request.category_cap = 1; /* the pin is the one hat */
+    ids_of(&request, got, sizeof got);
+    assert_string_equal(got, "no vector,blue shoe");
+    request.n_pins = 0;
+    request.k = 5;
+    ids_of(&request, got, sizeof got);
+    assert_string_equal(got, "red hat,blue shoe");
+    request.category_cap = 0;
+    Dunlin__V1__Filter dune = DUNLIN__V1__FILTER__INIT;
+    Dunlin__V1__Boost boost = DUNLIN__V1__BOOST__INIT, *boosts[] = {&boost};
+    dune.where = text("brand = dune");
+    boost.filter = &dune;
+    boost.plus = 100;
+    request.n_boosts = 1;
+    request.boosts = boosts;
+    request.k = 2;
+    ids_of(&request, got, sizeof got);
+    assert_string_equal(got, "red shoe,red hat");
+}
+
+static uint64_t stored(void)
+{
+    uint64_t sum = 0;
+    for (size_t i = 0; i < CLUSTER_SHARDS; i++) {
+        struct dn_shard_stats stats;
+        dn_shard_stats(cluster.shards[i], &stats);
+        sum += stats.users + stats.items + stats.events_applied + stats.refused;
+    }
+    return sum;
+}
+
+/* Consent not given: the client keeps the session and sends it along; nothing of it stays. */
+static void test_nothing_stored(void **state)
+{
+    (void)state;
+    catalogue();
+    char *items[] = {text("red shoe"), text("an item nobody knows")};
+    Dunlin__V1__RecommendRequest request = DUNLIN__V1__RECOMMEND_REQUEST__INIT;
+    uint64_t before = stored();
+    size_t lists = metric("dunlin_shown_lists_total{variant=\"\"} ");
+    request.k = 3;
+    request.n_items = 2;
+    request.items = items;
+    request.do_not_record = true;
+    Dunlin__V1__RecommendResponse *response = recommend(&request);
+    assert_non_null(response);
+    assert_int_equal(response->session_events, 2);
+    assert_int_equal(response->session_version, 0);
+    FREE(response);
+    assert_int_equal(stored(), before);
+    assert_int_equal(metric("dunlin_shown_lists_total{variant=\"\"} "), lists);
+    request.do_not_record = false;
+    response = recommend(&request);
+    assert_non_null(response);
+    FREE(response);
+    assert_int_equal(stored(), before);
+    assert_int_equal(metric("dunlin_shown_lists_total{variant=\"\"} "), lists + 1); /* counted, for nobody */
 }
 
 static void test_rules_refused(void **state)
@@ -286,7 +457,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_filter_trees),  cmocka_unit_test(test_anchor),
         cmocka_unit_test(test_purchased),     cmocka_unit_test(test_variants),
-        cmocka_unit_test(test_rules_refused),
+        cmocka_unit_test(test_rules_refused), cmocka_unit_test(test_rules_applied),
+        cmocka_unit_test(test_shown_hits),    cmocka_unit_test(test_nothing_stored),
     };
     return cmocka_run_group_tests(tests, setup_experiment, teardown);
 }

@@ -348,8 +348,10 @@ static void test_properties(void **state)
         make_rules(w, k, &r);
         for (uint32_t i = 0; i < ITEMS; i++)
             if (below(w, 3) == 0)
-                items[count++] =
-                    (struct dn_rerank_item){.item = w->items[i], .score = (float)below(w, 12) - 6, .from = i};
+                items[count++] = (struct dn_rerank_item){.item = w->items[i],
+                                                         .score = (float)below(w, 12) - 6,
+                                                         .fills = below(w, 3) == 0,
+                                                         .from = i};
         slow = (struct slow){.count = count};
         for (size_t i = 0; i < count; i++)
             shuffled[i] = items[count - 1 - i];
@@ -430,6 +432,34 @@ static void test_caps(void **state)
     expect(w, &rules, 4, numbers, scores, 7, "0 21* 5 2"); /* the pin is the one hat */
     rules.pin_count = 3;
     expect(w, &rules, 5, numbers, scores, 7, "0 21* 5 26* 31*"); /* pins are above the cap */
+}
+
+/* More categories than a table of their hashes has places for without collisions. */
+static void test_many_categories(void **state)
+{
+    enum { CATEGORIES = 300 };
+    struct world *w = *state;
+    static struct dn_rerank_item items[2 * CATEGORIES];
+    static char names[CATEGORIES][ID_MAX], ids[2 * CATEGORIES][ID_MAX];
+    struct dn_rules rules = {.category_cap = 1};
+    struct dn_rerank_item *out;
+
+    for (uint32_t i = 0; i < 2 * CATEGORIES; i++) {
+        uint32_t category = i % CATEGORIES;
+
+        snprintf(names[category], ID_MAX, "c%u", category);
+        snprintf(ids[i], ID_MAX, "m%u", i);
+        items[i] = (struct dn_rerank_item){.item = {.id = ids[i],
+                                                    .id_length = (uint16_t)strlen(ids[i]),
+                                                    .category = names[category],
+                                                    .category_length = (uint16_t)strlen(names[category])},
+                                           .score = -(float)i};
+    }
+    size_t found = run(w, &rules, 1000, items, 2 * CATEGORIES, &out);
+    assert_int_equal(found, CATEGORIES);
+    for (size_t i = 0; i < found; i++)
+        assert_ptr_equal(out[i].item.id, ids[i]);
+    dn_arena_reset(w->arena);
 }
 
 static void test_pins(void **state)
@@ -570,7 +600,7 @@ int main(void)
         cmocka_unit_test(test_boosts),     cmocka_unit_test(test_caps),
         cmocka_unit_test(test_pins),       cmocka_unit_test(test_diversity),
         cmocka_unit_test(test_refused),    cmocka_unit_test(test_small_arena),
-        cmocka_unit_test(test_anchored),
+        cmocka_unit_test(test_anchored),   cmocka_unit_test(test_many_categories),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
