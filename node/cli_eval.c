@@ -3,6 +3,7 @@
 #include "node/cli.h"
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "client/progress.h"
 
 #include <errno.h>
@@ -41,6 +42,8 @@ enum {
     KEY_LEARN,
     KEY_RECALL,
     KEY_PLOT,
+    KEY_SAVE,
+    KEY_AGAINST,
     KEY_ITEM_PATTERN,
     KEY_DROP_TYPES,
     KEY_REPEATS,
@@ -115,6 +118,9 @@ static const struct argp_option options[] = {
     {"near-visitors", KEY_VISITORS, "N", 0, "newest sessions that are kept of an item", 22},
     {"near-half-life", KEY_HALF_LIFE, "DAYS", 0, "of rules and co-visitation", 22},
     {NULL, 0, NULL, 0, "How:", 23},
+    {"save", KEY_SAVE, "FILE", 0, "write the places of the blend (or of --only) for another run's --against",
+     23},
+    {"against", KEY_AGAINST, "FILE", 0, "also: the difference to that run, prediction by prediction", 23},
     {"threads", KEY_THREADS, "N", 0, "that ask; with --live it is one (1)", 23},
     {"plot", KEY_PLOT, "FILE.svg", 0, "with --live: quality over time, as a chart", 23},
     {0},
@@ -344,6 +350,12 @@ static error_t parse(int key, char *text, struct argp_state *state)
     case KEY_THREADS:
         to->threads = (unsigned)dn_cli_number(state, "--threads", text, 1, DN_EVAL_THREADS_MAX);
         return 0;
+    case KEY_SAVE:
+        to->save = text;
+        return 0;
+    case KEY_AGAINST:
+        to->against = text;
+        return 0;
     case KEY_PLOT:
         arguments->plot = text;
         return 0;
@@ -421,6 +433,7 @@ static int run(struct arguments *arguments)
         return complain(code, &err);
     struct dn_cli_eval_report report = {.events = arguments->input.events,
                                         .recall = arguments->options.recall,
+                                        .against = arguments->options.against,
                                         .threads = arguments->options.live ? 1 : arguments->options.threads,
                                         .read_s = (double)(read_us - start_us) / 1e6,
                                         .run_s = (double)(dn_monotonic_us() - read_us) / 1e6,
@@ -454,6 +467,7 @@ int dn_cli_eval(struct dn_cli *cli, int argc, char **argv)
                "Exit codes: 0 done, 1 it failed, 2 usage. docs/eval.md tells what is measured and how."};
     struct arguments arguments = {.cli = cli, .input = {.split = SPLIT, .pace_ms = PACE_MS}};
 
+    dn_log_set_level(DN_LOG_WARN); /* an index tells when it is built */
     dn_eval_options_default(&arguments.options);
     arguments.options.progress = progressed;
     arguments.options.progress_data = &arguments;

@@ -6,7 +6,8 @@
 
 struct dn_cli_eval_report {
     const char *events;
-    bool recall; /* was asked for */
+    const char *against; /* the file of another run; NULL: none */
+    bool recall;         /* was asked for */
     unsigned threads;
     double read_s, run_s;
     const struct dn_eval_facts *facts;

@@ -61,10 +61,10 @@ static void print_at(const struct dn_cli_eval_report *report, size_t i)
     char k[32];
 
     snprintf(k, sizeof k, "k = %zu", result->methods[0].at[i].k);
-    printf("\n%-10s  hit rate        MRR             NDCG            coverage\n", k);
+    printf("\n%-15s  hit rate        MRR             NDCG            coverage\n", k);
     for (size_t m = 0; m < result->method_count; m++) {
         const struct dn_eval_at *at = &result->methods[m].at[i];
-        printf("%-10s", result->methods[m].name);
+        printf("%-15s", result->methods[m].name);
         print_value(at->hr);
         print_value(at->mrr);
         print_value(at->ndcg);
@@ -79,11 +79,11 @@ static void print_rest(const struct dn_cli_eval_report *report)
     size_t last = result->k_count - 1;
     bool blend = result->methods[0].name == dn_eval_method_name(DN_EVAL_BLEND);
 
-    printf("\n%-10s  CPU us  %s%s\n", "a request", report->recall ? "recall          " : "",
+    printf("\n%-15s  CPU us  %s%s\n", "a request", report->recall ? "recall          " : "",
            blend && result->method_count > 1 ? "  less the blend: hit rate, MRR" : "");
     for (size_t m = 0; m < result->method_count; m++) {
         const struct dn_eval_method *method = &result->methods[m];
-        printf("%-10s %7.1f", method->name, method->cpu_us);
+        printf("%-15s %7.1f", method->name, method->cpu_us);
         if (report->recall)
             print_value(method->recall);
         if (blend && m > 0) {
@@ -100,6 +100,15 @@ void dn_cli_eval_table(const struct dn_cli_eval_report *report)
     for (size_t i = 0; i < report->result->k_count; i++)
         print_at(report, i);
     print_rest(report);
+    if (report->against != NULL) {
+        const struct dn_eval_method *first = &report->result->methods[0];
+        printf("\n%s less %s at %zu: hit rate", first->name, dn_cli_clean(report->against),
+               first->at[report->result->k_count - 1].k);
+        print_difference(first->hr_gain);
+        printf(", MRR");
+        print_difference(first->mrr_gain);
+        printf("\n");
+    }
     printf("\n± is half the width of the 95 %% interval, clustered by session. Read in %.1f s, ran in %.1f s "
            "(%u threads).\n",
            report->read_s, report->run_s, report->threads);
@@ -137,9 +146,12 @@ static json_t *method_json(const struct dn_cli_eval_report *report, const struct
     for (size_t w = 0; w < result->window_count; w++)
         json_array_append_new(windows, json_pack("{s:o, s:o}", "hr", number(method->window_hr[w]), "mrr",
                                                  number(method->window_mrr[w])));
-    return json_pack("{s:s, s:o, s:o, s:o, s:o}", "name", method->name, "cpu_us", number(method->cpu_us),
-                     "recall", report->recall ? value_json(method->recall) : json_null(), "at", at, "windows",
-                     windows);
+    bool gain = report->against != NULL && method == &result->methods[0];
+    return json_pack("{s:o, s:o, s:s, s:o, s:o, s:o, s:o}", "hr_gain",
+                     gain ? value_json(method->hr_gain) : json_null(), "mrr_gain",
+                     gain ? value_json(method->mrr_gain) : json_null(), "name", method->name, "cpu_us",
+                     number(method->cpu_us), "recall",
+                     report->recall ? value_json(method->recall) : json_null(), "at", at, "windows", windows);
 }
 
 static json_t *facts_json(const struct dn_cli_eval_report *report)

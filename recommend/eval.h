@@ -84,6 +84,8 @@ struct dn_eval_options {
     const char *items; /* their vectors, as dn_items_read takes them; NULL: none */
     const char *ids;
     const char *factory; /* of the vectors' index; NULL: "Flat" */
+    const char *save;    /* write the first method's places to this file; NULL: not */
+    const char *against; /* compare it with such a file of another run; NULL: not */
     struct dn_shard_settings settings;
     struct dn_recommend_settings recommend; /* sources_off: of the blend and its learning */
     void (*progress)(void *data, const char *what, uint64_t done, uint64_t total); /* NULL: none */
@@ -106,6 +108,8 @@ struct dn_eval_method {
     double cpu_us;               /* of one request */
     struct dn_eval_value recall; /* 0 where it was not asked for */
     struct dn_eval_at at[DN_EVAL_KS_MAX];
+    struct dn_eval_value hr_gain,
+        mrr_gain; /* at the largest k, over the run it is compared with: the first one's */
     double window_hr[DN_EVAL_WINDOWS], window_mrr[DN_EVAL_WINDOWS]; /* at window_k */
 };
 struct dn_eval_result {

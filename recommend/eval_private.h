@@ -145,7 +145,14 @@ struct dn_eval_places {
     uint16_t *shown[DN_EVAL_METHODS]; /* the best place each slot ever had; 0: none */
     double cpu_s[DN_EVAL_METHODS];
     size_t slot_max, cluster_count;
+    uint64_t hash;           /* of what was asked, in order */
+    const uint16_t *against; /* the first method's of another run; NULL: none */
 };
+/* A method's places to a file, and those of another run of the same predictions from one, to be freed. */
+enum dn_code dn_eval_places_write(const struct dn_eval_places *places, unsigned method, size_t k,
+                                  const char *path, struct dn_error *err);
+enum dn_code dn_eval_places_read(const struct dn_eval_places *places, size_t k, const char *path,
+                                 uint16_t **ret, struct dn_error *err);
 /* Means, intervals, coverage and windows into ret. False: out of memory. */
 bool dn_eval_measure(const struct dn_eval_places *places, const struct dn_eval_options *options,
                      size_t catalog, struct dn_eval_result *ret);

@@ -147,6 +147,14 @@ static enum dn_code ask(struct asker *asker, const struct question *question, un
     return code;
 }
 
+/* One after the other: which prediction is which. */
+static void note_asked(struct dn_eval_places *places, const struct dn_eval_event *last, uint32_t cluster)
+{
+    const uint32_t asked[] = {cluster, last[0].item, last[1].item};
+
+    places->hash = dn_hash64(asked, sizeof asked, places->hash);
+}
+
 /* Inside an epoch; the session is in the asker's arena. */
 static enum dn_code ask_all(struct asker *asker, const struct question *question, struct dn_error *err)
 {
@@ -331,6 +339,7 @@ static enum dn_code ask_step(struct asker *asker, const struct dn_eval_step *ste
     struct dn_session_view session;
 
     run->places.clusters[at] = (uint32_t)(step->session - run->set->train_count);
+    note_asked(&run->places, events, run->places.clusters[at]);
     dn_arena_reset(asker->arena);
     dn_epoch_enter(asker->reader);
     enum dn_code code = dn_eval_session_read(&run->state, step->session, asker->arena, &session, err);
@@ -449,8 +458,11 @@ static enum dn_code ask_everything(struct run *run, struct dn_error *err)
     bool whole = run->options->live ? steps != NULL : run->cases != NULL;
     if (!whole || !open_places(run, asked))
         code = dn_fail(err, DN_NO_MEMORY, "out of memory for %zu predictions", asked);
-    for (size_t i = 0; code == DN_OK && !run->options->live && i < asked; i++)
-        run->places.clusters[i] = run->cases[i]->cluster;
+    for (size_t i = 0; code == DN_OK && !run->options->live && i < asked; i++) {
+        const struct dn_eval_case *at = run->cases[i];
+        run->places.clusters[i] = at->cluster;
+        note_asked(&run->places, &set->events[at->first + at->length - 1], at->cluster);
+    }
     size_t expected = steps_expected(run, run->options->live ? asked : 0);
     run->state.loss_from = expected - expected / 10;
     if (code == DN_OK)
@@ -500,6 +512,47 @@ void dn_eval_options_default(struct dn_eval_options *options)
     dn_recommend_settings_default(&options->recommend);
 }
 
+static void tell_state(const struct dn_eval_state *state, struct dn_eval_result *result)
+{
+    result->events = state->events;
+    result->refused = state->refused;
+    result->steps = state->steps;
+    result->used = state->used;
+    result->loss = state->loss_count > 0 ? state->loss_sum / (double)state->loss_count : 0;
+    result->apply_us = state->events > 0 ? state->apply_s * 1e6 / (double)state->events : 0;
+    result->learn_us = state->steps > 0 ? state->learn_s * 1e6 / (double)state->steps : 0;
+    for (uint32_t i = 0; i < state->shard_count; i++) {
+        struct dn_shard_stats stats;
+        dn_shard_stats(state->shards[i], &stats);
+        result->memory_bytes += stats.memory_bytes;
+    }
+}
+
+/* Places to results. */
+static enum dn_code conclude(struct run *run, struct dn_eval_result *result, struct dn_error *err)
+{
+    const struct dn_eval_options *options = run->options;
+    uint16_t *against = NULL;
+    unsigned first = 0;
+    enum dn_code code = DN_OK;
+
+    while (!is_asked(run, first))
+        first++;
+    if (options->against != NULL)
+        code = dn_eval_places_read(&run->places, run->k, options->against, &against, err);
+    run->places.against = against;
+    if (code == DN_OK &&
+        !dn_eval_measure(&run->places, options, dn_catalog_item_count(run->state.catalog), result))
+        code = dn_fail(err, DN_NO_MEMORY, "out of memory for %zu sessions", run->places.cluster_count);
+    free(against);
+    run->places.against = NULL;
+    if (code == DN_OK && options->save != NULL)
+        code = dn_eval_places_write(&run->places, first, run->k, options->save, err);
+    if (code == DN_OK)
+        tell_state(&run->state, result);
+    return code;
+}
+
 enum dn_code dn_eval_run(const struct dn_eval_set *set, const struct dn_eval_options *options,
                          struct dn_eval_result **ret, struct dn_error *err)
 {
@@ -519,24 +572,8 @@ enum dn_code dn_eval_run(const struct dn_eval_set *set, const struct dn_eval_opt
     code = dn_eval_state_open(&run->state, set, options, err);
     if (code == DN_OK)
         code = ask_everything(run, err);
-    const struct dn_eval_state *state = &run->state;
-    if (code == DN_OK &&
-        !dn_eval_measure(&run->places, options, dn_catalog_item_count(state->catalog), result))
-        code = dn_fail(err, DN_NO_MEMORY, "out of memory for %zu sessions", run->places.cluster_count);
-    if (code == DN_OK) {
-        result->events = state->events;
-        result->refused = state->refused;
-        result->steps = state->steps;
-        result->used = state->used;
-        result->loss = state->loss_count > 0 ? state->loss_sum / (double)state->loss_count : 0;
-        result->apply_us = state->events > 0 ? state->apply_s * 1e6 / (double)state->events : 0;
-        result->learn_us = state->steps > 0 ? state->learn_s * 1e6 / (double)state->steps : 0;
-        for (uint32_t i = 0; i < state->shard_count; i++) {
-            struct dn_shard_stats stats;
-            dn_shard_stats(state->shards[i], &stats);
-            result->memory_bytes += stats.memory_bytes;
-        }
-    }
+    if (code == DN_OK)
+        code = conclude(run, result, err);
     close_run(run);
     if (code == DN_OK)
         *ret = result;

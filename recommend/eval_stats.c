@@ -128,6 +128,11 @@ static void measure_method(struct measure *measure, const struct dn_eval_options
             at->mrr_less = mean_of(measure, of, blend, at->k, MRR);
         }
     }
+    if (places->against != NULL && result->method_count == 1) {
+        size_t k = options->ks[options->k_count - 1];
+        ret->hr_gain = mean_of(measure, of, places->against, k, HR);
+        ret->mrr_gain = mean_of(measure, of, places->against, k, MRR);
+    }
     windows(places, of, result, ret);
 }
 

@@ -33,7 +33,7 @@ _dunlin() {
         COMPREPLY=($(compgen -W "log source --data-dir --group --to-index --from-start --dump --config --source --until --shards --show-ids --features --at --last --json --help" -- "$word") $(compgen -f -- "$word"))
         ;;
     eval)
-        COMPREPLY=($(compgen -W "--events --test --split --item-pattern --drop-types --repeats --last-item --gap --pace --live --sources --only --without --k --max --seed --learn --recall --hide-seen --vectors --ids --index --catalog --shards --idle --events-per-user --near-cells --near-visitors --near-half-life --threads --plot --json --help" -- "$word") $(compgen -f -- "$word"))
+        COMPREPLY=($(compgen -W "--events --test --split --item-pattern --drop-types --repeats --last-item --gap --pace --live --sources --only --without --k --max --seed --learn --recall --hide-seen --vectors --ids --index --catalog --shards --idle --events-per-user --near-cells --near-visitors --near-half-life --threads --plot --save --against --json --help" -- "$word") $(compgen -f -- "$word"))
         ;;
     key) COMPREPLY=($(compgen -W "create" -- "$word") $(compgen -f -- "$word")) ;;
     catalog)

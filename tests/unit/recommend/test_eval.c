@@ -334,6 +334,65 @@ static void samples_go_by_the_seed(void **state)
     free(run.result);
 }
 
+/* A run that is compared with one of other weights: the difference of the means, and a narrower interval. */
+static void runs_are_compared_by_prediction(void **state)
+{
+    struct run run = prepare(*state, 1u << DN_EVAL_BLEND);
+
+    read_rings(run.files);
+    char path[160];
+    snprintf(path, sizeof path, "%s.places", run.files->folder);
+    run.options.save = path;
+    go(&run);
+    struct dn_eval_result *before = run.result;
+    run.result = NULL;
+    run.options.save = NULL;
+    run.options.against = path;
+    go(&run);
+    NEAR(run.result->methods[0].hr_gain.mean, 0);
+    NEAR(run.result->methods[0].mrr_gain.half, 0);
+    run.options.recommend.sources_off = 1u << DN_SOURCE_RULES;
+    run.options.learn = 0;
+    go(&run);
+    const struct dn_eval_at *was = &before->methods[0].at[1], *is = &run.result->methods[0].at[1];
+    assert_true(fabs(is->mrr.mean - was->mrr.mean) > 1e-3);
+    NEAR(run.result->methods[0].mrr_gain.mean, is->mrr.mean - was->mrr.mean);
+    NEAR(run.result->methods[0].hr_gain.mean, is->hr.mean - was->hr.mean);
+    assert_true(run.result->methods[0].mrr_gain.half > 0);
+    assert_true(run.result->methods[0].mrr_gain.half < was->mrr.half + is->mrr.half);
+    free(before);
+    free(run.result);
+    unlink(path);
+}
+
+static void files_of_places_are_not_believed(void **state)
+{
+    struct run run = prepare(*state, 1u << DN_EVAL_BLEND);
+    static const struct {
+        const char *text, *why;
+    } bad[] = {{"", "no file of places"},
+               {"dunlin-eval-places 2\n1 3 0\n1\n", "no file of places"},
+               {"dunlin-eval-places 1\n1 3 0\n1\n", "of other predictions"}};
+
+    eval_read_well(run.files, RULES);
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        run.options.against = eval_file(run.files, bad[i].text, strlen(bad[i].text), false);
+        assert_int_equal(dn_eval_run(run.files->set, &run.options, &run.result, &run.files->err), DN_INVALID);
+        assert_non_null(strstr(run.files->err.message, bad[i].why));
+    }
+    const char *path = eval_file(run.files, "", 0, false);
+    run.options.against = NULL;
+    run.options.save = path;
+    go(&run);
+    run.options.save = NULL;
+    run.options.against = path;
+    assert_int_equal(truncate(path, 45), 0); /* within the second place's line */
+    struct dn_eval_result *none = NULL;
+    assert_int_equal(dn_eval_run(run.files->set, &run.options, &none, &run.files->err), DN_INVALID);
+    assert_non_null(strstr(run.files->err.message, "no place from 0 to 3"));
+    free(run.result);
+}
+
 static void vectors_are_a_source(void **state)
 {
     struct run run = prepare(*state, 1u << SOURCE(VECTOR));
@@ -409,6 +468,8 @@ int main(void)
         T(threads_change_nothing),
         T(shards_change_little),
         T(samples_go_by_the_seed),
+        T(runs_are_compared_by_prediction),
+        T(files_of_places_are_not_believed),
         T(vectors_are_a_source),
         T(impossible_options_are_refused),
     };
