@@ -175,7 +175,7 @@ static const struct dn_config_key KEYS[] = {
          "are connected and of a build that knows them."),
     UINT("session.near_visitors", session.near_visitors, 1, DN_NEAR_VISITORS_MAX, "64", "users",
          "Newest users of an item whose sessions recommendations look at."),
-    UINT("session.near_half_life_s", session.near_half_life_s, 3600, 3650 * DAY_S, "2592000", "s",
+    UINT("session.near_half_life_s", session.near_half_life_s, 3600, 3650 * DAY_S, "31536000", "s",
          "What is near an item counts half after this time."),
 
     TEXT("index.factory", index.factory, 1, "auto",

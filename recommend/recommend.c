@@ -385,10 +385,13 @@ static const char *reason_of(struct dn_pipeline *pipeline, const struct dn_pick 
     }
 }
 
-/* What the model ordered is shown as 1 + its odds against the best; what fills is below 1. */
+/* What the model ordered is shown as its odds against the best, up to 1; what fills behind it, as less than
+ * 0. */
 static float shown_score(const struct dn_pick *pick, float best)
 {
-    return pick->fills ? pick->score : 1 + expf(pick->score - best);
+    if (!pick->fills)
+        return expf(pick->score - best);
+    return best > -INFINITY ? pick->score - 1 : pick->score;
 }
 
 static bool show(struct dn_pipeline *pipeline, const struct dn_pick *pick, float best,
@@ -415,8 +418,9 @@ static enum dn_code answer(struct dn_pipeline *pipeline, struct dn_recommended *
     struct dn_recommended *items = dn_arena_alloc(pipeline->arena, count * sizeof(*items));
     if (!items)
         return dn_arena_full(err);
+    float best = count > 0 && !order[0]->fills ? order[0]->score : -INFINITY;
     for (size_t i = 0; i < count; i++)
-        if (!show(pipeline, order[i], order[0]->score, &items[i]))
+        if (!show(pipeline, order[i], best, &items[i]))
             return dn_arena_full(err);
     *ret_items = items;
     *ret_count = count;
@@ -434,7 +438,7 @@ static enum dn_code answer_by_rules(struct dn_pipeline *pipeline, struct dn_reco
                                .exclude = query->exclude,
                                .exclude_count = query->exclude_count};
     struct dn_rerank_item *picked = NULL;
-    float best = 0;
+    float best = -INFINITY;
     size_t count = 0;
 
     struct dn_rerank_item *all = dn_arena_alloc(pipeline->arena, (pipeline->pick_count + 1) * sizeof(*all));
@@ -445,7 +449,7 @@ static enum dn_code answer_by_rules(struct dn_pipeline *pipeline, struct dn_reco
 
         all[i] = (struct dn_rerank_item){
             .item = pick->item, .score = pick->score, .fills = pick->fills, .from = (uint32_t)i};
-        if (!pick->fills && (best == 0 || pick->score > best))
+        if (!pick->fills && pick->score > best)
             best = pick->score;
     }
     enum dn_code code = dn_rerank(&rerank, all, pipeline->pick_count, pipeline->arena, &picked, &count, err);
@@ -459,8 +463,10 @@ static enum dn_code answer_by_rules(struct dn_pipeline *pipeline, struct dn_reco
             !show(pipeline, &pipeline->picks[picked[i].from], best, &items[i]))
             return dn_arena_full(err);
         if (picked[i].pinned)
-            items[i] = (struct dn_recommended){
-                .item = picked[i].item, .score = items[i].score, .source = "pinned", .reason = "pinned"};
+            items[i] = (struct dn_recommended){.item = picked[i].item,
+                                               .score = picked[i].from == DN_RERANK_NONE ? 0 : items[i].score,
+                                               .source = "pinned",
+                                               .reason = "pinned"};
     }
     *ret_items = items;
     *ret_count = count;

@@ -49,7 +49,7 @@ struct dn_shard_settings { /* replicated: a SETTINGS record changes them */
      * so. */
     uint32_t near_cells;       /* items in a row; 0: no tables; default 120 */
     uint32_t near_visitors;    /* newest users of an item; default 64 */
-    int64_t near_half_life_ms; /* weights halve in this time, all at once; default 30 days */
+    int64_t near_half_life_ms; /* weights halve in this time, all at once; default 365 days */
 };
 void dn_shard_settings_default(struct dn_shard_settings *settings);
 /* DN_INVALID with the key and the range in the message. */

@@ -62,7 +62,7 @@ void dn_shard_settings_default(struct dn_shard_settings *settings)
         .trend_half_life_ms = 6 * HOUR_MS,
         .near_cells = 120,
         .near_visitors = 64,
-        .near_half_life_ms = 30 * DAY_MS,
+        .near_half_life_ms = 365 * DAY_MS,
     };
 }
 

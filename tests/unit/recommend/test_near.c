@@ -210,7 +210,7 @@ static void neighbours_and_rules_lead(void **state)
     ask(w, "a", (struct dn_recommend_query){.k = 2});
     assert_int_equal(at(w, 0), 'b');
     assert_int_equal(at(w, 1), 'c');
-    assert_true(w->items[0].score > w->items[1].score && w->items[0].score == 2);
+    assert_true(w->items[0].score > w->items[1].score && w->items[0].score == 1);
     ask(w, "d", (struct dn_recommend_query){.k = 1});
     assert_int_equal(at(w, 0), 'e');
     /* Single sources, and what they say. */
