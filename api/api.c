@@ -3,6 +3,7 @@
 
 #include "base/clock.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,6 +33,8 @@ static const struct dn_method methods[] = {
     {"/dunlin.v1.Sources/List", "Sources.List", dn_svc_source_list, NULL},
     {"/dunlin.v1.Sources/Set", "Sources.Set", dn_svc_source_set, NULL},
     {"/dunlin.v1.DeadLetters/List", "DeadLetters.List", dn_svc_dead_letter_list, NULL},
+    {"/dunlin.v1.Model/Get", "Model.Get", dn_svc_model_get, NULL},
+    {"/dunlin.v1.Model/Change", "Model.Change", dn_svc_model_change, NULL},
     {"/grpc.health.v1.Health/Check", "Health.Check", dn_svc_health_check, NULL},
     {"/grpc.health.v1.Health/Watch", "Health.Watch", dn_svc_health_watch, dn_svc_health_pull},
 };
@@ -59,6 +62,16 @@ uint32_t dn_api_shard_of(const char *user, size_t length, uint32_t shard_count)
     return dn_shard_of_user(user, length, shard_count);
 }
 
+static void shown_update(const struct dn_app *app)
+{
+    if (!app->shown)
+        return;
+    double distinct = dn_shown_distinct(app->shown, dn_wall_ms());
+    double items = (double)dn_catalog_item_count(app->options.catalog);
+    dn_gauge_set(app->distinct, distinct);
+    dn_gauge_set(app->coverage, items > 0 ? fmin(distinct / items, 1) : 0);
+}
+
 /* Age of each group's state here; -1 while it is not known. */
 static void ages_update(struct dn_thread *thread)
 {
@@ -69,6 +82,36 @@ static void ages_update(struct dn_thread *thread)
         uint64_t age_us;
         bool known = dn_consensus_age_us(app->options.consensus, group, &age_us);
         dn_gauge_set(app->age[group], known ? (double)age_us / 1e6 : -1.0);
+    }
+    shown_update(app);
+}
+
+static enum dn_code shown_open(struct dn_app *app, struct dn_error *err)
+{
+    const struct dn_api_options *options = &app->options;
+    if (!options->shown_users || !options->metrics)
+        return DN_OK;
+    app->shown = dn_shown_create(options->shown_users, &options->experiment, options->metrics);
+    if (!app->shown)
+        return dn_fail(err, DN_NO_MEMORY, "the table of what was shown to %u users", options->shown_users);
+    app->distinct =
+        dn_metrics_gauge(options->metrics, "dunlin_shown_distinct_items", "",
+                         "About how many distinct items were recommended in the last 10 to 20 minutes.");
+    app->coverage =
+        dn_metrics_gauge(options->metrics, "dunlin_shown_coverage", "", "That as a share of the catalogue.");
+    return DN_OK;
+}
+
+static void variants_count(struct dn_app *app)
+{
+    const struct dn_experiment *experiment = &app->options.experiment;
+    for (size_t i = 0; app->options.metrics && experiment->count > 0 && i <= experiment->count; i++) {
+        char labels[2 * DN_VARIANT_NAME_MAX + 64];
+        snprintf(labels, sizeof labels, "experiment=\"%s\",variant=\"%s\"", experiment->name,
+                 i < experiment->count ? experiment->variants[i].name : "");
+        app->variants[i < experiment->count ? i : DN_VARIANTS_MAX] =
+            dn_metrics_counter(app->options.metrics, "dunlin_recommend_variant_total", labels,
+                               "Recommend answers by variant of the experiment; empty: outside of it.");
     }
 }
 
@@ -101,6 +144,13 @@ enum dn_code dn_api_start(const struct dn_api_options *options, struct dn_api **
         .shards = (const struct dn_shard *const *)options->shards,
         .shard_count = options->shard_count,
     };
+    dn_model_default(&app->fixed_model);
+    variants_count(app);
+    code = shown_open(app, err);
+    if (code != DN_OK) {
+        free(api);
+        return code;
+    }
     dn_token_key(options->hash_key, app->token_key);
     for (uint32_t group = 0; options->metrics && group <= options->shard_count; group++) {
         char label[32];
@@ -123,6 +173,7 @@ enum dn_code dn_api_start(const struct dn_api_options *options, struct dn_api **
     };
     code = dn_server_start(&server_options, &api->server, err);
     if (code != DN_OK) {
+        dn_shown_destroy(app->shown);
         free(api);
         return code;
     }
@@ -150,6 +201,7 @@ void dn_api_destroy(struct dn_api *api)
     if (!api)
         return;
     dn_server_destroy(api->server);
+    dn_shown_destroy(api->app.shown);
     free(api);
 }
 

@@ -12,6 +12,7 @@
 #include "consensus/consensus.h"
 #include "index/index.h"
 #include "recommend/recommend.h"
+#include "recommend/variant.h"
 #include "session/session.h"
 
 #include <stdatomic.h>
@@ -62,6 +63,8 @@ struct dn_api_options {
     const struct dn_catalog *catalog;
     struct dn_retrieval *retrieval;
     struct dn_recommend_settings recommend;
+    uint32_t shown_users;                /* users whose last answer is kept to look for clicks; 0: none */
+    struct dn_experiment experiment;     /* dn_experiment_check'ed; count 0: none */
     uint8_t hash_key[DN_HASH_KEY_BYTES]; /* user and event ids are hashed with it */
     uint32_t freshness_alarm_ms;         /* answers older than this say stale; default 2000 */
     /* Whether the node is ready to serve; writes the reason when not. Any thread. */

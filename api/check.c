@@ -5,7 +5,10 @@
 #include "base/text.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
+
+#define FIELD_NAME_MAX 64
 
 void dn_fail_memory(struct dn_call *call)
 {
@@ -66,58 +69,46 @@ bool dn_check_vector(struct dn_call *call, const float *vector, size_t dim)
     return true;
 }
 
-static bool filter_term(struct dn_call *call, size_t number, const Dunlin__V1__FilterTerm *from,
+/* ---- filters
+ * ----------------------------------------------------------------------------------------------- */
+
+static bool term_range(struct dn_call *call, const char *field, const Dunlin__V1__FilterTerm *from,
+                       struct dn_filter_term *to)
+{
+    to->op = DN_FILTER_RANGE;
+    to->min = from->has_min ? from->min : -(double)INFINITY;
+    to->max = from->has_max ? from->max : (double)INFINITY;
+    if (!isnan(to->min) && !isnan(to->max) && to->min <= to->max)
+        return true;
+    dn_call_fail(call, DN_INVALID, "%s: min and max must be numbers, and min not above max", field);
+    return false;
+}
+
+static bool term_values(struct dn_call *call, const char *field, char **from, size_t count,
                         struct dn_filter_term *to)
 {
-    size_t name_length = strlen(from->name);
-    bool range = from->has_min || from->has_max;
-    if (name_length == 0 || name_length > DN_ATTRIBUTE_KEY_MAX) {
-        dn_call_fail(call, DN_INVALID, "filter.terms[%zu].name: %zu bytes; from 1 to %d", number, name_length,
-                     DN_ATTRIBUTE_KEY_MAX);
+    if (count > DN_FILTER_VALUES_MAX) {
+        dn_call_fail(call, DN_INVALID, "%s: %zu of them; at most %d", field, count, DN_FILTER_VALUES_MAX);
         return false;
     }
-    to->name = from->name;
-    to->name_length = (uint16_t)name_length;
-    if (range == (from->n_values > 0)) {
-        dn_call_fail(call, DN_INVALID, "filter.terms[%zu]: set either values or a range (has_min, has_max)",
-                     number);
-        return false;
-    }
-    if (range) {
-        to->op = DN_FILTER_RANGE;
-        to->min = from->has_min ? from->min : -(double)INFINITY;
-        to->max = from->has_max ? from->max : (double)INFINITY;
-        if (isnan(to->min) || isnan(to->max) || to->min > to->max) {
-            dn_call_fail(call, DN_INVALID,
-                         "filter.terms[%zu]: min and max must be numbers, and min not above max", number);
-            return false;
-        }
-        return true;
-    }
-    if (from->n_values > DN_FILTER_VALUES_MAX) {
-        dn_call_fail(call, DN_INVALID, "filter.terms[%zu].values: %zu of them; at most %d", number,
-                     from->n_values, DN_FILTER_VALUES_MAX);
-        return false;
-    }
-    struct dn_attribute *values = dn_arena_zalloc(call->arena, from->n_values * sizeof *values);
+    struct dn_attribute *values = dn_arena_zalloc(call->arena, count * sizeof *values);
     if (!values) {
         dn_fail_memory(call);
         return false;
     }
-    for (size_t i = 0; i < from->n_values; i++) {
-        size_t length = strlen(from->values[i]);
+    for (size_t i = 0; i < count; i++) {
+        size_t length = strlen(from[i]);
         if (length > DN_ATTRIBUTE_VALUE_MAX) {
-            dn_call_fail(call, DN_INVALID, "filter.terms[%zu].values[%zu]: %zu bytes; at most %d", number, i,
-                         length, DN_ATTRIBUTE_VALUE_MAX);
+            dn_call_fail(call, DN_INVALID, "%s[%zu]: %zu bytes; at most %d", field, i, length,
+                         DN_ATTRIBUTE_VALUE_MAX);
             return false;
         }
         values[i].key = "";
-        values[i].value = from->values[i];
+        values[i].value = from[i];
         values[i].value_length = (uint16_t)length;
     }
-    to->op = from->n_values == 1 ? DN_FILTER_EQ : DN_FILTER_IN;
     to->values = values;
-    to->value_count = from->n_values;
+    to->value_count = count;
     if (!dn_filter_sort(to, values, call->arena)) {
         dn_fail_memory(call);
         return false;
@@ -125,35 +116,106 @@ static bool filter_term(struct dn_call *call, size_t number, const Dunlin__V1__F
     return true;
 }
 
-bool dn_check_filter(struct dn_call *call, const Dunlin__V1__Filter *filter, struct dn_filter *ret)
+/* `field`: of the filter. */
+static bool filter_term(struct dn_call *call, const char *field, size_t number,
+                        const Dunlin__V1__FilterTerm *from, struct dn_filter_term *to)
 {
-    *ret = (struct dn_filter){.only_available = !filter || !filter->include_unavailable};
-    if (!filter || filter->n_terms == 0)
-        return true;
+    size_t name_length = strlen(from->name);
+    bool range = from->has_min || from->has_max;
+    char name[FIELD_NAME_MAX];
+    if (name_length == 0 || name_length > DN_ATTRIBUTE_KEY_MAX) {
+        dn_call_fail(call, DN_INVALID, "%s.terms[%zu].name: %zu bytes; from 1 to %d", field, number,
+                     name_length, DN_ATTRIBUTE_KEY_MAX);
+        return false;
+    }
+    to->name = from->name;
+    to->name_length = (uint16_t)name_length;
+    if (range + (from->n_values > 0) + (from->n_prefixes > 0) != 1) {
+        dn_call_fail(call, DN_INVALID,
+                     "%s.terms[%zu]: set either values, prefixes or a range (has_min, has_max)", field,
+                     number);
+        return false;
+    }
+    snprintf(name, sizeof name, "%s.terms[%zu]%s", field, number,
+             range                  ? ""
+             : from->n_prefixes > 0 ? ".prefixes"
+                                    : ".values");
+    if (range)
+        return term_range(call, name, from, to);
+    if (from->n_prefixes > 0) {
+        to->op = DN_FILTER_PREFIX;
+        return term_values(call, name, from->prefixes, from->n_prefixes, to);
+    }
+    to->op = from->n_values == 1 ? DN_FILTER_EQ : DN_FILTER_IN;
+    return term_values(call, name, from->values, from->n_values, to);
+}
+
+/* An error of the index room, with the field it is about. */
+static bool filter_failed(struct dn_call *call, const char *field, enum dn_code code, struct dn_error *err)
+{
+    err->code = code;
+    dn_wrap(err, code, "%s", field);
+    dn_call_fail_error(call, err);
+    return false;
+}
+
+static bool filter_terms(struct dn_call *call, const char *field, const Dunlin__V1__Filter *filter,
+                         struct dn_filter_tree *ret)
+{
     if (filter->n_terms > DN_FILTER_TERMS_MAX) {
-        dn_call_fail(call, DN_INVALID, "filter.terms: %zu of them; at most %d", filter->n_terms,
+        dn_call_fail(call, DN_INVALID, "%s.terms: %zu of them; at most %d", field, filter->n_terms,
                      DN_FILTER_TERMS_MAX);
         return false;
     }
+    if (filter->n_steps > DN_FILTER_STEPS_MAX) {
+        dn_call_fail(call, DN_INVALID, "%s.steps: %zu of them; at most %d", field, filter->n_steps,
+                     DN_FILTER_STEPS_MAX);
+        return false;
+    }
     struct dn_filter_term *terms = dn_arena_zalloc(call->arena, filter->n_terms * sizeof *terms);
-    if (!terms) {
+    struct dn_filter_step *steps = dn_arena_alloc(call->arena, filter->n_steps * sizeof *steps);
+    if (!terms || !steps) {
         dn_fail_memory(call);
         return false;
     }
     for (size_t i = 0; i < filter->n_terms; i++)
-        if (!filter_term(call, i, filter->terms[i], &terms[i]))
+        if (!filter_term(call, field, i, filter->terms[i], &terms[i]))
             return false;
-    ret->terms = terms;
-    ret->term_count = filter->n_terms;
-    struct dn_error err = {.code = DN_OK};
-    enum dn_code code = dn_filter_check(dn_call_app(call)->options.catalog, ret, &err);
-    if (code == DN_OK)
-        return true;
-    err.code = code;
-    dn_wrap(&err, code, "filter");
-    dn_call_fail_error(call, &err);
-    return false;
+    for (size_t i = 0; i < filter->n_steps; i++)
+        steps[i] = (struct dn_filter_step){.join = (enum dn_filter_join)filter->steps[i]->join,
+                                           .count = filter->steps[i]->count};
+    *ret = (struct dn_filter_tree){terms, filter->n_terms, steps, filter->n_steps};
+    return true;
 }
+
+bool dn_check_filter(struct dn_call *call, const char *field, const Dunlin__V1__Filter *filter,
+                     struct dn_filter *ret)
+{
+    *ret = (struct dn_filter){.only_available = !filter || !filter->include_unavailable};
+    if (!filter || (filter->n_terms == 0 && filter->n_steps == 0 && filter->where[0] == '\0'))
+        return true;
+    struct dn_filter_tree parts[2] = {{0}}, whole;
+    struct dn_error err = {.code = DN_OK};
+    enum dn_code code = DN_OK;
+    char name[FIELD_NAME_MAX];
+    if (!filter_terms(call, field, filter, &parts[0]))
+        return false;
+    if (filter->where[0] != '\0') {
+        code = dn_filter_parse(filter->where, strlen(filter->where), call->arena, &parts[1], NULL, &err);
+        snprintf(name, sizeof name, "%s.where", field);
+        if (code != DN_OK)
+            return filter_failed(call, name, code, &err);
+    }
+    code = dn_filter_join(parts, 2, call->arena, &whole, &err);
+    if (code == DN_OK)
+        code = dn_filter_plan(&whole, call->arena, ret, &err);
+    if (code == DN_OK)
+        code = dn_filter_check(dn_call_app(call)->options.catalog, ret, &err);
+    return code == DN_OK || filter_failed(call, field, code, &err);
+}
+
+/* ---- items
+ * ------------------------------------------------------------------------------------------------- */
 
 static bool item_attributes(struct dn_call *call, size_t number, const Dunlin__V1__Item *from,
                             struct dn_item *to)

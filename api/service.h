@@ -7,16 +7,16 @@
 #define DN_API_SERVICE_H
 
 #include "api/server.h"
+#include "api/shown.h"
 #include "api/token.h"
 #include "dunlin/v1/dunlin.pb-c.h"
+#include "recommend/model.h"
 
 #include <string.h>
 
 #define DN_EVENTS_PER_CALL_MAX 10000
 #define DN_ITEMS_PER_CALL_MAX 1000
 #define DN_ANONYMOUS_ITEMS_MAX 1000
-#define DN_FILTER_TERMS_MAX 64
-#define DN_FILTER_VALUES_MAX 1000
 #define DN_HASH_AT_MAX 1000
 #define DN_SOURCE_ROWS_MAX 65536 /* of a node, in one answer */
 #define DN_DEAD_LETTERS_PER_CALL_MAX 1000
@@ -27,7 +27,12 @@ struct dn_app {
     uint8_t token_key[DN_HASH_KEY_BYTES];
     uint64_t started_us;
     struct dn_recommend_world world;
+    struct dn_model fixed_model; /* of variants that do not learn */
+    /* Requests by variant, the last: without one. NULL: there is no experiment. */
+    struct dn_counter *variants[DN_VARIANTS_MAX + 1];
     struct dn_gauge *age[DN_GROUPS_MAX];
+    struct dn_shown *shown; /* NULL: nothing is kept */
+    struct dn_gauge *distinct, *coverage;
 };
 
 static inline const struct dn_app *dn_call_app(const struct dn_call *call)
@@ -70,12 +75,27 @@ bool dn_token_give(struct dn_call *call, const struct dn_token *token, ProtobufC
 bool dn_check_id(struct dn_call *call, const char *field, const char *id);
 bool dn_check_k(struct dn_call *call, uint32_t k);
 bool dn_check_vector(struct dn_call *call, const float *vector, size_t dim);
-/* In an epoch (it looks at the catalogue). filter may be NULL. */
-bool dn_check_filter(struct dn_call *call, const Dunlin__V1__Filter *filter, struct dn_filter *ret);
+/* In an epoch (it looks at the catalogue). `field` is the filter's name in the request; filter may be NULL.
+ */
+bool dn_check_filter(struct dn_call *call, const char *field, const Dunlin__V1__Filter *filter,
+                     struct dn_filter *ret);
 /* Item number `number` of a request. */
 bool dn_check_item(struct dn_call *call, size_t number, const Dunlin__V1__Item *item, struct dn_item *ret);
+/* ret->bytes stays NULL; the weights are SET's. (svc_model.c) */
+bool dn_check_model_change(struct dn_call *call, const Dunlin__V1__ChangeModelRequest *request,
+                           struct dn_model_change *ret, struct dn_model *ret_weights);
 /* The call needs more memory than its arena has. */
 void dn_fail_memory(struct dn_call *call);
+
+/* ---- rules.c ----------------------------------------------------------------------------------------- */
+
+/* In an epoch. What is wrong is answered, with the field's name. */
+bool dn_check_rules(struct dn_call *call, const Dunlin__V1__RecommendRequest *request, struct dn_rules *ret);
+/* The variant of the request, by its own word or by its user; DN_VARIANT_NONE: none. */
+bool dn_check_variant(struct dn_call *call, const Dunlin__V1__RecommendRequest *request, size_t *ret);
+/* What the variant does where the request says nothing. */
+void dn_variant_apply(const struct dn_app *app, size_t variant, struct dn_rules *rules,
+                      struct dn_recommend_query *query, struct dn_recommend_world *world);
 
 static inline struct dn_hash128 dn_user_hash(const struct dn_app *app, const char *user)
 {
@@ -105,6 +125,8 @@ void dn_svc_change_member(struct dn_call *call, const uint8_t *message, size_t l
 void dn_svc_source_list(struct dn_call *call, const uint8_t *message, size_t length);
 void dn_svc_source_set(struct dn_call *call, const uint8_t *message, size_t length);
 void dn_svc_dead_letter_list(struct dn_call *call, const uint8_t *message, size_t length);
+void dn_svc_model_get(struct dn_call *call, const uint8_t *message, size_t length);
+void dn_svc_model_change(struct dn_call *call, const uint8_t *message, size_t length);
 void dn_svc_ping(struct dn_call *call, const uint8_t *message, size_t length);
 void dn_svc_health_check(struct dn_call *call, const uint8_t *message, size_t length);
 void dn_svc_health_watch(struct dn_call *call, const uint8_t *message, size_t length);

@@ -77,76 +77,169 @@ static bool anonymous_session(struct dn_call *call, const Dunlin__V1__RecommendR
     return true;
 }
 
-static bool exclusions(struct dn_call *call, const Dunlin__V1__RecommendRequest *request,
-                       struct dn_recommend_query *query)
+/* What a request for one user, or for somebody unknown, is made of on its way to the answer. */
+struct recommending {
+    const Dunlin__V1__RecommendRequest *request;
+    struct dn_recommend_world world;
+    struct dn_recommend_query query;
+    struct dn_session_view session;
+    struct dn_filter filter;
+    struct dn_rules rules;
+    struct dn_item anchor;
+    size_t variant;
+};
+
+/* Ids never to return: those of the request, the anchor, and what was bought where that is asked for. */
+static bool exclusions(struct dn_call *call, struct recommending *r)
 {
-    struct dn_attribute *exclude = dn_arena_zalloc(call->arena, request->n_exclude * sizeof *exclude);
+    const Dunlin__V1__RecommendRequest *request = r->request;
+    size_t seen = r->query.session && request->exclude_purchased ? r->query.session->event_count : 0;
+    size_t count = 0, max = request->n_exclude + (r->query.anchor != NULL) + seen;
+    struct dn_attribute *exclude = dn_arena_zalloc(call->arena, max * sizeof *exclude);
     if (!exclude) {
         dn_fail_memory(call);
         return false;
     }
-    for (size_t i = 0; i < request->n_exclude; i++) {
-        exclude[i].key = "";
-        exclude[i].value = request->exclude[i];
-        exclude[i].value_length = (uint16_t)strlen(request->exclude[i]);
+    for (size_t i = 0; i < request->n_exclude; i++, count++) {
+        exclude[count].value = request->exclude[i];
+        exclude[count].value_length = (uint16_t)strlen(request->exclude[i]);
     }
-    query->exclude = exclude;
-    query->exclude_count = request->n_exclude;
+    if (r->query.anchor) {
+        exclude[count].value = r->anchor.id;
+        exclude[count++].value_length = r->anchor.id_length;
+    }
+    for (size_t i = 0; i < seen; i++) {
+        const struct dn_event_view *event = &r->query.session->events[i];
+        if (event->type != DN_EVENT_BUY)
+            continue;
+        exclude[count].value = event->item;
+        exclude[count++].value_length = event->item_length;
+    }
+    if (count > DN_EXCLUDE_MAX) {
+        dn_call_fail(call, DN_INVALID,
+                     "exclude: %zu ids together with the anchor and what was bought; at most %d", count,
+                     DN_EXCLUDE_MAX);
+        return false;
+    }
+    for (size_t i = 0; i < count; i++)
+        exclude[i].key = "";
+    r->query.exclude = exclude;
+    r->query.exclude_count = count;
     return true;
+}
+
+/* The user's session, or that of the request's items; it may be that there is none. */
+static bool session_read(struct dn_call *call, const struct dn_read *read, struct recommending *r,
+                         struct dn_token *token)
+{
+    const struct dn_app *app = dn_call_app(call);
+    if (!r->request->user_id[0]) {
+        if (!anonymous_session(call, r->request, &r->session))
+            return false;
+        r->query.session = &r->session;
+        return true;
+    }
+    r->query.user = dn_user_hash(app, r->request->user_id);
+    enum dn_code code =
+        dn_shard_read(app->options.shards[read->group - 1], r->query.user, call->arena, &r->session);
+    if (code == DN_NO_MEMORY) {
+        dn_fail_memory(call);
+        return false;
+    }
+    if (code == DN_OK)
+        r->query.session = &r->session;
+    dn_token_raise(token, read->group, code == DN_OK ? r->session.version : read->applied);
+    return true;
+}
+
+/* Puts the anchor into the session. */
+static bool anchor_set(struct dn_call *call, struct recommending *r)
+{
+    const char *id = r->request->anchor;
+    struct dn_error err = {.code = DN_OK};
+    if (!id[0])
+        return true;
+    if (dn_catalog_get(r->world.catalog, id, strlen(id), &r->anchor) != DN_OK) {
+        dn_call_fail(call, DN_NOT_FOUND, "anchor: no item '%s' in the catalogue", id);
+        return false;
+    }
+    enum dn_code code =
+        dn_session_anchored(r->query.session, &r->anchor, dn_wall_ms(), call->arena, &r->session, &err);
+    if (code != DN_OK) {
+        fail_inside(call, code, &err);
+        return false;
+    }
+    r->query.session = &r->session;
+    r->query.anchor = &r->anchor;
+    return true;
+}
+
+static void recommend_answer(struct dn_call *call, const struct dn_read *read, const struct recommending *r,
+                             const struct dn_session_view *session, const struct dn_recommended *items,
+                             size_t count, const struct dn_token *token)
+{
+    const struct dn_app *app = dn_call_app(call);
+    Dunlin__V1__RecommendResponse response = DUNLIN__V1__RECOMMEND_RESPONSE__INIT;
+    Dunlin__V1__Freshness freshness;
+    dn_read_freshness(call, read, &freshness);
+    response.freshness = &freshness;
+    if (session) {
+        response.session_version = r->request->user_id[0] ? session->version : 0;
+        response.session_events = session->session_events;
+    }
+    if (r->variant != DN_VARIANT_NONE)
+        response.variant = (char *)(uintptr_t)app->options.experiment.variants[r->variant].name;
+    if (app->variants[DN_VARIANTS_MAX])
+        dn_counter_add(app->variants[r->variant == DN_VARIANT_NONE ? DN_VARIANTS_MAX : r->variant], 1);
+    if (items_give(call, items, count, &response.n_items, &response.items) &&
+        dn_token_give(call, token, &response.token))
+        dn_call_reply(call, &response.base);
+}
+
+static void remember_shown(const struct dn_app *app, const struct recommending *r,
+                           const struct dn_recommended *items, size_t count)
+{
+    bool known = r->request->user_id[0] != '\0';
+    if (app->shown && !r->request->do_not_record)
+        dn_shown_put(app->shown, known ? &r->query.user : NULL, r->variant, items, count, dn_wall_ms());
 }
 
 static void recommend_next(struct dn_call *call, const struct dn_read *read, void *state)
 {
     const struct dn_app *app = dn_call_app(call);
-    const Dunlin__V1__RecommendRequest *request = state;
-    struct dn_session_view session;
-    struct dn_filter filter;
-    struct dn_recommend_query query = {
-        .k = request->k, .filter = &filter, .include_seen = request->include_seen};
-    bool user = request->user_id[0] != '\0';
+    struct recommending *r = state;
+    const Dunlin__V1__RecommendRequest *request = r->request;
     /* What this answer is about to see; the session's own last change is enough where there is one. The
      * catalogue moves on meanwhile: items that are shown add their own versions. */
     struct dn_token token = read->token;
     dn_token_raise(&token, 0, dn_catalog_version(app->options.catalog));
-    if (!dn_check_filter(call, request->filter, &filter) || !exclusions(call, request, &query))
+    r->world = app->world;
+    r->world.catalog = dn_catalog_pin(app->options.catalog);
+    r->query = (struct dn_recommend_query){
+        .k = request->k, .filter = &r->filter, .include_seen = request->include_seen};
+    if (!dn_check_filter(call, "filter", request->filter, &r->filter) ||
+        !dn_check_rules(call, request, &r->rules) || !session_read(call, read, r, &token))
         return;
-    if (user) {
-        enum dn_code code = dn_shard_read(app->options.shards[read->group - 1],
-                                          dn_user_hash(app, request->user_id), call->arena, &session);
-        if (code == DN_NO_MEMORY) {
-            dn_fail_memory(call);
-            return;
-        }
-        if (code == DN_OK)
-            query.session = &session;
-        dn_token_raise(&token, read->group, code == DN_OK ? session.version : read->applied);
-    } else {
-        if (!anonymous_session(call, request, &session))
-            return;
-        query.session = &session;
-    }
+    const struct dn_session_view known = r->session;
+    bool has_session = r->query.session != NULL;
+    if (!anchor_set(call, r) || !exclusions(call, r))
+        return;
+    dn_variant_apply(app, r->variant, &r->rules, &r->query, &r->world);
+    if (dn_rules_any(&r->rules))
+        r->query.rules = &r->rules;
     struct dn_recommended *items = NULL;
     size_t count = 0;
     struct dn_error err = {.code = DN_OK};
     enum dn_code code =
-        dn_recommend(&app->world, &app->options.recommend, &query, call->arena, &items, &count, &err);
+        dn_recommend(&r->world, &app->options.recommend, &r->query, call->arena, &items, &count, &err);
     if (code != DN_OK) {
         fail_inside(call, code, &err);
         return;
     }
     for (size_t i = 0; i < count; i++)
         dn_token_raise(&token, 0, items[i].item.version);
-    Dunlin__V1__RecommendResponse response = DUNLIN__V1__RECOMMEND_RESPONSE__INIT;
-    Dunlin__V1__Freshness freshness;
-    dn_read_freshness(call, read, &freshness);
-    response.freshness = &freshness;
-    if (query.session) {
-        response.session_version = user ? session.version : 0;
-        response.session_events = session.session_events;
-    }
-    if (items_give(call, items, count, &response.n_items, &response.items) &&
-        dn_token_give(call, &token, &response.token))
-        dn_call_reply(call, &response.base);
+    remember_shown(app, r, items, count);
+    recommend_answer(call, read, r, has_session ? &known : NULL, items, count, &token);
 }
 
 static bool ids_fit(struct dn_call *call, const char *field, char **ids, size_t count, size_t max)
@@ -179,13 +272,22 @@ void dn_svc_recommend(struct dn_call *call, const uint8_t *message, size_t lengt
     if ((user || request->n_items == 0) && !dn_check_id(call, "user_id", request->user_id))
         return;
     if (!ids_fit(call, "items", request->items, request->n_items, DN_ANONYMOUS_ITEMS_MAX) ||
-        !ids_fit(call, "exclude", request->exclude, request->n_exclude, DN_EXCLUDE_MAX))
+        !ids_fit(call, "exclude", request->exclude, request->n_exclude, DN_EXCLUDE_MAX) ||
+        (request->anchor[0] && !dn_check_id(call, "anchor", request->anchor)))
+        return;
+    struct recommending *recommending = dn_arena_zalloc(call->arena, sizeof *recommending);
+    if (!recommending) {
+        dn_fail_memory(call);
+        return;
+    }
+    recommending->request = request;
+    if (!dn_check_variant(call, request, &recommending->variant))
         return;
     /* An anonymous session has no shard: the catalogue's freshness is the answer's. */
     uint32_t shard =
         user ? dn_api_shard_of(request->user_id, strlen(request->user_id), app->options.shard_count) : 0;
     uint32_t groups[2] = {shard, 0};
-    dn_read_begin(call, request->read, groups, user ? 2 : 1, recommend_next, request);
+    dn_read_begin(call, request->read, groups, user ? 2 : 1, recommend_next, recommending);
 }
 
 /* ---- Similar and Trending ------------------------------------------------------------------------------ */
@@ -227,7 +329,7 @@ static void similar_next(struct dn_call *call, const struct dn_read *read, void 
     } else if (!dn_check_vector(call, request->vector, request->n_vector)) {
         return;
     }
-    if (!dn_check_filter(call, request->filter, &filter))
+    if (!dn_check_filter(call, "filter", request->filter, &filter))
         return;
     struct dn_recommended *items = NULL;
     size_t count = 0;
@@ -261,7 +363,7 @@ static void trending_next(struct dn_call *call, const struct dn_read *read, void
     const struct dn_app *app = dn_call_app(call);
     const Dunlin__V1__TrendingRequest *request = state;
     struct dn_filter filter;
-    if (!dn_check_filter(call, request->filter, &filter))
+    if (!dn_check_filter(call, "filter", request->filter, &filter))
         return;
     struct dn_recommended *items = NULL;
     size_t count = 0;

@@ -131,6 +131,8 @@ void dn_svc_session_delete(struct dn_call *call, const uint8_t *message, size_t 
     if (!request || !dn_check_id(call, "user_id", request->user_id))
         return;
     uint32_t group = dn_api_shard_of(request->user_id, strlen(request->user_id), app->options.shard_count);
+    if (app->shown)
+        dn_shown_forget(app->shown, dn_user_hash(app, request->user_id));
     dn_buffer_clear(scratch);
     dn_record_erase(scratch, dn_user_hash(app, request->user_id), dn_wall_ms(),
                     dn_thread_random(call->thread));

@@ -43,8 +43,10 @@
  * unnoticed. So that upgrading one node does not stop the others, a record of a new level is proposed only
  * while dn_consensus_level says that all members have it.
  *   1  all before
- *   2  settings with the tables of what is near an item (DN_RECORD_SETTINGS, version 4) */
+ *   2  settings with the tables of what is near an item (DN_RECORD_SETTINGS, version 4); the catalogue's
+ *      model (DN_CATALOG_MODEL) */
 #define DN_LEVEL_NEAR 2
+#define DN_LEVEL_MODEL 2
 #define DN_LEVEL 2 /* of this build */
 
 /* ---- state machines ------------------------------------------------------------------------------- */

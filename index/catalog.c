@@ -150,7 +150,6 @@ void dn_catalog_apply(void *catalog, uint64_t index, uint32_t ordinal, int64_t t
                       size_t length, struct dn_buffer *result)
 {
     (void)ordinal;
-    (void)time_ms;
     struct dn_state *state = writer_state(catalog);
     struct dn_reader reader;
     dn_reader_init(&reader, record, length);
@@ -161,7 +160,8 @@ void dn_catalog_apply(void *catalog, uint64_t index, uint32_t ordinal, int64_t t
         apply_items(state, index, kind, &reader, result);
     } else if (known && kind == DN_CATALOG_FACT) {
         apply_fact(state, index, &reader, result);
-    } else {
+    } else if (!known || kind != DN_CATALOG_MODEL ||
+               !dn_state_model_apply(state, index, time_ms, &reader, result)) {
         dn_buffer_u8(result, STATUS_INVALID);
     }
 }
@@ -216,7 +216,7 @@ uint64_t dn_catalog_hash(void *catalog)
 uint64_t dn_catalog_hash_recompute(void *catalog)
 {
     const struct dn_state *state = writer_state(catalog);
-    uint64_t hash = dn_dim_hash(atomic_load(&state->dim));
+    uint64_t hash = dn_dim_hash(atomic_load(&state->dim)) + dn_state_model_hash(atomic_load(&state->model));
     for (uint32_t i = 0; i < atomic_load(&state->fact_count); i++) {
         hash += dn_fact_hash(atomic_load(&state->facts[i]));
     }
@@ -259,6 +259,11 @@ enum dn_code dn_catalog_get_hashed(const struct dn_catalog *catalog, uint64_t id
     }
     dn_block_view(block, ret);
     return DN_OK;
+}
+
+void dn_catalog_prefetch(const struct dn_catalog *catalog, uint64_t id_hash, bool behind)
+{
+    dn_state_prefetch(dn_catalog_state(catalog), id_hash, behind);
 }
 
 enum dn_code dn_catalog_get(const struct dn_catalog *catalog, const char *id, size_t id_length,

@@ -6,7 +6,8 @@
  *  2. A block is reachable by id (table) and by slot (directory), or by neither, save for the instant of a
  *     change; it is freed only through the epoch, and its slot is given out again only then.
  *  3. The directory's chunks never move; a table is replaced as a whole when it grows.
- *  4. hash == sum of the items' content hashes + the facts' + the dimension's: no order, no slot in it.
+ *  4. hash == sum of the items' content hashes + the facts' + the dimension's + the model's: no order, no
+ *     slot in it.
  *  5. The recent log gets an item's slot before the directory gets a block with another vector. Who checks a
  *     row against the directory first and reads the log's head afterwards misses no change.
  *  6. While a capture is open, an unpublished block with made <= captured is on the preserved list, put there
@@ -90,6 +91,15 @@ struct dn_fact {
     char value[DN_FACT_VALUE_MAX];
 };
 
+/* The model's weights and what is said of them; replaced as a whole. */
+struct dn_model_block {
+    uint64_t version, generation, steps, node_id;
+    int64_t time_ms;
+    bool frozen;
+    uint32_t length; /* 0: the default counts */
+    uint8_t bytes[];
+};
+
 struct dn_key {
     uint64_t count; /* items that have it (writer only) */
     uint16_t length;
@@ -138,6 +148,7 @@ struct dn_state {
     _Atomic(struct dn_fact *) facts[DN_FACTS_MAX];
     _Atomic uint32_t fact_count;
     _Atomic(struct dn_keys *) keys;
+    _Atomic(struct dn_model_block *) model; /* NULL: nobody ever set one */
 
     _Atomic uint64_t item_count, vector_count, unavailable_count, memory_bytes;
     _Atomic uint32_t dim;
@@ -161,6 +172,7 @@ struct dn_capture {
     uint64_t made; /* blocks with made <= this belong to it */
     uint64_t version, item_count, hash;
     uint32_t dim, slot_bound, fact_count;
+    struct dn_model_block *model; /* a copy; NULL: none */
 };
 
 /* ---- item.c: one item's bytes ------------------------------------------------------------------------- */
@@ -199,7 +211,22 @@ const struct dn_fact *dn_state_fact(struct dn_state *state, const char *key, siz
                                     const char *value, size_t value_length);
 uint64_t dn_fact_hash(const struct dn_fact *fact);
 uint64_t dn_dim_hash(uint32_t dim);
+void dn_state_retire_plain(struct dn_state *state, void *object); /* to be freed once no reader holds it */
+/* Adds to the state's hash and to its memory, modulo 2^64. */
+void dn_state_hash_add(struct dn_state *state, uint64_t delta);
+void dn_state_account(struct dn_state *state, size_t more, size_t less);
 void dn_state_retire_waiting(struct dn_state *state, uint32_t budget);
+
+/* ---- catalog_model.c: the weights of the blend --------------------------------------------------------- */
+
+/* The reader is behind the record's head. False: not understood, and nothing was done. */
+bool dn_state_model_apply(struct dn_state *state, uint64_t index, int64_t time_ms, struct dn_reader *reader,
+                          struct dn_buffer *result);
+uint64_t dn_state_model_hash(const struct dn_model_block *model);               /* NULL: 0 */
+struct dn_model_block *dn_state_model_copy(const struct dn_model_block *model); /* NULL: NULL */
+void dn_state_model_write(struct dn_buffer *out, const struct dn_model_block *model);
+/* Into a state that has none. DN_CORRUPT, or the stream's trouble. */
+enum dn_code dn_state_model_restore(struct dn_state *state, struct dn_source *in, struct dn_error *err);
 
 /* ---- readers --------------------------------------------------------------------------------------------
  */
@@ -222,6 +249,8 @@ static inline struct dn_block *dn_state_block(const struct dn_state *state, uint
     return atomic_load_explicit(&chunk->slots[slot % DN_DIRECTORY_CHUNK], memory_order_acquire);
 }
 
+/* Asks for what dn_state_find will look at: the place in the table, or (behind) the block there. */
+void dn_state_prefetch(const struct dn_state *state, uint64_t id_hash, bool behind);
 struct dn_block *dn_state_find(const struct dn_state *state, uint64_t id_hash, const char *id,
                                size_t id_length);
 /* By both hashes, where the id itself is not at hand. */

@@ -8,8 +8,8 @@
  * written.
  *
  * Format, little-endian: magic, format, version, dim, item count, fact count, facts (blob key, blob value),
- * items (u64 version, encoded item), a hash of state hash and
- * version. No slot: a restored node numbers its own. */
+ * the model (format 2 only, which is written where there is one: catalog_model.c), items (u64 version,
+ * encoded item), a hash of state hash and version. No slot: a restored node numbers its own. */
 #include "base/hash.h"
 #include "index/catalog_internal.h"
 
@@ -19,6 +19,7 @@
 
 #define SNAPSHOT_MAGIC 0x43544e44u /* "DNTC" */
 #define SNAPSHOT_FORMAT 1u
+#define SNAPSHOT_FORMAT_MODEL 2u
 #define SPILL_BYTES 65536u /* so much is gathered before it goes to the sink */
 #define ITEM_BYTES_MAX (8 + DN_ITEM_META_MAX + DN_VECTOR_DIM_MAX * sizeof(float))
 _Static_assert(ITEM_BYTES_MAX <= DN_STREAM_BUFFER_BYTES, "an item must lie together in a stream's buffer");
@@ -38,6 +39,7 @@ void *dn_catalog_snapshot_begin(void *catalog_)
         .dim = atomic_load(&state->dim),
         .slot_bound = atomic_load(&state->slot_bound),
         .fact_count = atomic_load(&state->fact_count),
+        .model = dn_state_model_copy(atomic_load(&state->model)),
     };
     state->made++;
     state->capture_open = true;
@@ -68,7 +70,7 @@ static void write_head(struct dn_buffer *out, const struct dn_capture *capture)
 {
     const struct dn_state *state = capture->state;
     dn_buffer_u32(out, SNAPSHOT_MAGIC);
-    dn_buffer_u32(out, SNAPSHOT_FORMAT);
+    dn_buffer_u32(out, capture->model != NULL ? SNAPSHOT_FORMAT_MODEL : SNAPSHOT_FORMAT);
     dn_buffer_u64(out, capture->version);
     dn_buffer_u32(out, capture->dim);
     dn_buffer_u64(out, capture->item_count);
@@ -78,6 +80,9 @@ static void write_head(struct dn_buffer *out, const struct dn_capture *capture)
         const struct dn_fact *fact = atomic_load_explicit(&state->facts[i], memory_order_acquire);
         dn_buffer_blob(out, fact->key, fact->key_length);
         dn_buffer_blob(out, fact->value, fact->value_length);
+    }
+    if (capture->model != NULL) {
+        dn_state_model_write(out, capture->model);
     }
 }
 
@@ -145,6 +150,7 @@ void dn_catalog_snapshot_end(void *catalog, void *capture_)
         atomic_store_explicit(&state->preserved, NULL, memory_order_relaxed);
         state->preserved_oldest = NULL;
     }
+    free(capture->model);
     free(capture);
 }
 
@@ -230,8 +236,9 @@ static enum dn_code restore_into(struct dn_state *state, struct dn_source *in, s
     if (magic != SNAPSHOT_MAGIC) {
         return dn_fail(err, DN_CORRUPT, "these bytes are not a catalogue snapshot");
     }
-    if (format != SNAPSHOT_FORMAT) {
-        return dn_fail(err, DN_CORRUPT, "snapshot format %u; this program reads %u", format, SNAPSHOT_FORMAT);
+    if (format != SNAPSHOT_FORMAT && format != SNAPSHOT_FORMAT_MODEL) {
+        return dn_fail(err, DN_CORRUPT, "snapshot format %u; this program reads %u and %u", format,
+                       SNAPSHOT_FORMAT, SNAPSHOT_FORMAT_MODEL);
     }
     if (dim > DN_VECTOR_DIM_MAX) {
         return dn_fail(err, DN_CORRUPT, "vectors of %u numbers; the most is %d", dim, DN_VECTOR_DIM_MAX);
@@ -241,6 +248,9 @@ static enum dn_code restore_into(struct dn_state *state, struct dn_source *in, s
     atomic_store(&state->hash, dn_dim_hash(dim));
     atomic_store(&state->version, version);
     enum dn_code code = restore_facts(state, in, err);
+    if (code == DN_OK && format == SNAPSHOT_FORMAT_MODEL) {
+        code = dn_state_model_restore(state, in, err);
+    }
     if (code == DN_OK) {
         code = restore_items(state, in, count, version, err);
     }

@@ -1,13 +1,13 @@
-/* Filters: a conjunction of terms over an item's built-in fields and free attributes. */
+/* Filters: terms over an item's built-in fields and free attributes, checked and matched. How terms are
+ * joined is filter_tree.c's part; here it is one jump after each term. */
 #include "index/catalog_internal.h"
+#include "index/filter_internal.h"
 
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define FILTER_TERMS_MAX 32u
-#define FILTER_VALUES_MAX 1000u
 #define NUMBER_TEXT_MAX 63u /* bytes of a number written as text */
 
 enum field { FIELD_ATTRIBUTE, FIELD_CATEGORY, FIELD_PRICE, FIELD_AVAILABLE };
@@ -31,8 +31,7 @@ static enum field field_of(const struct dn_filter_term *term)
     }
 }
 
-/* The whole text as a finite decimal number. */
-static bool number_of(const char *text, size_t length, double *ret)
+bool dn_filter_number(const char *text, size_t length, double *ret)
 {
     char copy[NUMBER_TEXT_MAX + 1];
     if (length == 0 || length > NUMBER_TEXT_MAX || (unsigned char)text[0] <= ' ') {
@@ -89,7 +88,7 @@ static enum dn_code check_value(const struct dn_filter_term *term, enum field fi
                        (int)term->name_length, term->name, value->value_length, DN_ATTRIBUTE_VALUE_MAX);
     }
     double number;
-    if (field == FIELD_PRICE && !number_of(value->value, value->value_length, &number)) {
+    if (field == FIELD_PRICE && !dn_filter_number(value->value, value->value_length, &number)) {
         return dn_fail(err, DN_INVALID, "filter on 'price': '%.*s' is not a number", (int)value->value_length,
                        value->value);
     }
@@ -129,14 +128,20 @@ static enum dn_code check_term(const struct dn_catalog *catalog, const struct dn
             return dn_fail(err, DN_INVALID, "filter on '%.*s': equals takes one value", shown, term->name);
         }
         break;
-    case DN_FILTER_IN:
-        if (term->value_count == 0 || term->value_count > FILTER_VALUES_MAX) {
-            return dn_fail(err, DN_INVALID, "filter on '%.*s': in takes 1 to %u values", shown, term->name,
-                           FILTER_VALUES_MAX);
+    case DN_FILTER_PREFIX:
+        if (field == FIELD_PRICE || field == FIELD_AVAILABLE) {
+            return dn_fail(err, DN_INVALID, "filter on '%.*s': it has no beginning; use equals or in%s",
+                           shown, term->name, field == FIELD_PRICE ? " or a range" : "");
         }
+        break;
+    case DN_FILTER_IN:
         break;
     default:
         return dn_fail(err, DN_INVALID, "filter on '%.*s': unknown operator", shown, term->name);
+    }
+    if (term->value_count == 0 || term->value_count > DN_FILTER_VALUES_MAX) {
+        return dn_fail(err, DN_INVALID, "filter on '%.*s': it takes 1 to %d values", shown, term->name,
+                       DN_FILTER_VALUES_MAX);
     }
     for (size_t i = 0; i < term->value_count; i++) {
         enum dn_code code = check_value(term, field, &term->values[i], err);
@@ -147,16 +152,25 @@ static enum dn_code check_term(const struct dn_catalog *catalog, const struct dn
     return DN_OK;
 }
 
+/* So that matching ends. */
+static bool jump_is_forward(const struct dn_filter *filter, size_t from, uint8_t to)
+{
+    return to == DN_FILTER_YES || to == DN_FILTER_NO || (to > from && to < filter->term_count);
+}
+
 enum dn_code dn_filter_check(const struct dn_catalog *catalog, const struct dn_filter *filter,
                              struct dn_error *err)
 {
     if (filter == NULL) {
         return DN_OK;
     }
-    if (filter->term_count > FILTER_TERMS_MAX) {
-        return dn_fail(err, DN_INVALID, "%zu filters; the most is %u", filter->term_count, FILTER_TERMS_MAX);
+    if (filter->term_count > DN_FILTER_TERMS_MAX) {
+        return dn_fail(err, DN_INVALID, "%zu filters; the most is %d", filter->term_count,
+                       DN_FILTER_TERMS_MAX);
     }
     for (size_t i = 0; i < filter->term_count; i++) {
+        DN_ASSERT(filter->jumps == NULL || (jump_is_forward(filter, i, filter->jumps[i].on_true) &&
+                                            jump_is_forward(filter, i, filter->jumps[i].on_false)));
         enum dn_code code = check_term(catalog, &filter->terms[i], err);
         if (code != DN_OK) {
             return code;
@@ -193,6 +207,9 @@ static int compare_numbers(const void *a_, const void *b_)
 bool dn_filter_sort(struct dn_filter_term *term, struct dn_attribute *values, struct dn_arena *arena)
 {
     DN_ASSERT(term->values == values);
+    if (term->op == DN_FILTER_PREFIX) {
+        return true;
+    }
     qsort(values, term->value_count, sizeof *values, compare_values);
     term->sorted = true;
     if (field_of(term) != FIELD_PRICE) {
@@ -203,13 +220,24 @@ bool dn_filter_sort(struct dn_filter_term *term, struct dn_attribute *values, st
         return false;
     }
     for (size_t i = 0; i < term->value_count; i++) {
-        if (!number_of(values[i].value, values[i].value_length, &numbers[i])) {
+        if (!dn_filter_number(values[i].value, values[i].value_length, &numbers[i])) {
             return true; /* dn_filter_check refuses the term */
         }
     }
     qsort(numbers, term->value_count, sizeof *numbers, compare_numbers);
     term->numbers = numbers;
     return true;
+}
+
+static bool any_begins(const struct dn_filter_term *term, const char *text, size_t length)
+{
+    for (size_t i = 0; i < term->value_count; i++) {
+        const struct dn_attribute *v = &term->values[i];
+        if (v->value_length <= length && text_equal(text, v->value_length, v->value, v->value_length)) {
+            return true;
+        }
+    }
+    return false;
 }
 
 static bool any_value_is(const struct dn_filter_term *term, const char *text, size_t length)
@@ -226,6 +254,11 @@ static bool any_value_is(const struct dn_filter_term *term, const char *text, si
     return false;
 }
 
+static bool text_matches(const struct dn_filter_term *term, const char *text, size_t length)
+{
+    return term->op == DN_FILTER_PREFIX ? any_begins(term, text, length) : any_value_is(term, text, length);
+}
+
 static bool any_number_is(const struct dn_filter_term *term, double number)
 {
     if (isnan(number)) {
@@ -236,7 +269,8 @@ static bool any_number_is(const struct dn_filter_term *term, double number)
     }
     for (size_t i = 0; i < term->value_count; i++) {
         double value;
-        if (number_of(term->values[i].value, term->values[i].value_length, &value) && value == number) {
+        if (dn_filter_number(term->values[i].value, term->values[i].value_length, &value) &&
+            value == number) {
             return true;
         }
     }
@@ -257,8 +291,8 @@ static bool attribute_matches(const struct dn_filter_term *term, const struct dn
         }
         double number;
         return term->op == DN_FILTER_RANGE
-                   ? number_of(a->value, a->value_length, &number) && in_range(term, number)
-                   : any_value_is(term, a->value, a->value_length);
+                   ? dn_filter_number(a->value, a->value_length, &number) && in_range(term, number)
+                   : text_matches(term, a->value, a->value_length);
     }
     return false;
 }
@@ -267,7 +301,7 @@ static bool term_matches(const struct dn_filter_term *term, const struct dn_item
 {
     switch (field_of(term)) {
     case FIELD_CATEGORY:
-        return any_value_is(term, item->category, item->category_length);
+        return text_matches(term, item->category, item->category_length);
     case FIELD_PRICE:
         return term->op == DN_FILTER_RANGE ? in_range(term, item->price) : any_number_is(term, item->price);
     case FIELD_AVAILABLE:
@@ -285,6 +319,14 @@ bool dn_filter_match(const struct dn_filter *filter, const struct dn_item *item)
     }
     if (filter->only_available && !item->available) {
         return false;
+    }
+    if (filter->jumps != NULL) {
+        size_t at = 0;
+        while (at < filter->term_count) { /* forward only: dn_filter_plan */
+            at = term_matches(&filter->terms[at], item) ? filter->jumps[at].on_true
+                                                        : filter->jumps[at].on_false;
+        }
+        return at == DN_FILTER_YES;
     }
     for (size_t i = 0; i < filter->term_count; i++) {
         if (!term_matches(&filter->terms[i], item)) {

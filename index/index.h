@@ -51,7 +51,12 @@ enum dn_code dn_item_check(const struct dn_item *item, struct dn_error *err);
 
 /* ---- records and the state machine ------------------------------------------------------------------ */
 
-enum dn_catalog_record { DN_CATALOG_UPSERT = 1, DN_CATALOG_DELETE = 2, DN_CATALOG_FACT = 3 };
+enum dn_catalog_record {
+    DN_CATALOG_UPSERT = 1,
+    DN_CATALOG_DELETE = 2,
+    DN_CATALOG_FACT = 3,
+    DN_CATALOG_MODEL = 4,
+};
 
 enum dn_item_outcome {
     DN_ITEM_OK = 0,
@@ -68,6 +73,48 @@ void dn_catalog_record_delete(struct dn_buffer *out, const char *const *ids, con
 /* A fact of the cluster (key "shards", "key_fingerprint", ...), set once: later values for a key that is set
  * are ignored, and the answer carries the value in force. */
 void dn_catalog_record_fact(struct dn_buffer *out, const char *key, const char *value);
+
+/* The model: weights of the blend (recommend/model.h), opaque here. A learner reads them, learns, and sends
+ * them back with the version it began from: what it sends counts only while nobody else changed them
+ * meanwhile, so neither a leader that was deposed nor a record that comes late can undo a reset. All of these
+ * are refused (DN_MODEL_OFF) until the fact DN_MODEL_FACT is set: builds that know no model then have the
+ * same state. */
+#define DN_MODEL_FACT "model"    /* any value */
+#define DN_MODEL_BLOB_MAX 16384u /* bytes */
+
+enum dn_model_op {
+    DN_MODEL_LEARNED = 1,  /* new weights of the same generation */
+    DN_MODEL_RESET = 2,    /* back to the default: a new generation, also while frozen */
+    DN_MODEL_FREEZE = 3,   /* DN_MODEL_LEARNED is refused from now on */
+    DN_MODEL_UNFREEZE = 4, /* and no longer */
+    DN_MODEL_FIXED = 5,    /* an operator's weights: a new generation, frozen */
+};
+enum dn_model_outcome {
+    DN_MODEL_OK = 0,
+    DN_MODEL_OFF = 1,
+    DN_MODEL_FROZEN = 2,
+    DN_MODEL_MOVED = 3, /* generation or version are not those it was learned from */
+};
+struct dn_model_change {
+    enum dn_model_op op;
+    uint64_t generation, version; /* LEARNED: those it was learned from */
+    uint64_t node_id;             /* LEARNED: who learned */
+    uint64_t steps;               /* LEARNED: clicks of this generation it was learned from, all told */
+    const uint8_t *bytes;         /* LEARNED, FIXED: 1..DN_MODEL_BLOB_MAX of them */
+    size_t length;
+};
+void dn_catalog_record_model(struct dn_buffer *out, const struct dn_model_change *change);
+/* The feature level (consensus.h) of a build that reads the record: 1, or what came later. */
+#define DN_CATALOG_LEVEL_MODEL 2
+uint8_t dn_catalog_record_level(const uint8_t *record, size_t length);
+
+/* Answer of MODEL: u8 status 0, u8 outcome, then what is in force: u64 generation, u64 version. */
+struct dn_model_result {
+    enum dn_model_outcome outcome;
+    uint64_t generation, version;
+};
+enum dn_code dn_catalog_model_result_parse(const uint8_t *bytes, size_t length, struct dn_model_result *ret,
+                                           struct dn_error *err);
 
 /* Answer of UPSERT and DELETE: u8 status 0, u32 count, count outcome bytes. Of FACT: u8 status, blob value in
  * force. A record that is not understood: u8 status 2. */
@@ -105,6 +152,9 @@ enum dn_code dn_catalog_get(const struct dn_catalog *catalog, const char *id, si
 /* By hash of the id, checked against the id itself. */
 enum dn_code dn_catalog_get_hashed(const struct dn_catalog *catalog, uint64_t id_hash, const char *id,
                                    size_t id_length, struct dn_item *ret);
+/* Whoever looks many ids up asks for those it will want soon: for the place in the table some steps ahead,
+ * for the item behind it (the place is here by then) some steps later. */
+void dn_catalog_prefetch(const struct dn_catalog *catalog, uint64_t id_hash, bool behind);
 enum dn_code dn_catalog_get_slot(const struct dn_catalog *catalog, uint32_t slot, struct dn_item *ret);
 /* Slots are 0..bound-1; some may be empty. */
 uint32_t dn_catalog_slot_bound(const struct dn_catalog *catalog);
@@ -115,32 +165,99 @@ uint64_t dn_catalog_memory(const struct dn_catalog *catalog);
 /* Copies the value of a fact; DN_NOT_FOUND when it is not set. */
 enum dn_code dn_catalog_fact(const struct dn_catalog *catalog, const char *key, char *ret_value, size_t size);
 
+struct dn_catalog_model {
+    const uint8_t *bytes; /* valid until dn_epoch_leave; NULL: there are no weights, the default counts */
+    size_t length;
+    uint64_t version;    /* applied index of the last change of weights; 0: never */
+    uint64_t generation; /* how often they were reset or fixed */
+    uint64_t steps;      /* clicks of this generation they were learned from */
+    uint64_t node_id;    /* who learned them; 0: nobody */
+    int64_t time_ms;     /* the group's time of their change */
+    bool frozen;
+};
+/* True: there are weights. `ret` is filled either way. Wait-free. */
+bool dn_catalog_model(const struct dn_catalog *catalog, struct dn_catalog_model *ret);
+
 /* ---- filters ------------------------------------------------------------------------------------------ */
 
-enum dn_filter_op { DN_FILTER_EQ, DN_FILTER_IN, DN_FILTER_RANGE };
+enum dn_filter_op { DN_FILTER_EQ, DN_FILTER_IN, DN_FILTER_RANGE, DN_FILTER_PREFIX };
 
-/* A conjunction of terms. "category", "price" and "available" are built in; any other name is a free
- * attribute, compared as text (EQ, IN) or as a number (RANGE). */
+#define DN_FILTER_TERMS_MAX 64
+#define DN_FILTER_VALUES_MAX 1000 /* of one term */
+#define DN_FILTER_STEPS_MAX 256
+#define DN_FILTER_DEPTH_MAX 32    /* and, or, not inside each other */
+#define DN_FILTER_TEXT_MAX 65536u /* bytes */
+#define DN_FILTER_BRACKETS_MAX 8  /* brackets and nots inside each other, in a text */
+
+/* "category", "price" and "available" are built in; any other name is a free attribute, compared as text (EQ,
+ * IN, PREFIX) or as a number (RANGE). An item without the attribute does not match. */
 struct dn_filter_term {
     enum dn_filter_op op;
     const char *name;
     uint16_t name_length;
-    const struct dn_attribute *values; /* EQ, IN: the value field of each */
+    const struct dn_attribute *values; /* EQ, IN, PREFIX (any of them): the value field of each */
     size_t value_count;
     bool sorted;           /* by dn_filter_sort: many values cost no more than a few */
     const double *numbers; /* the values as numbers, ascending; NULL: not looked up so */
     double min, max;       /* RANGE, inclusive; -inf / +inf when open */
 };
+
+/* How terms are joined, in postfix notation: a step takes the newest results and leaves one. */
+enum dn_filter_join { DN_FILTER_TERM, DN_FILTER_AND, DN_FILTER_OR, DN_FILTER_NOT };
+struct dn_filter_step {
+    enum dn_filter_join join;
+    uint32_t count; /* TERM: the term's place; AND, OR: results it joins, 1 or more; NOT: means nothing */
+};
+/* A filter as it is written down. */
+struct dn_filter_tree {
+    const struct dn_filter_term *terms;
+    size_t term_count;
+    const struct dn_filter_step *steps; /* none: all terms must hold */
+    size_t step_count;
+};
+
+/* After a term: the place of the next one to look at, always a later one, or the answer. */
+struct dn_filter_jump {
+    uint8_t on_true, on_false;
+};
+#define DN_FILTER_YES 254u
+#define DN_FILTER_NO 255u
+
+/* A filter as it is matched. */
 struct dn_filter {
     const struct dn_filter_term *terms;
     size_t term_count;
     bool only_available; /* drop items that are not available: the default in recommendations */
+    const struct dn_filter_jump *jumps; /* one a term, by dn_filter_plan; NULL: all terms must hold */
 };
+
+/* Reads a filter's text:
+ *
+ *   category = shoes and (price < 50 or brand in (a, "b c")) and not title prefix Re
+ *
+ * Conditions: NAME = VALUE, = A|B, = 1..5 (a range; an end may be left out), != (as not =), <, <=, >, >=, in
+ * (A, B), prefix VALUE, prefix A|B, prefix (A, B); "not in", "not prefix". `not` binds closer than `and`,
+ * `and` closer than `or`. Names and values with anything but letters, digits and ._+-:/ and the like stand in
+ * "..." or
+ * '...', with \ before a quote or a \ inside. Words of the language mean themselves when quoted. DN_INVALID
+ * says what is wrong and where; *ret_at (may be NULL) is then the byte it is about. What it returns is in the
+ * arena and sorted. */
+enum dn_code dn_filter_parse(const char *text, size_t length, struct dn_arena *arena,
+                             struct dn_filter_tree *ret, size_t *ret_at, struct dn_error *err);
+/* All of the trees must hold (those without terms say nothing). One without steps comes of trees that have
+ * none. DN_INVALID: too many terms. */
+enum dn_code dn_filter_join(const struct dn_filter_tree *trees, size_t count, struct dn_arena *arena,
+                            struct dn_filter_tree *ret, struct dn_error *err);
+/* The tree as terms and jumps; only_available is left alone. DN_INVALID: steps that are no filter, with the
+ * step's place. */
+enum dn_code dn_filter_plan(const struct dn_filter_tree *tree, struct dn_arena *arena, struct dn_filter *ret,
+                            struct dn_error *err);
 /* DN_INVALID when a term is malformed or names an attribute that no item of the catalogue has. */
 enum dn_code dn_filter_check(const struct dn_catalog *catalog, const struct dn_filter *filter,
                              struct dn_error *err);
 /* Puts a term's values (`values` is what term->values points to) in order, so that matching an item looks a
- * few of them up and not all: a search may match every item of the catalogue. False: the arena is full. */
+ * few of them up and not all: a search may match every item of the catalogue. Nothing to do for PREFIX.
+ * False: the arena is full. */
 bool dn_filter_sort(struct dn_filter_term *term, struct dn_attribute *values, struct dn_arena *arena);
 bool dn_filter_match(const struct dn_filter *filter, const struct dn_item *item);
 

@@ -67,6 +67,21 @@ static void retire_plain(struct dn_state *state, void *object)
     }
 }
 
+void dn_state_retire_plain(struct dn_state *state, void *object)
+{
+    retire_plain(state, object);
+}
+
+void dn_state_hash_add(struct dn_state *state, uint64_t delta)
+{
+    add64(&state->hash, delta);
+}
+
+void dn_state_account(struct dn_state *state, size_t more, size_t less)
+{
+    account(state, more, less);
+}
+
 /* ---- slots ------------------------------------------------------------------------------------------------
  */
 
@@ -194,6 +209,23 @@ struct dn_block *dn_state_find(const struct dn_state *state, uint64_t id_hash, c
         if (block != DEAD && same_id(block, id_hash, id, id_length)) {
             return block;
         }
+    }
+}
+
+void dn_state_prefetch(const struct dn_state *state, uint64_t id_hash, bool behind)
+{
+    const struct dn_table *table =
+        atomic_load_explicit(&state->segments[segment_of(id_hash)], memory_order_acquire);
+    uint32_t at = (uint32_t)id_hash & table->mask;
+
+    if (!behind) {
+        __builtin_prefetch((const void *)&table->entries[at]);
+        return;
+    }
+    const char *block = (const char *)atomic_load_explicit(&table->entries[at], memory_order_relaxed);
+    if (block != NULL && block != (const char *)DEAD) {
+        __builtin_prefetch(block);
+        __builtin_prefetch(block + 64);
     }
 }
 
@@ -612,6 +644,7 @@ bool dn_state_dispose(struct dn_state *state, uint32_t budget)
         free(keys->keys[i]);
     }
     free(keys);
+    free(atomic_load(&state->model));
     free_list(atomic_load(&state->preserved));
     free_list(state->waiting);
     if (state->pool->pending > 0) {

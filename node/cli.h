@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "client/client.h"
 #include "dunlin/v1/dunlin.pb-c.h"
+#include "index/index.h"
 #include "replay/feed.h"
 
 #include <argp.h>
@@ -18,7 +19,6 @@
 enum { DN_CLI_OK = 0, DN_CLI_FAILED = 1, DN_CLI_USAGE = 2, DN_CLI_NO_CONNECTION = 3 };
 
 #define DN_CLI_TOKEN_MAX 4096 /* bytes */
-#define DN_CLI_FILTERS_MAX 32
 #define DN_CLI_SHARDS_MAX 64
 
 struct dn_cli {
@@ -41,7 +41,9 @@ int dn_cli_session(struct dn_cli *cli, int argc, char **argv);
 int dn_cli_catalog(struct dn_cli *cli, int argc, char **argv);
 int dn_cli_key(struct dn_cli *cli, int argc, char **argv);
 int dn_cli_journal(struct dn_cli *cli, int argc, char **argv);
+int dn_cli_model(struct dn_cli *cli, int argc, char **argv);
 int dn_cli_replay(struct dn_cli *cli, int argc, char **argv);
+int dn_cli_eval(struct dn_cli *cli, int argc, char **argv);
 
 /* --server, --timeout, --json; its input is the struct dn_cli. Put among a subcommand's argp children, before
  * or after the command they mean the same. */
@@ -122,17 +124,20 @@ void dn_cli_read_init(struct dn_cli_read *read);
 
 /* Options --filter and --include-unavailable. Its input is a struct dn_cli_filter. */
 struct dn_cli_filter {
-    Dunlin__V1__Filter filter; /* points into the rest */
-    Dunlin__V1__FilterTerm terms[DN_CLI_FILTERS_MAX];
-    Dunlin__V1__FilterTerm *pointers[DN_CLI_FILTERS_MAX];
-    char *texts[DN_CLI_FILTERS_MAX]; /* names and values are cut out of these */
-    char **values[DN_CLI_FILTERS_MAX];
+    Dunlin__V1__Filter filter; /* points into the arena */
+    struct dn_filter_tree tree;
+    struct dn_arena *arena; /* NULL until something is added */
 };
 extern const struct argp dn_cli_filter_argp;
 void dn_cli_filter_init(struct dn_cli_filter *filter);
 void dn_cli_filter_free(struct dn_cli_filter *filter);
-/* "name=a|b" or "name=1..5"; NULL or what is wrong. */
-const char *dn_cli_filter_add(struct dn_cli_filter *filter, const char *text);
+/* A filter's text (dn_filter_parse); what was added before must hold, too. DN_INVALID with what is wrong, and
+ * *ret_at is the byte it is about. A filter that cannot be added changes nothing. */
+enum dn_code dn_cli_filter_add(struct dn_cli_filter *filter, const char *text, size_t *ret_at,
+                               struct dn_error *err);
+/* Prints the error with the place in the text, and ends the program as argp_error does. */
+void dn_cli_filter_refuse(struct argp_state *state, const char *option, const char *text, size_t at,
+                          const struct dn_error *err);
 
 /* Hex digits of a token into a malloc'ed text; never NULL (aborts when memory is out). */
 char *dn_cli_hex(const ProtobufCBinaryData *bytes);

@@ -1,5 +1,7 @@
 #include "node/cli.h"
 
+#include "recommend/recommend.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +14,11 @@ struct id_list {
     size_t count;
 };
 
+struct boost {
+    Dunlin__V1__Boost boost; /* points into filter */
+    struct dn_cli_filter filter;
+};
+
 struct arguments {
     struct dn_cli *cli;
     struct dn_cli_read read;
@@ -21,9 +28,32 @@ struct arguments {
     uint32_t k;
     bool include_seen;
     bool wants_subject;
+    /* recommend only */
+    struct boost boosts[DN_BOOSTS_MAX];
+    Dunlin__V1__Boost *boost_pointers[DN_BOOSTS_MAX];
+    size_t boost_count;
+    Dunlin__V1__Pin pins[DN_PINS_MAX];
+    Dunlin__V1__Pin *pin_pointers[DN_PINS_MAX];
+    size_t pin_count;
+    float diversity;
+    uint32_t category_cap;
+    bool exclude_purchased, do_not_record;
+    const char *anchor, *variant;
 };
 
-enum { KEY_SEEN = 256, KEY_ITEMS, KEY_EXCLUDE };
+enum {
+    KEY_SEEN = 256,
+    KEY_ITEMS,
+    KEY_EXCLUDE,
+    KEY_PURCHASED,
+    KEY_DIVERSITY,
+    KEY_CAP,
+    KEY_BOOST,
+    KEY_PIN,
+    KEY_ANCHOR,
+    KEY_VARIANT,
+    KEY_PRIVATE,
+};
 
 #define OPTION_K                                                                                             \
     {                                                                                                        \
@@ -37,6 +67,21 @@ static const struct argp_option recommend_options[] = {
     {"items", KEY_ITEMS, "A,B,...", 0, "Instead of a user: an anonymous session of these items, oldest first",
      10},
     {"exclude", KEY_EXCLUDE, "A,B,...", 0, "Items never to return", 10},
+    {"exclude-purchased", KEY_PURCHASED, NULL, 0, "No items that the user bought, also with --include-seen",
+     10},
+    {"anchor", KEY_ANCHOR, "ITEM", 0, "What goes with this item, for this user", 10},
+    {"diversity", KEY_DIVERSITY, "0..1", 0,
+     "How much what is unlike the items before it comes first (default 0)", 10},
+    {"category-cap", KEY_CAP, "N", 0, "At most N items of one category", 10},
+    {"boost", KEY_BOOST, "CHANGE:FILTER", 0,
+     "Change the score of items that match: x2, x0.5, +1 or -1; 'x2:brand = dune'. May be given often", 10},
+    {"pin", KEY_PIN, "PLACE:ITEM", 0,
+     "Put an item at that place (from 1), if it is available and passes the "
+     "filter. May be given often",
+     10},
+    {"variant", KEY_VARIANT, "NAME", 0, "Of the node's experiment, instead of the user's own; - for none",
+     10},
+    {"do-not-record", KEY_PRIVATE, NULL, 0, "Nothing about this request is kept", 10},
     {0},
 };
 
@@ -59,6 +104,101 @@ static void split(struct argp_state *state, const char *name, const char *text, 
     else
         while (rest != NULL)
             list->ids[list->count++] = strsep(&rest, ",");
+}
+
+/* "x2:FILTER", "+1:FILTER". */
+static void add_boost(struct argp_state *state, char *text, struct arguments *arguments)
+{
+    struct boost *boost = &arguments->boosts[arguments->boost_count];
+    struct dn_error err = {0};
+    char *end = text;
+    double number = 0;
+    size_t at = 0;
+
+    if (arguments->boost_count == DN_BOOSTS_MAX)
+        argp_error(state, "more than %d times --boost", DN_BOOSTS_MAX);
+    if (strchr("x+-", text[0]) != NULL && text[0] != '\0')
+        number = strtod(text + (text[0] != '-'), &end);
+    if (end == text || end == text + (text[0] != '-') || *end != ':') {
+        argp_error(state, "--boost '%s': write x2:FILTER, or +1:FILTER or -1:FILTER", text);
+        return;
+    }
+    dunlin__v1__boost__init(&boost->boost);
+    dn_cli_filter_init(&boost->filter);
+    if (dn_cli_filter_add(&boost->filter, end + 1, &at, &err) != DN_OK)
+        dn_cli_filter_refuse(state, "--boost", end + 1, at, &err);
+    if (text[0] == 'x')
+        boost->boost.times = (float)number;
+    else
+        boost->boost.plus = (float)number;
+    if (text[0] == 'x' && !(boost->boost.times > 0))
+        argp_error(state, "--boost '%s': must be above 0", text);
+    boost->boost.filter = &boost->filter.filter;
+    arguments->boost_pointers[arguments->boost_count++] = &boost->boost;
+}
+
+/* "3:ITEM" */
+static void add_pin(struct argp_state *state, char *text, struct arguments *arguments)
+{
+    Dunlin__V1__Pin *pin = &arguments->pins[arguments->pin_count];
+    char *colon = strchr(text, ':');
+
+    if (arguments->pin_count == DN_PINS_MAX)
+        argp_error(state, "more than %d times --pin", DN_PINS_MAX);
+    if (colon == NULL || colon[1] == '\0') {
+        argp_error(state, "--pin '%s': write PLACE:ITEM", text);
+        return;
+    }
+    *colon = '\0';
+    dunlin__v1__pin__init(pin);
+    pin->place = (uint32_t)dn_cli_number(state, "--pin's place", text, 1, 1000);
+    pin->item_id = colon + 1;
+    arguments->pin_pointers[arguments->pin_count++] = pin;
+}
+
+static void set_diversity(struct argp_state *state, const char *text, struct arguments *arguments)
+{
+    char *end;
+    double value = strtod(text, &end);
+
+    if (end == text || *end != '\0' || !(value >= 0 && value <= 1))
+        argp_error(state, "--diversity must be a number from 0 to 1, not '%s'", text);
+    arguments->diversity = (float)value;
+}
+
+static error_t parse_rules(int key, char *text, struct argp_state *state)
+{
+    struct arguments *arguments = state->input;
+
+    switch (key) {
+    case KEY_PURCHASED:
+        arguments->exclude_purchased = true;
+        break;
+    case KEY_DIVERSITY:
+        set_diversity(state, text, arguments);
+        break;
+    case KEY_CAP:
+        arguments->category_cap = (uint32_t)dn_cli_number(state, "--category-cap", text, 1, 1000);
+        break;
+    case KEY_BOOST:
+        add_boost(state, text, arguments);
+        break;
+    case KEY_PIN:
+        add_pin(state, text, arguments);
+        break;
+    case KEY_ANCHOR:
+        arguments->anchor = text;
+        break;
+    case KEY_VARIANT:
+        arguments->variant = text;
+        break;
+    case KEY_PRIVATE:
+        arguments->do_not_record = true;
+        break;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+    return 0;
 }
 
 static error_t parse(int key, char *text, struct argp_state *state)
@@ -93,7 +233,7 @@ static error_t parse(int key, char *text, struct argp_state *state)
             argp_error(state, "whom or what for? give the id");
         break;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return parse_rules(key, text, state);
     }
     return 0;
 }
@@ -114,6 +254,8 @@ static void begin(struct arguments *arguments, struct dn_cli *cli, bool wants_su
 static void end(struct arguments *arguments)
 {
     dn_cli_filter_free(&arguments->filter);
+    for (size_t i = 0; i < arguments->boost_count; i++)
+        dn_cli_filter_free(&arguments->boosts[i].filter);
     free(arguments->items.text);
     free(arguments->items.ids);
     free(arguments->exclude.text);
@@ -160,15 +302,17 @@ static void print_recommend_response(const struct dn_cli *cli, const Dunlin__V1_
     char *token = dn_cli_hex(&response->token);
 
     if (cli->json) {
-        dn_cli_print_json(json_pack("{s:o, s:o, s:I, s:I, s:s}", "items",
-                                    items_json(response->items, response->n_items), "freshness",
-                                    dn_cli_json_freshness(response->freshness), "session_version",
-                                    (json_int_t)response->session_version, "session_events",
-                                    (json_int_t)response->session_events, "token", token));
+        dn_cli_print_json(json_pack(
+            "{s:o, s:o, s:I, s:I, s:s, s:s}", "items", items_json(response->items, response->n_items),
+            "freshness", dn_cli_json_freshness(response->freshness), "session_version",
+            (json_int_t)response->session_version, "session_events", (json_int_t)response->session_events,
+            "variant", response->variant, "token", token));
     } else {
         items_text(response->items, response->n_items);
         printf("session of %u events, version %llu\n", response->session_events,
                (unsigned long long)response->session_version);
+        if (response->variant[0] != '\0')
+            printf("variant %s\n", dn_cli_clean(response->variant));
         dn_cli_print_freshness(response->freshness);
         if (*token != '\0')
             printf("token %s\n", token);
@@ -179,6 +323,20 @@ static void print_recommend_response(const struct dn_cli *cli, const Dunlin__V1_
 /* ---- the subcommands
  * ---------------------------------------------------------------------------------------------------- */
 
+static void put_rules(struct arguments *arguments, Dunlin__V1__RecommendRequest *request)
+{
+    request->diversity = arguments->diversity;
+    request->category_cap = arguments->category_cap;
+    request->n_boosts = arguments->boost_count;
+    request->boosts = arguments->boost_pointers;
+    request->n_pins = arguments->pin_count;
+    request->pins = arguments->pin_pointers;
+    request->exclude_purchased = arguments->exclude_purchased;
+    request->do_not_record = arguments->do_not_record;
+    request->anchor = (char *)(uintptr_t)(arguments->anchor != NULL ? arguments->anchor : "");
+    request->variant = (char *)(uintptr_t)(arguments->variant != NULL ? arguments->variant : "");
+}
+
 int dn_cli_recommend(struct dn_cli *cli, int argc, char **argv)
 {
     static const struct argp argp = {
@@ -186,7 +344,9 @@ int dn_cli_recommend(struct dn_cli *cli, int argc, char **argv)
         .parser = parse,
         .args_doc = "USER",
         .children = children,
-        .doc = "Recommends items to a user.\vExample: dunlin recommend u1 -k 5 --filter 'price=1..20'"};
+        .doc = "Recommends items to a user.\vExamples: dunlin recommend u1 -k 5 --filter 'price < 20 and not "
+               "brand in (a, b)'\n          dunlin recommend u1 --pin 1:welcome --category-cap 3 --boost "
+               "'x2:brand = dune'"};
     Dunlin__V1__RecommendRequest request = DUNLIN__V1__RECOMMEND_REQUEST__INIT;
     struct arguments arguments;
     ProtobufCMessage *answer;
@@ -203,6 +363,7 @@ int dn_cli_recommend(struct dn_cli *cli, int argc, char **argv)
     request.n_items = arguments.items.count;
     request.exclude = arguments.exclude.ids;
     request.n_exclude = arguments.exclude.count;
+    put_rules(&arguments, &request);
     exit_code = dn_cli_call(cli, "/dunlin.v1.Recommendations/Recommend", &request.base,
                             &dunlin__v1__recommend_response__descriptor, &answer);
     if (exit_code == DN_CLI_OK) {

@@ -219,6 +219,8 @@ static enum dn_code load_value(struct dn_loader *loader, const yaml_node_t *name
         return load_members(loader, value);
     if (plain && strcmp(path, "sources") == 0)
         return dn_load_sources(loader, value);
+    if (plain && strcmp(path, "experiment.variants") == 0)
+        return dn_load_variants(loader, value);
     if (plain && !key && is_section(path)) {
         if (value->type != YAML_MAPPING_NODE)
             return dn_load_fail_kind(loader, value, path, "keys and values, indented below it");
@@ -501,6 +503,8 @@ static enum dn_code check_all(struct dn_loader *loader)
         code = check_addresses(loader);
     if (code == DN_OK)
         code = check_relations(loader);
+    if (code == DN_OK)
+        code = dn_load_check_experiment(loader);
     if (code == DN_OK && !config->node.name[0]) {
         const struct dn_config_member *self = dn_config_self(config);
         DN_ASSERT(self != NULL); /* check_joining saw to it */

@@ -11,6 +11,7 @@
 #include "consensus/consensus.h"
 #include "ingest/source.h"
 #include "recommend/recommend.h"
+#include "recommend/variant.h"
 #include "session/session.h"
 
 #include <stdbool.h>
@@ -35,6 +36,15 @@ struct dn_config_source_notes {
     unsigned line; /* in the file */
     /* By property: the file its value is read from (dn_config_read_secrets); empty: it was given itself. */
     char property_files[DN_SOURCE_PROPERTIES_MAX][DN_SOURCE_TEXT_MAX];
+};
+
+struct dn_config_variant { /* of the experiment */
+    char name[DN_VARIANT_NAME_MAX + 1];
+    double share, diversity;
+    uint64_t category_cap;
+    char sources_off[DN_CONFIG_TEXT_MAX]; /* names, separated by spaces or commas */
+    bool fixed_weights;
+    unsigned line; /* in the file */
 };
 
 struct dn_config { /* names and units are those of the keys */
@@ -86,12 +96,21 @@ struct dn_config { /* names and units are those of the keys */
     struct {
         double type_weight[DN_EVENT_TYPE_MAX + 1];
         double recency_decay;
-        uint64_t time_half_life_s, events_used;
+        uint64_t time_half_life_s, events_used, shown_users;
+        struct {
+            bool enabled;
+            uint64_t samples_per_s, interval_ms;
+        } learning;
     } recommend;
     uint64_t freshness_alarm_ms;
     struct {
         char hash_key_file[DN_CONFIG_TEXT_MAX];
     } secrets;
+    struct {
+        char name[DN_VARIANT_NAME_MAX + 1];
+        struct dn_config_variant variants[DN_VARIANTS_MAX];
+        size_t variant_count;
+    } experiment;
     struct dn_source_config sources[DN_SOURCES_CONFIGURED_MAX];
     struct dn_config_source_notes source_notes[DN_SOURCES_CONFIGURED_MAX];
     size_t source_count;
@@ -157,6 +176,8 @@ bool dn_address_is_loopback(const char *address);
 /* What other rooms want to know, in their terms. */
 void dn_config_shard_settings(const struct dn_config *config, struct dn_shard_settings *ret);
 void dn_config_recommend_settings(const struct dn_config *config, struct dn_recommend_settings *ret);
+/* Of a configuration that was loaded: it is dn_experiment_check'ed. */
+void dn_config_experiment(const struct dn_config *config, struct dn_experiment *ret);
 
 /* ---- secrets ---------------------------------------------------------------------------------------- */
 

@@ -51,4 +51,11 @@ bool dn_source_property_is_public(const char *name);
 /* What --print-config shows in place of others. */
 #define DN_SOURCE_VALUE_HIDDEN "(set)"
 
+/* ---- config_experiment.c ---- */
+
+/* The key `experiment.variants`. */
+enum dn_code dn_load_variants(struct dn_loader *loader, const yaml_node_t *node);
+/* The experiment as a whole, once everything is loaded. */
+enum dn_code dn_load_check_experiment(struct dn_loader *loader);
+
 #endif

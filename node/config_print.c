@@ -129,6 +129,7 @@ static size_t put_sections(struct dn_buffer *out, const char *before, const char
  */
 
 static const char SOURCES[] = "sources[].", MEMBERS[] = "cluster.members[].";
+static const char VARIANTS[] = "experiment.variants[].";
 
 static bool starts_with(const char *text, const char *start)
 {
@@ -259,6 +260,34 @@ static void put_source(struct dn_buffer *out, const struct dn_source_config *sou
     }
 }
 
+/* A variant on one line; in the sample on several, with what each key means. */
+static void put_variant(struct dn_buffer *out, const struct dn_config_variant *variant)
+{
+    size_t count;
+    const struct dn_config_key *keys = dn_config_keys(&count);
+    const char *between = "    - {";
+
+    for (size_t k = 0; k < count; k++) {
+        if (!starts_with(keys[k].path, VARIANTS))
+            continue;
+        put(out, between);
+        put(out, keys[k].path + strlen(VARIANTS));
+        put(out, ": ");
+        put_value(out, &keys[k], variant);
+        between = ", ";
+    }
+    put(out, "}\n");
+}
+
+static void put_experiment(struct dn_buffer *out, const struct dn_config *config)
+{
+    put(out, "\nexperiment:\n  name: ");
+    put_text(out, config->experiment.name);
+    put(out, config->experiment.variant_count > 0 ? "\n  variants:\n" : "\n  variants: []\n");
+    for (size_t i = 0; i < config->experiment.variant_count; i++)
+        put_variant(out, &config->experiment.variants[i]);
+}
+
 void dn_config_print(const struct dn_config *config, struct dn_buffer *out)
 {
     size_t count;
@@ -282,6 +311,7 @@ void dn_config_print(const struct dn_config *config, struct dn_buffer *out)
     put(out, config->source_count > 0 ? "\nsources:\n" : "\nsources: []\n");
     for (size_t i = 0; i < config->source_count; i++)
         put_source(out, &config->sources[i], &config->source_notes[i]);
+    put_experiment(out, config);
 }
 
 /* ---- the sample -----------------------------------------------------------------------------------------
@@ -396,13 +426,38 @@ static void put_sample_sources(struct dn_buffer *out)
             put_sample_key(out, keys[k].path, &keys[k]);
 }
 
-/* The part `sources` with a # before each of its lines: nothing is read by default. */
-static void put_sources_commented(struct dn_buffer *out)
+/* A variant with all there is, and one that differs in nothing. */
+static void put_sample_experiment(struct dn_buffer *out)
+{
+    size_t count;
+    const struct dn_config_key *keys = dn_config_keys(&count);
+    bool first = true;
+
+    put(out, "experiment:\n");
+    for (size_t k = 0; k < count; k++) {
+        if (!starts_with(keys[k].path, "experiment."))
+            continue;
+        bool in_list = starts_with(keys[k].path, VARIANTS);
+
+        if (in_list && first)
+            put(out, "  variants:\n");
+        put_help(out, &keys[k], !in_list ? 1 : first ? 2 : 3);
+        put(out, !in_list ? "  " : first ? "    - " : "      ");
+        put(out, keys[k].path + (in_list ? strlen(VARIANTS) : strlen("experiment.")));
+        put(out, ": ");
+        put_sample_value(out, &keys[k]);
+        first = first && !in_list;
+    }
+    put(out, "    - {name: control, share: 0.1}\n");
+}
+
+/* A part with a # before each of its lines: by default there is none of it. */
+static void put_commented(struct dn_buffer *out, void (*put_part)(struct dn_buffer *out))
 {
     struct dn_buffer plain;
 
     dn_buffer_init(&plain, DN_CONFIG_FILE_MAX);
-    put_sample_sources(&plain);
+    put_part(&plain);
     dn_buffer_u8(&plain, 0);
     DN_ASSERT(!plain.failed);
     for (const char *line = (const char *)plain.bytes; *line;) {
@@ -444,10 +499,16 @@ void dn_config_print_sample(struct dn_buffer *out)
         put_sample_value(out, key);
         before = key->path;
     }
+    put(out, "\n# An experiment: users are shared out among variants of the settings, by a hash of their id; "
+             "answers\n"
+             "# and metrics name the variant. The same on every node, or a user's variant depends on who "
+             "answers. None\n"
+             "# by default; to have one, take the first # of each line up to the next empty one away.\n");
+    put_commented(out, put_sample_experiment);
     put(out, "\n# Streams of events that the cluster reads by itself, each event exactly once: none by "
              "default. The\n"
              "# same list on every node (paths of files may differ: each node reads its own). To use it, "
              "take the\n"
              "# first # of each line below away, and the entries that are not wanted.\n");
-    put_sources_commented(out);
+    put_commented(out, put_sample_sources);
 }

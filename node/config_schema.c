@@ -1,6 +1,7 @@
 /* The table of keys, and setting one. */
 #include "base/text.h"
 #include "node/config.h"
+#include "node/learner.h"
 #include "session/near.h"
 
 #include <math.h>
@@ -12,6 +13,9 @@
 #define MEMBER(field) offsetof(struct dn_config_member, field), sizeof(((struct dn_config_member *)0)->field)
 
 #define SOURCE(field) offsetof(struct dn_source_config, field), sizeof(((struct dn_source_config *)0)->field)
+
+#define VARIANT(field)                                                                                       \
+    offsetof(struct dn_config_variant, field), sizeof(((struct dn_config_variant *)0)->field)
 
 #define BOOL(path, field, standard, help)                                                                    \
     {                                                                                                        \
@@ -199,6 +203,17 @@ static const struct dn_config_key KEYS[] = {
          "An event's weight halves with each such time before the newest event. 0: it does not."),
     UINT("recommend.events_used", recommend.events_used, 1, 1000, "20", "events",
          "Newest events that make the session's direction."),
+    UINT("recommend.shown_users", recommend.shown_users, 0, 1e7, "65536", "users",
+         "Users whose last answer this node keeps in memory, 128 bytes each, to count the clicks that follow "
+         "(dunlin_shown_* in the metrics). 0: none."),
+    BOOL("recommend.learning.enabled", recommend.learning.enabled, "true",
+         "The node that leads group 0 learns the weights of recommendations from clicks, and the cluster "
+         "keeps "
+         "them. The same on every node. Weights can be seen, frozen and reset: `dunlin model`."),
+    UINT("recommend.learning.samples_per_s", recommend.learning.samples_per_s, 1, DN_LEARN_SAMPLES_PER_S_MAX,
+         "1000", "clicks", "Most clicks a second that are learned from."),
+    UINT("recommend.learning.interval_ms", recommend.learning.interval_ms, 100, 3600000, "5000", "ms",
+         "What was learned is given to the cluster this often."),
 
     UINT("freshness_alarm_ms", freshness_alarm_ms, 10, 3600000, "2000", "ms",
          "Answers from data older than this say so, and the node is not ready."),
@@ -295,6 +310,23 @@ static const struct dn_config_key KEYS[] = {
     {"sources[].follow", DN_CONFIG_BOOL, SOURCE(follow), 0, 0, "false", "",
      "file: go on as files grow, and over rotation, like tail -F. For files that are named one by one.",
      NULL},
+
+    TEXT("experiment.name", experiment.name, 0, "",
+         "Name of the experiment. Under another name users are dealt to variants anew.", "spring"),
+    {"experiment.variants[].name", DN_CONFIG_TEXT, VARIANT(name), 1, 0, NULL, "",
+     "name: in answers, metrics and requests: letters, digits and . _ -", "diverse"},
+    {"experiment.variants[].share", DN_CONFIG_FLOAT, VARIANT(share), 0, 1, NULL, "",
+     "share: of the users, by a hash of their id; those that the shares leave out get no variant.", "0.1"},
+    {"experiment.variants[].diversity", DN_CONFIG_FLOAT, VARIANT(diversity), 0, 1, "0", "",
+     "diversity: for requests that give none. 0: by score alone.", "0.3"},
+    {"experiment.variants[].category_cap", DN_CONFIG_UINT, VARIANT(category_cap), 0, 1000, "0", "items",
+     "category_cap: items of one category, for requests that give none. 0: any number.", NULL},
+    {"experiment.variants[].sources_off", DN_CONFIG_TEXT, VARIANT(sources_off), 0, 0, "", "",
+     "sources_off: sources that offer nothing: of vstan, vmis, rules, covis, session_vector, session, "
+     "trending, catalog.",
+     "covis, trending"},
+    {"experiment.variants[].fixed_weights", DN_CONFIG_BOOL, VARIANT(fixed_weights), 0, 0, "false", "",
+     "fixed_weights: the default weights instead of those that were learned.", NULL},
 };
 enum { KEY_COUNT = sizeof(KEYS) / sizeof(KEYS[0]) };
 _Static_assert(KEY_COUNT <= DN_CONFIG_KEYS_MAX, "raise DN_CONFIG_KEYS_MAX");

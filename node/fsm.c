@@ -15,11 +15,14 @@ static void catalog_entry_done(void *state, const struct dn_apply *at)
     dn_catalog_entry_done(state, at->index, at->time_ms);
 }
 
+_Static_assert(DN_CATALOG_LEVEL_MODEL == DN_LEVEL_MODEL, "one number for one thing");
+
 struct dn_fsm dn_fsm_catalog(struct dn_catalog *catalog)
 {
     return (struct dn_fsm){
         .state = catalog,
         .apply = catalog_apply,
+        .level = dn_catalog_record_level,
         .entry_done = catalog_entry_done,
         .hash = dn_catalog_hash,
         .snapshot_begin = dn_catalog_snapshot_begin,

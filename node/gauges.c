@@ -152,6 +152,24 @@ static void update_index(struct dn_node *node)
     set(&shelf, "dunlin_index_error", status.error[0] != 0, "1 when the last build failed (see the log)");
 }
 
+static void update_model(struct dn_node *node)
+{
+    struct shelf shelf = {.metrics = node->metrics};
+    struct dn_catalog_model model;
+
+    bool learned = dn_catalog_model(node->catalog, &model);
+    set(&shelf, "dunlin_model_learned", learned, "1 while there are weights, 0 while the default counts");
+    set(&shelf, "dunlin_model_version", (double)model.version,
+        "Applied index of the last change of the model's weights");
+    set(&shelf, "dunlin_model_generation", (double)model.generation, "How often the model was reset or set");
+    set(&shelf, "dunlin_model_steps", (double)model.steps, "Clicks of this generation it was learned from");
+    set(&shelf, "dunlin_model_node_id", (double)model.node_id, "Node that learned it; 0: none");
+    set(&shelf, "dunlin_model_frozen", model.frozen, "1 while nothing that is learned counts");
+    set(&shelf, "dunlin_model_age_seconds",
+        model.version == 0 ? (double)INFINITY : (double)(dn_wall_ms() - model.time_ms) / 1e3,
+        "Time since the weights changed; +Inf: never");
+}
+
 void dn_gauges_update(struct dn_node *node, struct dn_epoch_reader *reader)
 {
     struct shelf shelf = {.metrics = node->metrics};
@@ -166,6 +184,7 @@ void dn_gauges_update(struct dn_node *node, struct dn_epoch_reader *reader)
     for (uint32_t group = 1; group <= node->shard_count; group++)
         update_stream(node, group);
     update_index(node);
+    update_model(node);
     dn_epoch_leave(reader);
     if (consensus) {
         update_members(node, consensus);

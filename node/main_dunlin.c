@@ -11,11 +11,22 @@ static const struct {
     const char *name;
     int (*run)(struct dn_cli *cli, int argc, char **argv);
 } commands[] = {
-    {"status", dn_cli_status},         {"health", dn_cli_health},   {"publish", dn_cli_publish},
-    {"recommend", dn_cli_recommend},   {"similar", dn_cli_similar}, {"trending", dn_cli_trending},
-    {"session", dn_cli_session},       {"catalog", dn_cli_catalog}, {"key", dn_cli_key},
-    {"journal", dn_cli_journal},       {"member", dn_cli_member},   {"source", dn_cli_source},
-    {"deadletter", dn_cli_deadletter}, {"replay", dn_cli_replay},
+    {"status", dn_cli_status},
+    {"health", dn_cli_health},
+    {"publish", dn_cli_publish},
+    {"recommend", dn_cli_recommend},
+    {"similar", dn_cli_similar},
+    {"trending", dn_cli_trending},
+    {"session", dn_cli_session},
+    {"catalog", dn_cli_catalog},
+    {"key", dn_cli_key},
+    {"journal", dn_cli_journal},
+    {"member", dn_cli_member},
+    {"source", dn_cli_source},
+    {"deadletter", dn_cli_deadletter},
+    {"replay", dn_cli_replay},
+    {"model", dn_cli_model},
+    {"eval", dn_cli_eval},
 };
 
 struct arguments {
@@ -65,12 +76,15 @@ int main(int argc, char **argv)
             "  trending               items with the most events of late\n"
             "  session get|delete     what is remembered of a user\n"
             "  catalog load|get|delete  the items\n"
+            "  model show|reset|freeze|unfreeze|set\n"
+            "                           the weights of recommendations, and their learning\n"
             "  source list|skip|reset|forget\n"
             "                           how far streams are read, and where to go on\n"
             "  deadletter list|replay   messages that gave no event, or came too late\n"
             "  key create FILE        a key for the links between nodes\n"
             "  journal verify|dump DIR  of a stopped node\n"
-            "  replay log|source      the state rebuilt offline, and features for training\v"
+            "  replay log|source      the state rebuilt offline, and features for training\n"
+            "  eval                   quality of recommendations, on a log of clicks\v"
             "`dunlin COMMAND --help` tells a command's options. Exit codes: 0 done, 1 the request failed, 2 "
             "usage, 3 cannot connect."};
     const char *server = getenv("DUNLIN_SERVER");

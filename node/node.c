@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "node/learner.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -58,7 +59,27 @@ static void on_leader(void *data, uint32_t group, bool leader, uint64_t term)
             (unsigned long long)term);
     if (leader)
         dn_steward_on_leader(node->steward, group);
+    if (group == 0)
+        dn_learning_lead(node->learning, leader);
     dn_streams_wake(node->streams);
+}
+
+/* Learner's thread. */
+static bool propose(void *data, struct dn_proposal *proposal)
+{
+    struct dn_node *node = data;
+    struct dn_consensus *consensus = atomic_load(&node->consensus);
+
+    return consensus && dn_consensus_propose(consensus, proposal);
+}
+
+/* Learner's thread. */
+static bool may_have_a_model(void *data)
+{
+    struct dn_node *node = data;
+    struct dn_consensus *consensus = atomic_load(&node->consensus);
+
+    return consensus && dn_consensus_level(consensus) >= DN_LEVEL_MODEL;
 }
 
 static void on_removed(void *data, const char *reason)
@@ -140,6 +161,28 @@ static void read_members(struct dn_node *node)
     }
 }
 
+static struct dn_learning *make_learning(struct dn_node *node)
+{
+    const struct dn_config *config = node->config;
+    struct dn_learning_options options = {
+        .epoch = node->epoch,
+        .catalog = node->catalog,
+        .shards = node->shards,
+        .shard_count = node->shard_count,
+        .metrics = node->metrics,
+        .node_id = config->node.id,
+        .enabled = config->recommend.learning.enabled,
+        .samples_per_s = (unsigned)config->recommend.learning.samples_per_s,
+        .interval_ms = (unsigned)config->recommend.learning.interval_ms,
+        .propose = propose,
+        .may = may_have_a_model,
+        .data = node,
+    };
+
+    dn_config_recommend_settings(config, &options.settings);
+    return dn_learning_create(&options);
+}
+
 static enum dn_exit open_state(struct dn_node *node, char *cache_dir, size_t cache_dir_size)
 {
     const struct dn_config *config = node->config;
@@ -167,7 +210,8 @@ static enum dn_exit open_state(struct dn_node *node, char *cache_dir, size_t cac
     }
     node->steward = dn_steward_create(node);
     node->streams = dn_streams_create(node);
-    if (!node->steward || !node->streams)
+    node->learning = make_learning(node);
+    if (!node->steward || !node->streams || !node->learning)
         goto no_memory;
     snprintf(cache_dir, cache_dir_size, "%s/index", config->node.data_dir);
     if (make_data_dir(cache_dir, &err) != DN_OK)
@@ -194,6 +238,14 @@ static enum dn_exit open_retrieval(struct dn_node *node, const char *cache_dir)
         return DN_EXIT_OK;
     dn_wrap(&err, code, "index.factory '%s'", config->index.factory);
     return fail(code == DN_INVALID ? DN_EXIT_USAGE : DN_EXIT_FAILURE, &err);
+}
+
+static enum dn_exit start_learning(struct dn_node *node)
+{
+    struct dn_error err = {0};
+
+    return dn_learning_start(node->learning, node->retrieval, &err) == DN_OK ? DN_EXIT_OK
+                                                                             : fail(DN_EXIT_FAILURE, &err);
 }
 
 static enum dn_exit consensus_exit(enum dn_code code)
@@ -295,6 +347,7 @@ static enum dn_exit open_api(struct dn_node *node)
         .catalog = node->catalog,
         .retrieval = node->retrieval,
         .freshness_alarm_ms = (uint32_t)config->freshness_alarm_ms,
+        .shown_users = (uint32_t)config->recommend.shown_users,
         .ready = dn_node_ready,
         .ready_data = node,
         .open = &node->facts_known,
@@ -305,6 +358,7 @@ static enum dn_exit open_api(struct dn_node *node)
     };
 
     dn_config_recommend_settings(config, &options.recommend);
+    dn_config_experiment(config, &options.experiment);
     memcpy(options.hash_key, node->hash_key, sizeof(options.hash_key));
     /* Once more: the port may have been taken while state was restored. */
     enum dn_code code = probe_address("api.address", config->api.address, &err);
@@ -373,6 +427,9 @@ static enum dn_exit open_all(struct dn_node *node, bool bootstrap_alone)
     rv = open_retrieval(node, cache_dir);
     if (rv != DN_EXIT_OK)
         return rv;
+    rv = start_learning(node);
+    if (rv != DN_EXIT_OK)
+        return rv;
     rv = open_admin(node);
     if (rv != DN_EXIT_OK)
         return rv;
@@ -392,6 +449,7 @@ static void close_all(struct dn_node *node)
         dn_api_drain(api, (unsigned)node->config->node.drain_ms);
     if (node->streams)
         dn_streams_stop(node->streams);
+    dn_learning_stop(node->learning);
     if (consensus)
         dn_consensus_stop(consensus, TRANSFER_MS);
     if (api)
@@ -401,6 +459,7 @@ static void close_all(struct dn_node *node)
     if (node->retrieval)
         dn_retrieval_destroy(node->retrieval);
     dn_consensus_destroy(consensus);
+    dn_learning_destroy(node->learning);
     dn_streams_destroy(node->streams);
     dn_steward_destroy(node->steward);
     for (uint32_t i = 0; i < node->shard_count; i++)

@@ -42,6 +42,7 @@ struct dn_shard_seat { /* what stands behind a shard's dn_fsm (fsm.c) */
 struct dn_steward;
 struct dn_admin;
 struct dn_streams;
+struct dn_learning;
 
 struct dn_node {
     const struct dn_config *config;
@@ -64,7 +65,8 @@ struct dn_node {
     _Atomic(struct dn_consensus *) consensus;
     _Atomic(struct dn_api *) api;
     struct dn_steward *steward;
-    struct dn_streams *streams; /* there from before consensus starts until after it stopped */
+    struct dn_learning *learning; /* there from before consensus starts until after it stopped */
+    struct dn_streams *streams;   /* there from before consensus starts until after it stopped */
     struct dn_admin *admin;
     atomic_bool facts_known; /* the cluster's shard count and key fingerprint are those of this node */
     atomic_bool draining;

@@ -1,198 +1,277 @@
 /* What the shards' tables say of a session: gather.h.
  *
- * The happy path: the session's newest items are looked up in each shard; their newest visitors are
- * neighbours, the best of whom are read and add what they clicked around the same item; rows of the newest
- * items add what followed them and what came near. Each shard's best are looked up in the catalogue, and
- * added up over the shards. */
+ * The happy path: the session's newest items are looked up in each shard; the best of their newest visitors
+ * are read and add what they clicked around the same item (neighbours.c); rows of the newest items add what
+ * followed them and what came near. Each shard's best are looked up in the catalogue, and added up over the
+ * shards. Then come what the session itself had, and what is nearest by vectors. */
 #include "recommend/gather.h"
+#include "recommend/neighbours.h"
 #include "recommend/tally.h"
 
 #include <math.h>
 #include <string.h>
 
-#define NEIGHBOURS_READ 200u /* of all shards: the most alike, before their sessions are read */
-#define NEIGHBOURS_USED 100u /* of these, by each of the two weights */
-#define NEIGHBOUR_ITEMS 9u   /* newest items of the session that neighbours are looked for with */
-#define AROUND 20u           /* visits of a neighbour on each side of the one that is shared */
 #define RULES_ITEMS 3u
 #define RULES_DECAY 0.4f /* from one item to the one before it */
 #define RULES_PRIOR 3.0f /* events that say nothing, beside what is known of a row */
-#define COVIS_ITEMS 5u
-#define VSTAN_POSITION 1.5f        /* the weight of an item falls to 1/e in so many positions */
-#define VSTAN_AGE_MS 1728000000.0f /* and that of a neighbour in so long: 20 days */
-#define VSTAN_DISTANCE 2.0f        /* and that of what it clicked so many visits from the shared one */
-#define VMIS_DECAY 0.1f
-#define SHARDS_MAX DN_GATHER_SHARDS_MAX
+#define AHEAD 4u         /* steps between asking for memory and reading it */
+#define ROWS_MAX 5u      /* newest items whose rows are read */
+#define VSTAN_DISTANCE                                                                                       \
+    2.0f               /* what a neighbour clicked falls to 1/e in so many visits from the shared one        \
+                        */
+#define LEFT_MIN 1e-3f /* less than that is left of nothing, by rounding */
+#define EVENTS_MAX 64u /* of the session, that are taken out of the tables again */
 
-static const size_t KEPT[DN_FROM_COUNT] = {
-    [DN_FROM_VSTAN] = 200, [DN_FROM_VMIS] = 150, [DN_FROM_RULES] = 120, [DN_FROM_COVIS] = 100};
+static const size_t KEPT[DN_NEAR_SOURCES] = {
+    [DN_SOURCE_VSTAN] = 200, [DN_SOURCE_VMIS] = 150, [DN_SOURCE_RULES] = 120, [DN_SOURCE_COVIS] = 100};
 
-struct neighbour {
-    uint64_t key; /* shard << 32 | user, plus one; 0: empty */
-    float vmis, vstan;
-    uint32_t item;    /* the newest shared one, in the shard */
-    uint32_t newest;  /* its position in the session */
-    uint32_t arrival; /* in which order it was met */
+/* The row of one newest item in one shard. */
+struct row {
+    struct dn_near_cell *cells;
+    struct dn_near_row sums;
+    size_t own_cells; /* of which nothing is left without the session itself */
 };
 
-struct neighbours {
-    struct neighbour *table;
-    uint32_t mask, count;
+/* Clicks of the session that the tables have, and of the label: the same request gets the same answer whether
+ * they are counted already or not, and nobody is recommended what only they themselves did. */
+struct own {
+    float after[ROWS_MAX][DN_RECENT_MAX],
+        near[ROWS_MAX][DN_RECENT_MAX]; /* cells: row of a newest item, cell of another */
+    float label_after[ROWS_MAX], label_near[ROWS_MAX];
+    float after_sum[ROWS_MAX], near_sum[DN_RECENT_MAX]; /* of rows */
+    float label_near_sum;
+    float clicks[DN_RECENT_MAX], label_clicks;
 };
+
+#define IS_LABEL DN_RECENT_MAX
+#define IS_OTHER (DN_RECENT_MAX + 1)   /* an item that is not among the newest */
+#define IS_NOTHING (DN_RECENT_MAX + 2) /* an event that the tables do not count */
 
 struct gather {
     const struct dn_pipeline *pipeline;
+    const struct dn_label *label;
     struct dn_gathered *out;
-    struct dn_tally tallies[SHARDS_MAX];
-    uint32_t ids[SHARDS_MAX][DN_RECENT_MAX]; /* DN_NEAR_NONE: the shard does not know it */
-    uint32_t self[SHARDS_MAX];
-    float near_distance[AROUND + 1]; /* exp(-d / VSTAN_DISTANCE) */
+    struct dn_known known;
+    struct dn_neighbours neighbours;
+    struct row rows[ROWS_MAX][DN_GATHER_SHARDS_MAX];
+    struct own own;
+    struct dn_tally tallies[DN_GATHER_SHARDS_MAX];
+    float near_distance[DN_NEIGHBOUR_AROUND + 1]; /* exp(-d / VSTAN_DISTANCE) */
 };
 
-/* ---- the session
- * ------------------------------------------------------------------------------------------ */
+static bool is_on(const struct gather *gather, unsigned source)
+{
+    const struct dn_pipeline *pipeline = gather->pipeline;
+
+    return ((pipeline->query->sources_off | pipeline->settings->sources_off) & 1u << source) == 0;
+}
+
+/* ---- the session ------------------------------------------------------------------------------------- */
+
+static bool counts(const struct dn_event_view *event)
+{
+    return event->type != DN_EVENT_DISLIKE && event->type != DN_EVENT_REMOVE;
+}
+
+static struct dn_recent *recent_of(struct dn_gathered *out, const struct dn_event_view *event)
+{
+    for (size_t i = 0; i < out->recent_count; i++)
+        if (out->recent[i].hash == event->item_hash && out->recent[i].length == event->item_length)
+            return &out->recent[i];
+    return NULL;
+}
 
 /* Of the current session, newest first. */
 static void read_recent(const struct dn_session_view *session, struct dn_gathered *out)
 {
-    uint32_t position = 0;
+    uint32_t position = 0, repeats = 0;
 
     for (size_t i = session->event_count; i-- > 0 && session->events[i].current; position++) {
         const struct dn_event_view *event = &session->events[i];
-        bool known = false;
         out->length++;
-        for (size_t j = 0; j < out->recent_count && !known; j++)
-            known = out->recent[j].hash == event->item_hash && out->recent[j].length == event->item_length;
-        if (known || out->recent_count == DN_RECENT_MAX || event->type == DN_EVENT_DISLIKE ||
-            event->type == DN_EVENT_REMOVE)
-            continue;
-        out->recent[out->recent_count++] = (struct dn_recent){.name = event->item,
-                                                              .length = event->item_length,
-                                                              .hash = event->item_hash,
-                                                              .position = position};
+        if (recent_of(out, event) != NULL)
+            repeats++;
+        else if (out->recent_count < DN_RECENT_MAX && counts(event))
+            out->recent[out->recent_count++] = (struct dn_recent){.name = event->item,
+                                                                  .length = event->item_length,
+                                                                  .hash = event->item_hash,
+                                                                  .position = position};
     }
+    out->repeats = out->length > 1 ? (float)repeats / (float)(out->length - 1) : 0;
 }
 
-static void find_recent(struct gather *gather)
+static void find_known(struct gather *gather)
 {
     const struct dn_recommend_world *world = gather->pipeline->world;
+    struct dn_gathered *out = gather->out;
 
+    for (size_t i = 0; i < out->recent_count; i++) {
+        struct dn_recent *recent = &out->recent[i];
+        recent->known = dn_catalog_get_hashed(world->catalog, recent->hash, recent->name, recent->length,
+                                              &recent->item) == DN_OK;
+        for (size_t s = 0; s < world->shard_count; s++)
+            gather->known.items[s][i] =
+                dn_near_find(world->shards[s], recent->hash, recent->name, recent->length);
+    }
+    struct dn_hash128 user = gather->pipeline->query->user;
     for (size_t s = 0; s < world->shard_count; s++)
-        for (size_t i = 0; i < gather->out->recent_count; i++) {
-            const struct dn_recent *recent = &gather->out->recent[i];
-            gather->ids[s][i] = dn_near_find(world->shards[s], recent->hash, recent->name, recent->length);
-        }
+        gather->known.self[s] =
+            user.low == 0 && user.high == 0 ? DN_NEAR_NONE : dn_near_user(world->shards[s], user);
+    const struct dn_label *label = gather->label;
+    for (size_t s = 0; s < world->shard_count && label != NULL; s++)
+        gather->known.label[s] = dn_near_find(world->shards[s], label->hash, label->name, label->length);
 }
 
-/* ---- neighbours
- * ------------------------------------------------------------------------------------------- */
+/* ---- what the session itself added ------------------------------------------------------------------- */
 
-static struct neighbour *neighbour_at(struct neighbours *neighbours, uint64_t key)
+/* An older event and one after it: as session/near.c counts them. */
+static void own_pair(struct own *own, uint8_t older, uint8_t newer, float after)
 {
-    uint32_t at = (uint32_t)((key * 0x9e3779b97f4a7c15u) >> 32) & neighbours->mask;
-
-    while (neighbours->table[at].key != 0 && neighbours->table[at].key != key + 1)
-        at = (at + 1) & neighbours->mask;
-    return &neighbours->table[at];
+    if (older < ROWS_MAX) {
+        own->after_sum[older] += after;
+        if (newer < DN_RECENT_MAX)
+            own->after[older][newer] += after;
+        else if (newer == IS_LABEL)
+            own->label_after[older] += after;
+    }
+    if (older == newer && older != IS_OTHER)
+        return;
+    if (older < DN_RECENT_MAX)
+        own->near_sum[older]++;
+    if (newer < DN_RECENT_MAX)
+        own->near_sum[newer]++;
+    if (newer == IS_LABEL)
+        own->label_near_sum++;
+    if (older < ROWS_MAX && newer < DN_RECENT_MAX)
+        own->near[older][newer]++;
+    else if (older < ROWS_MAX && newer == IS_LABEL)
+        own->label_near[older]++;
+    if (newer < ROWS_MAX && older < DN_RECENT_MAX)
+        own->near[newer][older]++;
 }
 
-/* Every visitor of a recent item; whoever shares several is more alike. */
-static bool meet(struct gather *gather, struct neighbours *neighbours)
+static void read_own(struct gather *gather, struct own *own)
+{
+    const struct dn_session_view *session = gather->pipeline->query->session;
+    const struct dn_label *label = gather->label;
+    uint8_t which[EVENTS_MAX + 1];
+    size_t count = 0;
+
+    *own = (struct own){0};
+    if (label != NULL) {
+        struct dn_event_view event = {
+            .item = label->name, .item_length = label->length, .item_hash = label->hash};
+        const struct dn_recent *recent = recent_of(gather->out, &event);
+        which[count++] = recent != NULL ? (uint8_t)(recent - gather->out->recent) : IS_LABEL;
+    }
+    /* An anchor is no click: the tables do not have it. */
+    size_t made =
+        session->event_count - (gather->pipeline->query->anchor != NULL && session->event_count > 0 ? 1 : 0);
+    for (size_t i = made; i-- > 0 && session->events[i].current && count < EVENTS_MAX;) {
+        const struct dn_event_view *event = &session->events[i];
+        const struct dn_recent *recent = recent_of(gather->out, event);
+        bool is_labels =
+            label != NULL && label->hash == event->item_hash && label->length == event->item_length;
+        which[count++] = !counts(event)   ? IS_NOTHING
+                         : recent != NULL ? (uint8_t)(recent - gather->out->recent)
+                         : is_labels      ? IS_LABEL
+                                          : IS_OTHER;
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (which[i] < DN_RECENT_MAX)
+            own->clicks[which[i]]++;
+        own->label_clicks += which[i] == IS_LABEL;
+        for (size_t d = 1; d <= DN_NEAR_WINDOW && i + d < count; d++)
+            if (which[i] != IS_NOTHING && which[i + d] != IS_NOTHING)
+                own_pair(own, which[i + d], which[i], (float)(DN_NEAR_AFTER_ONE / d) / DN_NEAR_AFTER_ONE);
+    }
+}
+
+static bool is_label(const struct gather *gather, const struct dn_near_item *named)
+{
+    const struct dn_label *label = gather->label;
+
+    return label != NULL && label->hash == named->hash && label->length == named->length &&
+           memcmp(label->name, named->name, label->length) == 0;
+}
+
+static float less(float value, float by)
+{
+    return value - by > LEFT_MIN ? value - by : 0;
+}
+
+/* Takes it out of the row of the newest item i in the shard where the user lives. */
+static void forget_own(struct gather *gather, size_t i, size_t shard)
+{
+    const struct own *own = &gather->own;
+    struct row *row = &gather->rows[i][shard];
+    const uint32_t *ids = gather->known.items[shard];
+
+    row->sums.after_sum = less(row->sums.after_sum, own->after_sum[i]);
+    row->sums.near_sum = less(row->sums.near_sum, own->near_sum[i]);
+    for (size_t n = 0; n < row->sums.count; n++) {
+        struct dn_near_cell *cell = &row->cells[n];
+        float after = 0, near = 0;
+        for (size_t j = 0; j < gather->out->recent_count; j++)
+            if (ids[j] == cell->id) {
+                after = own->after[i][j];
+                near = own->near[i][j];
+            }
+        if (gather->label != NULL && cell->id == gather->known.label[shard]) {
+            after += own->label_after[i];
+            near += own->label_near[i];
+        }
+        if (after == 0 && near == 0)
+            continue;
+        cell->after = less(cell->after, after);
+        cell->near = less(cell->near, near);
+        row->own_cells += cell->after == 0 && cell->near == 0;
+    }
+}
+
+/* ---- rows and neighbours into tallies ---------------------------------------------------------------- */
+
+static size_t row_count(const struct gather *gather)
+{
+    if (!is_on(gather, DN_SOURCE_RULES) && !is_on(gather, DN_SOURCE_COVIS))
+        return 0;
+    return gather->out->recent_count < ROWS_MAX ? gather->out->recent_count : ROWS_MAX;
+}
+
+static bool read_rows(struct gather *gather)
 {
     const struct dn_recommend_world *world = gather->pipeline->world;
-    const struct dn_gathered *out = gather->out;
-    size_t items = out->recent_count < NEIGHBOUR_ITEMS ? out->recent_count : NEIGHBOUR_ITEMS;
-    uint32_t users[DN_NEAR_VISITORS_MAX], size = 64, span;
-    /* As many positions back as VMIS looks: weights are shares of that. */
-    span = (uint32_t)(out->length < NEIGHBOUR_ITEMS ? out->length : NEIGHBOUR_ITEMS);
+    struct dn_near_cell scratch[DN_NEAR_CELLS_MAX];
 
-    while (size < 2 * items * world->shard_count * DN_NEAR_VISITORS_MAX && size < 65536)
-        size *= 2;
-    neighbours->table = dn_arena_zalloc(gather->pipeline->arena, size * sizeof *neighbours->table);
-    neighbours->mask = size - 1;
-    if (neighbours->table == NULL)
-        return false;
-    for (size_t i = 0; i < items && out->recent[i].position < span; i++) {
-        uint32_t position = out->recent[i].position;
-        float vmis = (float)(span - position) / (float)span;
-        float vstan = expf(-(float)position / VSTAN_POSITION);
+    for (size_t i = 0; i < row_count(gather); i++)
         for (size_t s = 0; s < world->shard_count; s++) {
-            size_t count =
-                gather->ids[s][i] == DN_NEAR_NONE
-                    ? 0
-                    : dn_near_visitors(world->shards[s], gather->ids[s][i], users, DN_NEAR_VISITORS_MAX);
-            for (size_t n = 0; n < count; n++) {
-                if (users[n] == gather->self[s] || 2 * (neighbours->count + 1) > neighbours->mask)
-                    continue;
-                struct neighbour *neighbour = neighbour_at(neighbours, (uint64_t)s << 32 | users[n]);
-                if (neighbour->key == 0)
-                    *neighbour = (struct neighbour){.key = ((uint64_t)s << 32 | users[n]) + 1,
-                                                    .item = gather->ids[s][i],
-                                                    .newest = position,
-                                                    .arrival = neighbours->count++};
-                neighbour->vmis += vmis;
-                neighbour->vstan += vstan;
-            }
+            struct row *row = &gather->rows[i][s];
+            if (gather->known.items[s][i] == DN_NEAR_NONE)
+                continue;
+            dn_near_row(world->shards[s], gather->known.items[s][i], scratch, DN_NEAR_CELLS_MAX, &row->sums);
+            row->cells =
+                dn_arena_memdup(gather->pipeline->arena, scratch, row->sums.count * sizeof *scratch + 1);
+            if (row->cells == NULL)
+                return false;
+            if (gather->known.self[s] != DN_NEAR_NONE)
+                forget_own(gather, i, s);
         }
-    }
     return true;
 }
 
-/* By likeness, then the newest met first. */
-static bool is_nearer(const struct neighbour *a, const struct neighbour *b)
+static bool make_tallies(struct gather *gather)
 {
-    return a->vmis != b->vmis ? a->vmis > b->vmis : a->arrival < b->arrival;
-}
+    size_t max[DN_GATHER_SHARDS_MAX] = {0};
 
-static void sift(struct neighbour **heap, size_t count, size_t at)
-{
-    for (size_t child; (child = 2 * at + 1) < count; at = child) {
-        struct neighbour *moved = heap[at];
-        if (child + 1 < count && is_nearer(heap[child], heap[child + 1]))
-            child++;
-        if (!is_nearer(moved, heap[child]))
-            return;
-        heap[at] = heap[child];
-        heap[child] = moved;
+    for (size_t n = 0; n < gather->neighbours.count; n++)
+        max[gather->neighbours.list[n].shard] += gather->neighbours.list[n].count;
+    for (size_t s = 0; s < gather->pipeline->world->shard_count; s++) {
+        for (size_t i = 0; i < row_count(gather); i++)
+            max[s] += gather->rows[i][s].sums.count;
+        if (!dn_tally_init(&gather->tallies[s], gather->pipeline->arena, max[s]))
+            return false;
     }
-}
-
-/* The NEIGHBOURS_READ nearest, in no order: a heap with the least near of them on top. */
-static size_t nearest(const struct neighbours *neighbours, struct neighbour *ret[NEIGHBOURS_READ])
-{
-    size_t count = 0;
-
-    for (uint32_t at = 0; at <= neighbours->mask; at++) {
-        struct neighbour *neighbour = &neighbours->table[at];
-        if (neighbour->key == 0)
-            continue;
-        if (count < NEIGHBOURS_READ) {
-            ret[count++] = neighbour;
-            if (count == NEIGHBOURS_READ)
-                for (size_t i = count / 2; i-- > 0;)
-                    sift(ret, count, i);
-        } else if (is_nearer(neighbour, ret[0])) {
-            ret[0] = neighbour;
-            sift(ret, count, 0);
-        }
-    }
-    return count;
-}
-
-struct read_neighbour {
-    uint32_t shard, count, matched;
-    float vmis, vstan; /* weights; 0: not among the best by that */
-    struct dn_near_visit visits[2 * AROUND + 1];
-};
-
-/* The weight of the `keep`-th best, 0 where there are fewer. */
-static float cut_off(const struct read_neighbour *read, size_t count, size_t keep, bool vstan, float *scratch)
-{
-    if (count <= keep)
-        return 0;
-    for (size_t i = 0; i < count; i++)
-        scratch[i] = vstan ? read[i].vstan : read[i].vmis;
-    return dn_nth_largest(scratch, count, keep - 1);
+    return true;
 }
 
 static bool was_before(const struct dn_near_visit *visits, uint32_t at)
@@ -203,233 +282,175 @@ static bool was_before(const struct dn_near_visit *visits, uint32_t at)
     return false;
 }
 
-static bool add_visits(struct gather *gather, const struct read_neighbour *read)
+static void add_neighbour(struct gather *gather, const struct dn_neighbour *from)
 {
-    struct dn_tally *tally = &gather->tallies[read->shard];
+    struct dn_tally *tally = &gather->tallies[from->shard];
 
-    for (uint32_t i = 0; i < read->count; i++) {
-        uint32_t distance = i > read->matched ? i - read->matched : read->matched - i;
-        if (was_before(read->visits, i) || read->visits[i].type == DN_EVENT_DISLIKE ||
-            read->visits[i].type == DN_EVENT_REMOVE)
+    for (uint32_t i = 0; i < from->count && (from->vmis > 0 || from->vstan > 0); i++) {
+        uint32_t distance = i > from->matched ? i - from->matched : from->matched - i;
+        if (was_before(from->visits, i) || from->visits[i].type == DN_EVENT_DISLIKE ||
+            from->visits[i].type == DN_EVENT_REMOVE)
             continue;
-        struct dn_tally_entry *entry = dn_tally_at(tally, read->visits[i].id);
-        if (entry == NULL)
-            return false;
-        entry->score[DN_FROM_VMIS] += read->vmis;
-        entry->score[DN_FROM_VSTAN] += read->vstan * gather->near_distance[distance];
+        struct dn_tally_entry *entry = dn_tally_at(tally, from->visits[i].id);
+        entry->score[DN_SOURCE_VMIS] += from->vmis;
+        entry->score[DN_SOURCE_VSTAN] += from->vstan * gather->near_distance[distance];
     }
-    return true;
 }
 
-static size_t read_sessions(struct gather *gather, struct neighbour **chosen, size_t count,
-                            struct read_neighbour *ret)
+static void add_rows(struct gather *gather)
 {
     const struct dn_recommend_world *world = gather->pipeline->world;
-    int64_t now_ms = gather->pipeline->query->session->last_ms;
-    struct dn_near_visit visits[DN_NEAR_VISITS_MAX];
-    struct dn_near_session session;
-    size_t got = 0;
-
-    for (size_t i = 0; i < count; i++) {
-        const struct neighbour *neighbour = chosen[i];
-        uint32_t shard = (uint32_t)((neighbour->key - 1) >> 32), user = (uint32_t)(neighbour->key - 1);
-        if (!dn_near_session(world->shards[shard], user, neighbour->item, AROUND, visits, &session))
-            continue;
-        float age = now_ms > session.last_ms ? (float)(now_ms - session.last_ms) / VSTAN_AGE_MS : 0;
-        float fades = 1 - VMIS_DECAY * (float)(neighbour->newest + 1);
-        struct read_neighbour *to = &ret[got++];
-        to->shard = shard;
-        to->count = (uint32_t)session.count;
-        to->matched = session.matched;
-        to->vmis = fades > 0 ? neighbour->vmis * fades : 0;
-        to->vstan = neighbour->vstan / sqrtf((float)session.length) * expf(-age);
-        memcpy(to->visits, visits, session.count * sizeof *visits);
-    }
-    return got;
-}
-
-static enum dn_code from_neighbours(struct gather *gather, struct dn_error *err)
-{
-    struct neighbours neighbours = {0};
-    struct neighbour *chosen[NEIGHBOURS_READ];
-    float scratch[NEIGHBOURS_READ];
-
-    if (!meet(gather, &neighbours))
-        return dn_arena_full(err);
-    size_t count = nearest(&neighbours, chosen);
-    struct read_neighbour *read = dn_arena_alloc(gather->pipeline->arena, (count + 1) * sizeof *read);
-    if (read == NULL)
-        return dn_arena_full(err);
-    count = read_sessions(gather, chosen, count, read);
-    float least_vmis = cut_off(read, count, NEIGHBOURS_USED, false, scratch);
-    float least_vstan = cut_off(read, count, NEIGHBOURS_USED, true, scratch);
-    for (size_t i = 0; i < count; i++) {
-        read[i].vmis = read[i].vmis >= least_vmis ? read[i].vmis : 0;
-        read[i].vstan = read[i].vstan >= least_vstan ? read[i].vstan : 0;
-        if ((read[i].vmis > 0 || read[i].vstan > 0) && !add_visits(gather, &read[i]))
-            return dn_arena_full(err);
-    }
-    return DN_OK;
-}
-
-/* ---- rows
- * ------------------------------------------------------------------------------------------------- */
-
-struct rows { /* of one recent item, in all shards */
-    float after_sum, near_sum;
-    struct {
-        struct dn_near_cell *cells;
-        size_t count;
-    } shards[SHARDS_MAX];
-};
-
-static bool read_rows(struct gather *gather, size_t i, struct dn_near_cell *scratch, struct rows *ret)
-{
-    const struct dn_recommend_world *world = gather->pipeline->world;
-
-    ret->after_sum = ret->near_sum = 0;
-    for (size_t s = 0; s < world->shard_count; s++) {
-        struct dn_near_row row = {0};
-        if (gather->ids[s][i] != DN_NEAR_NONE)
-            dn_near_row(world->shards[s], gather->ids[s][i], scratch, DN_NEAR_CELLS_MAX, &row);
-        ret->after_sum += row.after_sum;
-        ret->near_sum += row.near_sum;
-        ret->shards[s].count = row.count;
-        ret->shards[s].cells =
-            row.count == 0 ? NULL
-                           : dn_arena_memdup(gather->pipeline->arena, scratch, row.count * sizeof *scratch);
-        if (row.count > 0 && ret->shards[s].cells == NULL)
-            return false;
-    }
-    return true;
-}
-
-static enum dn_code from_rows(struct gather *gather, struct dn_error *err)
-{
-    const struct dn_recommend_world *world = gather->pipeline->world;
-    struct dn_near_cell scratch[DN_NEAR_CELLS_MAX];
-    struct rows rows;
     float weight = 1;
+    bool first = true; /* no newer item had a row */
 
-    for (size_t i = 0; i < gather->out->recent_count && i < COVIS_ITEMS; i++, weight *= RULES_DECAY) {
-        if (!read_rows(gather, i, scratch, &rows))
-            return dn_arena_full(err);
-        float rule = i < RULES_ITEMS ? weight / (rows.after_sum + RULES_PRIOR) : 0;
-        float cosine = 1 / sqrtf(rows.near_sum + 1);
+    for (size_t i = 0; i < row_count(gather); i++, weight *= RULES_DECAY) {
+        struct row *rows = gather->rows[i];
+        float after_sum = 0, near_sum = 0;
+        size_t cells = 0;
+        for (size_t s = 0; s < world->shard_count; s++) {
+            after_sum += rows[s].sums.after_sum;
+            near_sum += rows[s].sums.near_sum;
+            cells += rows[s].sums.count - rows[s].own_cells;
+        }
+        float rule = i < RULES_ITEMS ? weight / (after_sum + RULES_PRIOR) : 0;
+        float last = first ? 1 / (after_sum + RULES_PRIOR) : 0;
+        float cosine = 1 / sqrtf(near_sum + 1);
         for (size_t s = 0; s < world->shard_count; s++)
-            for (size_t n = 0; n < rows.shards[s].count; n++) {
-                const struct dn_near_cell *cell = &rows.shards[s].cells[n];
+            for (size_t n = 0; n < rows[s].sums.count; n++) {
+                const struct dn_near_cell *cell = &rows[s].cells[n];
                 struct dn_tally_entry *entry = dn_tally_at(&gather->tallies[s], cell->id);
-                if (entry == NULL)
-                    return dn_arena_full(err);
-                entry->score[DN_FROM_RULES] += rule * cell->after;
-                entry->score[DN_FROM_COVIS] += cosine * cell->near;
-                if (i == 0)
-                    entry->after_last += cell->after / (rows.after_sum + RULES_PRIOR);
+                entry->score[DN_SOURCE_RULES] += rule * cell->after;
+                entry->score[DN_SOURCE_COVIS] += cosine * cell->near;
+                entry->after_last += last * cell->after;
+                entry->near_last += first ? cell->near : 0;
             }
+        first = first && cells == 0;
     }
-    return DN_OK;
 }
 
-/* ---- into the catalogue
- * ----------------------------------------------------------------------------------- */
+/* ---- into the catalogue ------------------------------------------------------------------------------ */
 
-struct merged {
-    struct dn_slot_map places;
-    size_t max;
-};
-
-/* The item's candidate, made where there is none; NULL: it is not wanted, or not in the catalogue. */
-static struct dn_candidate *candidate_of(struct gather *gather, struct merged *merged,
-                                         const struct dn_near_item *named)
+struct dn_candidate *dn_gathered_at(struct dn_gathered *gathered, const struct dn_item *item)
 {
-    const struct dn_pipeline *pipeline = gather->pipeline;
-    struct dn_gathered *out = gather->out;
-    struct dn_item item;
+    uint32_t place = dn_slot_map_get(&gathered->places, item->slot);
 
-    if (dn_catalog_get_hashed(pipeline->world->catalog, named->hash, named->name, named->length, &item) !=
-        DN_OK)
-        return NULL;
-    uint32_t place = dn_slot_map_get(&merged->places, item.slot);
     if (place != DN_SLOT_NONE)
-        return &out->list[place];
-    if (out->count == merged->max || !dn_pipeline_wants(pipeline, &item))
+        return &gathered->list[place];
+    if (gathered->count == gathered->max)
         return NULL;
-    dn_slot_map_put(&merged->places, item.slot, (uint32_t)out->count);
-    struct dn_candidate *candidate = &out->list[out->count++];
-    *candidate = (struct dn_candidate){.item = item};
+    dn_slot_map_put(&gathered->places, item->slot, (uint32_t)gathered->count);
+    struct dn_candidate *candidate = &gathered->list[gathered->count++];
+    *candidate =
+        (struct dn_candidate){.item = *item, .position = DN_POSITION_NONE, .which = DN_POSITION_NONE};
     return candidate;
 }
 
-static void add_entry(struct gather *gather, struct merged *merged, size_t shard,
-                      const struct dn_tally_entry *entry)
+static void add_entry(struct gather *gather, size_t shard, const struct dn_tally_entry *entry,
+                      const struct dn_near_item *named)
 {
-    struct dn_near_item named;
+    const struct dn_pipeline *pipeline = gather->pipeline;
+    struct dn_item item;
 
-    if (!dn_near_item(gather->pipeline->world->shards[shard], entry->id - 1, &named))
+    if (dn_catalog_get_hashed(pipeline->world->catalog, named->hash, named->name, named->length, &item) !=
+            DN_OK ||
+        !dn_pipeline_wants(pipeline, &item))
         return;
-    struct dn_candidate *candidate = candidate_of(gather, merged, &named);
+    struct dn_candidate *candidate = dn_gathered_at(gather->out, &item);
     if (candidate == NULL)
         return;
-    for (size_t source = 0; source < DN_FROM_COUNT; source++)
-        candidate->score[source] += entry->score[source];
+    for (unsigned source = 0; source < DN_NEAR_SOURCES; source++)
+        candidate->score[source] += is_on(gather, source) ? entry->score[source] : 0;
     candidate->after_last += entry->after_last;
-    candidate->clicks += (float)named.clicks;
-    candidate->trend += named.recent;
+    candidate->near_last += entry->near_last;
+    float own_clicks = 0, own_near = 0;
+    if (gather->known.self[shard] != DN_NEAR_NONE && candidate->which != DN_POSITION_NONE) {
+        own_clicks = gather->own.clicks[candidate->which];
+        own_near = gather->own.near_sum[candidate->which];
+    } else if (gather->known.self[shard] != DN_NEAR_NONE && is_label(gather, named)) {
+        own_clicks = gather->own.label_clicks;
+        own_near = gather->own.label_near_sum;
+    }
+    candidate->clicks += less((float)named->clicks, own_clicks);
+    candidate->recent += less(named->recent, own_near);
 }
 
 /* What the session itself had may come again. */
-static void add_recent(struct gather *gather, struct merged *merged)
+static void add_recent(struct gather *gather)
 {
-    const struct dn_recommend_world *world = gather->pipeline->world;
-    struct dn_near_item named;
+    struct dn_gathered *out = gather->out;
 
-    for (size_t i = 0; i < gather->out->recent_count; i++)
-        for (size_t s = 0; s < world->shard_count; s++)
-            if (gather->ids[s][i] != DN_NEAR_NONE &&
-                dn_near_item(world->shards[s], gather->ids[s][i], &named))
-                (void)candidate_of(gather, merged, &named);
+    for (size_t i = 0; i < out->recent_count && is_on(gather, DN_SOURCE_SESSION); i++) {
+        if (!out->recent[i].known || !dn_pipeline_wants(gather->pipeline, &out->recent[i].item))
+            continue;
+        struct dn_candidate *candidate = dn_gathered_at(out, &out->recent[i].item);
+        if (candidate == NULL)
+            continue;
+        candidate->position = out->recent[i].position;
+        candidate->which = (uint32_t)i;
+    }
 }
 
 /* Of each shard somewhat more than its share: the best of all may lie in a few. */
 static size_t share_of(size_t source, size_t shards)
 {
-    return shards == 1 ? KEPT[source] : KEPT[source] * 3 / (2 * shards) + 8;
+    return shards <= 1 ? KEPT[source] : KEPT[source] * 3 / (2 * shards) + 8;
 }
 
-static enum dn_code merge(struct gather *gather, struct dn_error *err)
+/* Each look-up misses the cache four times; so that they overlap, each step asks for what a later one reads.
+ */
+static bool add_entries(struct gather *gather, size_t shard, const struct dn_tally_entry *const *entries,
+                        size_t count)
 {
-    const struct dn_recommend_world *world = gather->pipeline->world;
-    struct dn_arena *arena = gather->pipeline->arena;
-    struct merged merged = {.max = DN_RECENT_MAX};
+    const struct dn_shard *from = gather->pipeline->world->shards[shard];
+    const struct dn_catalog *catalog = gather->pipeline->world->catalog;
+    struct dn_near_item *named = dn_arena_alloc(gather->pipeline->arena, (count + 1) * sizeof *named);
 
-    for (size_t source = 0; source < DN_FROM_COUNT; source++)
-        merged.max += share_of(source, world->shard_count) * world->shard_count;
-    gather->out->list = dn_arena_alloc(arena, merged.max * sizeof *gather->out->list);
-    if (gather->out->list == NULL)
-        return dn_arena_full(err);
-    enum dn_code code = dn_slot_map_init(&merged.places, arena, merged.max, err);
-    if (code != DN_OK)
-        return code;
-    add_recent(gather, &merged);
-    for (size_t s = 0; s < world->shard_count; s++) {
-        const struct dn_tally *tally = &gather->tallies[s];
-        float least[DN_FROM_COUNT];
-        float *scratch = dn_arena_alloc(arena, (tally->count + 1) * sizeof *scratch);
-        if (scratch == NULL)
-            return dn_arena_full(err);
-        for (unsigned source = 0; source < DN_FROM_COUNT; source++)
-            least[source] = dn_tally_threshold(tally, source, share_of(source, world->shard_count), scratch);
-        for (uint32_t at = 0; at <= tally->mask; at++) {
-            const struct dn_tally_entry *entry = &tally->entries[at];
-            bool good = false;
-            for (size_t source = 0; source < DN_FROM_COUNT && entry->id != 0; source++)
-                good = good || (entry->score[source] > 0 && entry->score[source] >= least[source]);
-            if (good)
-                add_entry(gather, &merged, s, entry);
+    if (named == NULL)
+        return false;
+    for (size_t i = 0; i < count + 4 * AHEAD; i++) {
+        size_t behind = i - AHEAD, name = i - 2 * AHEAD, found = i - 3 * AHEAD, added = i - 4 * AHEAD;
+        if (i < count)
+            dn_near_prefetch_item(from, entries[i]->id, false);
+        if (i >= AHEAD && behind < count)
+            dn_near_prefetch_item(from, entries[behind]->id, true);
+        if (i >= 2 * AHEAD && name < count) {
+            if (!dn_near_item(from, entries[name]->id, &named[name]))
+                named[name].name = NULL;
+            else
+                dn_catalog_prefetch(catalog, named[name].hash, false);
         }
+        if (i >= 3 * AHEAD && found < count && named[found].name != NULL)
+            dn_catalog_prefetch(catalog, named[found].hash, true);
+        if (i >= 4 * AHEAD && named[added].name != NULL)
+            add_entry(gather, shard, entries[added], &named[added]);
     }
-    return DN_OK;
+    return true;
+}
+
+static bool merge_shard(struct gather *gather, size_t shard, size_t shards)
+{
+    const struct dn_tally *tally = &gather->tallies[shard];
+    struct dn_arena *arena = gather->pipeline->arena;
+    float *scratch = dn_arena_alloc(arena, (tally->count + 1) * sizeof *scratch);
+    const struct dn_tally_entry **entries = dn_arena_alloc(arena, (tally->count + 1) * sizeof(void *));
+    float least[DN_NEAR_SOURCES];
+    size_t count = 0;
+
+    if (scratch == NULL || entries == NULL)
+        return false;
+    for (unsigned source = 0; source < DN_NEAR_SOURCES; source++)
+        least[source] = is_on(gather, source)
+                            ? dn_tally_threshold(tally, source, share_of(source, shards), scratch)
+                            : INFINITY;
+    for (uint32_t i = 0; i < tally->count; i++) {
+        const struct dn_tally_entry *entry = &tally->list[i];
+        bool good = false;
+        for (size_t source = 0; source < DN_NEAR_SOURCES && !good; source++)
+            good = entry->score[source] > 0 && entry->score[source] >= least[source];
+        if (good)
+            entries[count++] = entry;
+    }
+    return add_entries(gather, shard, entries, count);
 }
 
 /* What is clicked rarely says more where it is shared; what is near everything is near nothing. */
@@ -441,49 +462,89 @@ static void weigh(struct gather *gather)
     for (size_t s = 0; s < world->shard_count; s++) {
         struct dn_shard_stats stats;
         dn_shard_stats(world->shards[s], &stats);
-        users += (float)stats.users;
+        users += (float)stats.users - (gather->known.self[s] != DN_NEAR_NONE ? 1 : 0);
     }
     for (size_t i = 0; i < gather->out->count; i++) {
         struct dn_candidate *candidate = &gather->out->list[i];
         float rare = logf(users / (candidate->clicks + 1));
         rare = rare > 0.1f ? rare : 0.1f;
-        candidate->score[DN_FROM_VMIS] *= rare;
-        candidate->score[DN_FROM_VSTAN] *= 1 + 0.2f * rare;
-        candidate->score[DN_FROM_COVIS] /= sqrtf(candidate->clicks + 1);
+        candidate->score[DN_SOURCE_VMIS] *= rare;
+        candidate->score[DN_SOURCE_VSTAN] *= 1 + 0.2f * rare;
+        candidate->score[DN_SOURCE_COVIS] /= sqrtf(candidate->recent + 1);
     }
 }
 
-enum dn_code dn_gather(const struct dn_pipeline *pipeline, struct dn_gathered *ret, struct dn_error *err)
+static enum dn_code add_near(struct gather *gather, struct dn_error *err)
 {
-    const struct dn_recommend_world *world = pipeline->world;
-    struct gather *gather = dn_arena_zalloc(pipeline->arena, sizeof *gather);
+    const struct dn_recommend_world *world = gather->pipeline->world;
 
-    *ret = (struct dn_gathered){0};
-    if (gather == NULL)
+    for (unsigned d = 0; d <= DN_NEIGHBOUR_AROUND; d++)
+        gather->near_distance[d] = expf(-(float)d / VSTAN_DISTANCE);
+    bool neighbours = is_on(gather, DN_SOURCE_VSTAN) || is_on(gather, DN_SOURCE_VMIS);
+    if (neighbours && !dn_neighbours_read(gather->pipeline, gather->out, &gather->known, &gather->neighbours))
         return dn_arena_full(err);
-    DN_ASSERT(world->shard_count <= SHARDS_MAX);
-    gather->pipeline = pipeline;
-    gather->out = ret;
+    if (!read_rows(gather) || !make_tallies(gather))
+        return dn_arena_full(err);
+    for (size_t n = 0; n < gather->neighbours.count; n++)
+        add_neighbour(gather, &gather->neighbours.list[n]);
+    add_rows(gather);
+    for (size_t s = 0; s < world->shard_count; s++)
+        if (!merge_shard(gather, s, world->shard_count))
+            return dn_arena_full(err);
+    weigh(gather);
+    return DN_OK;
+}
+
+static enum dn_code add_vectors(struct gather *gather, struct dn_error *err)
+{
+    struct dn_offers offers = {0};
+
+    if (!is_on(gather, DN_SOURCE_VECTOR))
+        return DN_OK;
+    enum dn_code code = dn_source_session_vector(gather->pipeline, &offers, err);
+    for (size_t i = 0; i < offers.count && code == DN_OK; i++) {
+        struct dn_candidate *candidate = dn_gathered_at(gather->out, &offers.list[i].item);
+        if (candidate != NULL)
+            candidate->score[DN_SOURCE_VECTOR] = 1 + offers.list[i].score; /* a cosine: 0 to 2 */
+    }
+    return code;
+}
+
+static enum dn_code make_room(struct gather *gather, struct dn_error *err)
+{
+    const struct dn_pipeline *pipeline = gather->pipeline;
+    struct dn_gathered *out = gather->out;
+    size_t shards = pipeline->world->shard_count;
+
+    out->max = DN_RECENT_MAX + dn_session_vector_max(pipeline);
+    for (size_t source = 0; source < DN_NEAR_SOURCES; source++)
+        out->max += share_of(source, shards) * shards;
+    out->list = dn_arena_alloc(pipeline->arena, out->max * sizeof *out->list);
+    return out->list == NULL ? dn_arena_full(err)
+                             : dn_slot_map_init(&out->places, pipeline->arena, out->max, err);
+}
+
+enum dn_code dn_gather(const struct dn_pipeline *pipeline, const struct dn_label *label,
+                       struct dn_gathered *ret, struct dn_error *err)
+{
+    *ret = (struct dn_gathered){0};
     if (pipeline->query == NULL || pipeline->query->session == NULL)
         return DN_OK;
+    DN_ASSERT(pipeline->world->shard_count <= DN_GATHER_SHARDS_MAX);
+    struct gather *gather = dn_arena_zalloc(pipeline->arena, sizeof *gather);
+    if (gather == NULL)
+        return dn_arena_full(err);
+    gather->pipeline = pipeline;
+    gather->label = label;
+    gather->out = ret;
     read_recent(pipeline->query->session, ret);
-    if (ret->recent_count == 0)
-        return DN_OK;
-    find_recent(gather);
-    for (unsigned d = 0; d <= AROUND; d++)
-        gather->near_distance[d] = expf(-(float)d / VSTAN_DISTANCE);
-    for (size_t s = 0; s < world->shard_count; s++) {
-        gather->self[s] = dn_near_user(world->shards[s], pipeline->query->user);
-        size_t most = NEIGHBOURS_USED * 2 * (2 * AROUND + 1) / world->shard_count + 1024;
-        if (!dn_tally_init(&gather->tallies[s], pipeline->arena, most))
-            return dn_arena_full(err);
-    }
-    enum dn_code code = from_neighbours(gather, err);
-    if (code == DN_OK)
-        code = from_rows(gather, err);
-    if (code == DN_OK)
-        code = merge(gather, err);
-    if (code == DN_OK)
-        weigh(gather);
-    return code;
+    enum dn_code code = make_room(gather, err);
+    if (code != DN_OK)
+        return code;
+    find_known(gather);
+    read_own(gather, &gather->own);
+    add_recent(gather);
+    if (ret->recent_count > 0)
+        code = add_near(gather, err);
+    return code == DN_OK ? add_vectors(gather, err) : code;
 }

@@ -31,4 +31,13 @@ void dn_learner_model(const struct dn_learner *learner, struct dn_model *ret);
 /* Starts anew from `start`. */
 void dn_learner_reset(struct dn_learner *learner, const struct dn_model *start);
 
+/* The model as dn_model_encode writes it, and behind it what the next learner needs to go on as this one
+ * would: without the size of the gradients so far its first steps would be far too long. */
+#define DN_LEARNER_BYTES_MAX (2 * DN_MODEL_BYTES_MAX)
+void dn_learner_save(const struct dn_learner *learner, struct dn_buffer *out);
+/* Goes on from saved bytes; those of a model alone begin anew from it. DN_CORRUPT: the learner is as it was.
+ */
+enum dn_code dn_learner_load(struct dn_learner *learner, const uint8_t *bytes, size_t length,
+                             struct dn_error *err);
+
 #endif

@@ -57,6 +57,14 @@ void dn_model_encode(const struct dn_model *model, struct dn_buffer *out)
 
 enum dn_code dn_model_decode(const uint8_t *bytes, size_t length, struct dn_model *ret, struct dn_error *err)
 {
+    size_t used;
+
+    return dn_model_decode_head(bytes, length, ret, &used, err);
+}
+
+enum dn_code dn_model_decode_head(const uint8_t *bytes, size_t length, struct dn_model *ret, size_t *ret_used,
+                                  struct dn_error *err)
+{
     struct dn_reader in;
 
     *ret = (struct dn_model){0};
@@ -68,7 +76,7 @@ enum dn_code dn_model_decode(const uint8_t *bytes, size_t length, struct dn_mode
     if (vectors != DN_MODEL_VECTORS || features < 1 || features > DN_FEATURES_MAX)
         return dn_fail(err, DN_CORRUPT, "weights of %zu vectors and %zu features: %u, and 1 to %u, are known",
                        vectors, features, DN_MODEL_VECTORS, DN_FEATURES_MAX);
-    if (dn_reader_left(&in) != 4 * vectors * features)
+    if (dn_reader_left(&in) < 4 * vectors * features)
         return dn_fail(err, DN_CORRUPT, "%zu bytes of weights: %zu are needed", dn_reader_left(&in),
                        4 * vectors * features);
     for (size_t v = 0; v < vectors; v++)
@@ -77,5 +85,6 @@ enum dn_code dn_model_decode(const uint8_t *bytes, size_t length, struct dn_mode
             if (f < DN_FEATURE_COUNT)
                 ret->weights[v][f] = bounded(weight);
         }
+    *ret_used = in.offset;
     return DN_OK;
 }

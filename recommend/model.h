@@ -63,7 +63,10 @@ static inline size_t dn_model_vector(size_t length)
 #define DN_MODEL_BYTES_MAX (16u + 4u * DN_MODEL_VECTORS * DN_FEATURES_MAX)
 void dn_model_encode(const struct dn_model *model, struct dn_buffer *out);
 /* DN_CORRUPT with what is wrong. Bytes of another build may have fewer features (those left out are 0) or
- * more (they are left out). */
+ * more (they are left out). What stands behind the weights (learn.h) is not looked at. */
 enum dn_code dn_model_decode(const uint8_t *bytes, size_t length, struct dn_model *ret, struct dn_error *err);
+/* The same; says how many bytes the weights take. */
+enum dn_code dn_model_decode_head(const uint8_t *bytes, size_t length, struct dn_model *ret, size_t *ret_used,
+                                  struct dn_error *err);
 
 #endif

@@ -6,20 +6,26 @@
  *     that changed between search and answer is checked again.
  *  3. An item is in the answer at most once.
  *  4. The answer is a function of session, catalogue, trends, settings and query alone; ties go by id. */
-#include "recommend/source.h"
+#include "base/text.h"
+#include "recommend/gather.h"
+#include "recommend/rerank.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
-/* The lowest score within a source, before its weight: see source.h on why places fill in order. */
+/* Of what fills places: the lowest score within a source, before its weight. See source.h. */
 static const float FLOOR = 0.5f;
+static const float FILL_WEIGHT[DN_SOURCE_COUNT] = {[DN_SOURCE_TRENDING] = 0.1f, [DN_SOURCE_CATALOG] = 0.001f};
 
-static const struct dn_candidate_source SOURCES[] = {
-    {"session_vector", NULL, 1.0f, dn_source_session_vector},
-    {"trending", "trending now", 0.1f, dn_source_trending},
-    {"catalog", "in the catalogue", 0.001f, dn_source_catalog},
+static const char *const NAMES[DN_SOURCE_COUNT] = {
+    [DN_SOURCE_VSTAN] = "vstan",           [DN_SOURCE_VMIS] = "vmis",
+    [DN_SOURCE_RULES] = "rules",           [DN_SOURCE_COVIS] = "covis",
+    [DN_SOURCE_VECTOR] = "session_vector", [DN_SOURCE_SESSION] = "session",
+    [DN_SOURCE_TRENDING] = "trending",     [DN_SOURCE_CATALOG] = "catalog",
 };
-enum { SOURCE_COUNT = sizeof(SOURCES) / sizeof(SOURCES[0]), TRENDING = 1 /* its place in the list */ };
+
+enum { RULES_CHOICE = 4 };
 
 static const struct dn_filter AVAILABLE = {.only_available = true};
 
@@ -94,7 +100,7 @@ static enum dn_code read_excluded(struct dn_pipeline *pipeline, struct dn_error 
     return DN_OK;
 }
 
-/* ---- blending --------------------------------------------------------------------------------------- */
+/* ---- picks: what the model orders, and what fills ---------------------------------------------------- */
 
 /* Makes room for `more` picks; earlier ones are copied. The map of places is made anew. */
 static enum dn_code grow(struct dn_pipeline *pipeline, size_t more, struct dn_error *err)
@@ -116,28 +122,21 @@ static enum dn_code grow(struct dn_pipeline *pipeline, size_t more, struct dn_er
     return DN_OK;
 }
 
-static void add_pick(struct dn_pipeline *pipeline, uint8_t source, const struct dn_item *item, float share)
+/* What is there already stays as it is. */
+static void add_pick(struct dn_pipeline *pipeline, uint8_t source, const struct dn_item *item, float score,
+                     bool fills)
 {
-    uint32_t place = dn_slot_map_get(&pipeline->picked, item->slot);
-
-    if (place == DN_SLOT_NONE) {
-        DN_ASSERT(pipeline->pick_count < pipeline->pick_max);
-        dn_slot_map_put(&pipeline->picked, item->slot, (uint32_t)pipeline->pick_count);
-        pipeline->picks[pipeline->pick_count++] =
-            (struct dn_pick){.item = *item, .score = share, .contribution = share, .source = source};
+    if (dn_slot_map_get(&pipeline->picked, item->slot) != DN_SLOT_NONE)
         return;
-    }
-    struct dn_pick *pick = &pipeline->picks[place];
-    pick->score += share;
-    if (share > pick->contribution) {
-        pick->contribution = share;
-        pick->source = source;
-    }
+    DN_ASSERT(pipeline->pick_count < pipeline->pick_max);
+    dn_slot_map_put(&pipeline->picked, item->slot, (uint32_t)pipeline->pick_count);
+    pipeline->picks[pipeline->pick_count++] =
+        (struct dn_pick){.item = *item, .score = score, .fills = fills, .source = source};
 }
 
 /* Brings the offers' scores to [FLOOR, 1], times the weight of the source. */
-static enum dn_code blend(struct dn_pipeline *pipeline, uint8_t source, const struct dn_offers *offers,
-                          struct dn_error *err)
+static enum dn_code fill(struct dn_pipeline *pipeline, uint8_t source, const struct dn_offers *offers,
+                         struct dn_error *err)
 {
     float low = INFINITY, high = -INFINITY;
 
@@ -153,10 +152,27 @@ static enum dn_code blend(struct dn_pipeline *pipeline, uint8_t source, const st
     for (size_t i = 0; i < offers->count; i++) {
         float share = high > low ? (offers->list[i].score - low) / (high - low) : 1.0f;
 
-        add_pick(pipeline, source, &offers->list[i].item,
-                 SOURCES[source].weight * (FLOOR + (1 - FLOOR) * share));
+        add_pick(pipeline, source, &offers->list[i].item, FILL_WEIGHT[source] * (FLOOR + (1 - FLOOR) * share),
+                 true);
     }
     return DN_OK;
+}
+
+/* Only as far as there are empty places. */
+static enum dn_code fill_up(struct dn_pipeline *pipeline, struct dn_error *err)
+{
+    uint32_t off = pipeline->query->sources_off | pipeline->settings->sources_off;
+    struct dn_offers offers = {0};
+    enum dn_code code = DN_OK;
+
+    if (pipeline->pick_count < pipeline->k && !(off & 1u << DN_SOURCE_TRENDING))
+        code = dn_source_trending(pipeline, &offers, err);
+    if (code == DN_OK)
+        code = fill(pipeline, DN_SOURCE_TRENDING, &offers, err);
+    offers = (struct dn_offers){0};
+    if (code == DN_OK && pipeline->pick_count < pipeline->k && !(off & 1u << DN_SOURCE_CATALOG))
+        code = dn_source_catalog(pipeline, &offers, err);
+    return code == DN_OK ? fill(pipeline, DN_SOURCE_CATALOG, &offers, err) : code;
 }
 
 /* Lowers what points to disliked items, for a session that has nothing liked to lead it. */
@@ -173,6 +189,106 @@ static void push_away(struct dn_pipeline *pipeline)
     }
 }
 
+/* What speaks for a candidate most: the source whose features weigh most in its score. */
+static uint8_t speaker(const struct dn_gathered *gathered, const struct dn_features *features,
+                       const float weights[DN_FEATURE_COUNT], size_t at)
+{
+    const struct dn_candidate *candidate = &gathered->list[at];
+    uint8_t best = DN_SOURCE_SESSION;
+    float most = -INFINITY;
+
+    for (uint8_t source = 0; source < DN_SCORED; source++) {
+        float sum = 0;
+        if (!(candidate->score[source] > 0))
+            continue;
+        for (size_t f = source * DN_FEATURE_OF_SOURCE; f < (source + 1u) * DN_FEATURE_OF_SOURCE; f++)
+            sum += weights[f] * features->of[f][at];
+        if (sum > most) {
+            most = sum;
+            best = source;
+        }
+    }
+    return best;
+}
+
+/* What the request brings, or what was learned, or the default. Weights that cannot be read are those of a
+ * later build: better the default than no answer. */
+static void read_model(const struct dn_pipeline *pipeline, struct dn_model *ret)
+{
+    struct dn_catalog_model learned;
+    struct dn_error err;
+
+    if (pipeline->world->model)
+        *ret = *pipeline->world->model;
+    else if (!dn_catalog_model(pipeline->world->catalog, &learned) ||
+             dn_model_decode(learned.bytes, learned.length, ret, &err) != DN_OK)
+        dn_model_default(ret);
+}
+
+/* Rules and co-visitation by themselves are those of the newest item that has any. */
+static float only_score(const struct dn_candidate *candidate, unsigned source)
+{
+    if (source == DN_SOURCE_RULES)
+        return candidate->after_last;
+    if (source == DN_SOURCE_COVIS)
+        return candidate->near_last;
+    return source < DN_SCORED ? candidate->score[source]
+           : source == DN_SOURCE_SESSION && candidate->position != DN_POSITION_NONE
+               ? 1 / (float)(candidate->position + 1)
+               : 0;
+}
+
+static enum dn_code pick_only(struct dn_pipeline *pipeline, const struct dn_gathered *gathered,
+                              unsigned source, struct dn_error *err)
+{
+    enum dn_code code = grow(pipeline, gathered->count, err);
+
+    for (size_t i = 0; i < gathered->count && code == DN_OK; i++) {
+        float score = only_score(&gathered->list[i], source);
+        if (score > 0)
+            add_pick(pipeline, (uint8_t)source, &gathered->list[i].item, score, false);
+    }
+    return code;
+}
+
+static enum dn_code pick_by_model(struct dn_pipeline *pipeline, const struct dn_gathered *gathered,
+                                  struct dn_error *err)
+{
+    float weights[DN_FEATURE_COUNT];
+    struct dn_features features;
+    struct dn_model model;
+
+    float *scores = dn_arena_alloc(pipeline->arena, gathered->count * sizeof(*scores));
+    if (!scores)
+        return dn_arena_full(err);
+    enum dn_code code = dn_features_read(pipeline, gathered, &features, err);
+    if (code == DN_OK)
+        code = grow(pipeline, gathered->count, err);
+    if (code != DN_OK)
+        return code;
+    read_model(pipeline, &model);
+    dn_model_weights(&model, gathered->length, weights);
+    dn_model_scores(weights, &features, gathered->count, scores);
+    for (size_t i = 0; i < gathered->count; i++)
+        add_pick(pipeline, speaker(gathered, &features, weights, i), &gathered->list[i].item, scores[i],
+                 false);
+    return DN_OK;
+}
+
+static enum dn_code pick(struct dn_pipeline *pipeline, struct dn_error *err)
+{
+    struct dn_gathered *gathered = dn_arena_alloc(pipeline->arena, sizeof(*gathered));
+    uint32_t only = pipeline->query->only;
+
+    if (!gathered)
+        return dn_arena_full(err);
+    pipeline->gathered = gathered;
+    enum dn_code code = dn_gather(pipeline, NULL, gathered, err);
+    if (code != DN_OK || gathered->count == 0)
+        return code;
+    return only > 0 ? pick_only(pipeline, gathered, only - 1, err) : pick_by_model(pipeline, gathered, err);
+}
+
 /* ---- the best k ------------------------------------------------------------------------------------- */
 
 static int compare_ids(const struct dn_item *a, const struct dn_item *b)
@@ -185,6 +301,8 @@ static int compare_ids(const struct dn_item *a, const struct dn_item *b)
 
 static bool is_better(const struct dn_pick *a, const struct dn_pick *b)
 {
+    if (a->fills != b->fills)
+        return b->fills;
     if (a->score != b->score)
         return a->score > b->score;
     return compare_ids(&a->item, &b->item) < 0;
@@ -204,45 +322,154 @@ static void sift_down(const struct dn_pick **heap, size_t count, size_t at)
     }
 }
 
-/* Heap sort, best first: qsort may allocate. */
-static void sort_best_first(const struct dn_pick **picks, size_t count)
+/* The best k, best first: a heap with the worst of them on top, then sorted in place. */
+static size_t best_first(const struct dn_pipeline *pipeline, const struct dn_pick **order)
 {
-    for (size_t i = count / 2; i-- > 0;)
-        sift_down(picks, count, i);
-    for (size_t end = count; end-- > 1;) {
-        const struct dn_pick *worst = picks[0];
+    size_t count = pipeline->pick_count < pipeline->k ? pipeline->pick_count : pipeline->k;
 
-        picks[0] = picks[end];
-        picks[end] = worst;
-        sift_down(picks, end, 0);
+    for (size_t i = 0; i < count; i++)
+        order[i] = &pipeline->picks[i];
+    for (size_t i = count / 2; i-- > 0;)
+        sift_down(order, count, i);
+    for (size_t i = count; i < pipeline->pick_count; i++)
+        if (is_better(&pipeline->picks[i], order[0])) {
+            order[0] = &pipeline->picks[i];
+            sift_down(order, count, 0);
+        }
+    for (size_t end = count; end-- > 1;) {
+        const struct dn_pick *worst = order[0];
+
+        order[0] = order[end];
+        order[end] = worst;
+        sift_down(order, end, 0);
     }
+    return count;
+}
+
+static const char *with_name(const struct dn_pipeline *pipeline, const char *text,
+                             const struct dn_recent *recent)
+{
+    char line[DN_ID_MAX + 64];
+
+    int length = snprintf(line, sizeof line, "%s '%.*s'", text, recent->length, recent->name);
+    return dn_arena_strndup(pipeline->arena, line,
+                            length < 0                     ? 0
+                            : (size_t)length < sizeof line ? (size_t)length
+                                                           : sizeof line - 1);
+}
+
+static const char *reason_of(struct dn_pipeline *pipeline, const struct dn_pick *pick)
+{
+    const struct dn_gathered *gathered = pipeline->gathered;
+
+    switch (pick->source) {
+    case DN_SOURCE_VSTAN:
+    case DN_SOURCE_VMIS:
+        return "in sessions like yours";
+    case DN_SOURCE_RULES:
+        if (!pipeline->after_reason)
+            pipeline->after_reason = with_name(pipeline, "often after", &gathered->recent[0]);
+        return pipeline->after_reason;
+    case DN_SOURCE_COVIS:
+        if (!pipeline->near_reason)
+            pipeline->near_reason = with_name(pipeline, "often together with", &gathered->recent[0]);
+        return pipeline->near_reason;
+    case DN_SOURCE_SESSION:
+        return "from your session";
+    case DN_SOURCE_TRENDING:
+        return "trending now";
+    case DN_SOURCE_CATALOG:
+        return "in the catalogue";
+    default:
+        return dn_taste_explain(pipeline, &pick->item);
+    }
+}
+
+/* What the model ordered is shown as 1 + its odds against the best; what fills is below 1. */
+static float shown_score(const struct dn_pick *pick, float best)
+{
+    return pick->fills ? pick->score : 1 + expf(pick->score - best);
+}
+
+static bool show(struct dn_pipeline *pipeline, const struct dn_pick *pick, float best,
+                 struct dn_recommended *ret)
+{
+    const char *reason = reason_of(pipeline, pick);
+
+    *ret = (struct dn_recommended){.item = pick->item,
+                                   .score = shown_score(pick, best),
+                                   .source = NAMES[pick->source],
+                                   .reason = reason};
+    return reason != NULL;
 }
 
 static enum dn_code answer(struct dn_pipeline *pipeline, struct dn_recommended **ret_items, size_t *ret_count,
                            struct dn_error *err)
 {
-    size_t count = pipeline->pick_count < pipeline->k ? pipeline->pick_count : pipeline->k;
     const struct dn_pick **order =
-        dn_arena_alloc(pipeline->arena, pipeline->pick_count * sizeof(struct dn_pick *));
-    struct dn_recommended *items = dn_arena_alloc(pipeline->arena, count * sizeof(*items));
+        dn_arena_alloc(pipeline->arena, (pipeline->k + 1) * sizeof(struct dn_pick *));
 
-    if (!order || !items)
+    if (!order)
         return dn_arena_full(err);
-    for (size_t i = 0; i < pipeline->pick_count; i++)
-        order[i] = &pipeline->picks[i];
-    sort_best_first(order, pipeline->pick_count);
-    for (size_t i = 0; i < count; i++) {
-        const struct dn_candidate_source *source = &SOURCES[order[i]->source];
-        const char *reason = source->reason ? source->reason : dn_taste_explain(pipeline, &order[i]->item);
-
-        if (!reason)
+    size_t count = best_first(pipeline, order);
+    struct dn_recommended *items = dn_arena_alloc(pipeline->arena, count * sizeof(*items));
+    if (!items)
+        return dn_arena_full(err);
+    for (size_t i = 0; i < count; i++)
+        if (!show(pipeline, order[i], order[0]->score, &items[i]))
             return dn_arena_full(err);
-        items[i] = (struct dn_recommended){
-            .item = order[i]->item, .score = order[i]->score, .source = source->name, .reason = reason};
+    *ret_items = items;
+    *ret_count = count;
+    return DN_OK;
+}
+
+static enum dn_code answer_by_rules(struct dn_pipeline *pipeline, struct dn_recommended **ret_items,
+                                    size_t *ret_count, struct dn_error *err)
+{
+    const struct dn_recommend_query *query = pipeline->query;
+    struct dn_rerank rerank = {.rules = query->rules,
+                               .k = query->k,
+                               .catalog = pipeline->world->catalog,
+                               .filter = pipeline->filter,
+                               .exclude = query->exclude,
+                               .exclude_count = query->exclude_count};
+    struct dn_rerank_item *picked = NULL;
+    float best = 0;
+    size_t count = 0;
+
+    struct dn_rerank_item *all = dn_arena_alloc(pipeline->arena, (pipeline->pick_count + 1) * sizeof(*all));
+    if (!all)
+        return dn_arena_full(err);
+    for (size_t i = 0; i < pipeline->pick_count; i++) {
+        const struct dn_pick *pick = &pipeline->picks[i];
+
+        all[i] = (struct dn_rerank_item){
+            .item = pick->item, .score = pick->score, .fills = pick->fills, .from = (uint32_t)i};
+        if (!pick->fills && (best == 0 || pick->score > best))
+            best = pick->score;
+    }
+    enum dn_code code = dn_rerank(&rerank, all, pipeline->pick_count, pipeline->arena, &picked, &count, err);
+    if (code != DN_OK)
+        return code;
+    struct dn_recommended *items = dn_arena_alloc(pipeline->arena, count * sizeof(*items));
+    if (!items)
+        return dn_arena_full(err);
+    for (size_t i = 0; i < count; i++) {
+        if (picked[i].from != DN_RERANK_NONE &&
+            !show(pipeline, &pipeline->picks[picked[i].from], best, &items[i]))
+            return dn_arena_full(err);
+        if (picked[i].pinned)
+            items[i] = (struct dn_recommended){
+                .item = picked[i].item, .score = items[i].score, .source = "pinned", .reason = "pinned"};
     }
     *ret_items = items;
     *ret_count = count;
     return DN_OK;
+}
+
+const char *dn_recommend_source_name(unsigned source)
+{
+    return source < DN_SOURCE_COUNT ? NAMES[source] : NULL;
 }
 
 /* Slots are compared and looked up all through a request: they must all be of one state of the catalogue. */
@@ -264,41 +491,56 @@ static enum dn_code check(const struct dn_recommend_world *world, size_t k, cons
     return filter ? dn_filter_check(world->catalog, filter, err) : DN_OK;
 }
 
-enum dn_code dn_recommend(const struct dn_recommend_world *world,
-                          const struct dn_recommend_settings *settings,
-                          const struct dn_recommend_query *query, struct dn_arena *arena,
-                          struct dn_recommended **ret_items, size_t *ret_count, struct dn_error *err)
+enum dn_code dn_pipeline_begin(struct dn_pipeline *pipeline, struct dn_recommend_world *held,
+                               const struct dn_recommend_world *world,
+                               const struct dn_recommend_settings *settings,
+                               const struct dn_recommend_query *query, struct dn_arena *arena,
+                               struct dn_error *err)
 {
-    struct dn_recommend_world held = pinned(world);
-    struct dn_pipeline pipeline = {
-        .world = &held,
+    *held = pinned(world);
+    *pipeline = (struct dn_pipeline){
+        .world = held,
         .settings = settings,
         .query = query,
         .filter = query->filter ? query->filter : &AVAILABLE,
         .k = query->k,
         .arena = arena,
     };
-    enum dn_code code = check(&held, query->k, query->filter, err);
+    /* Rules choose among more. */
+    if (query->rules && dn_rules_any(query->rules))
+        pipeline->k = query->k < DN_K_MAX / RULES_CHOICE ? query->k * RULES_CHOICE : DN_K_MAX;
+    enum dn_code code = check(held, query->k, query->filter, err);
 
     if (code != DN_OK)
         return code;
     if (query->exclude_count > DN_EXCLUDE_MAX)
         return dn_fail(err, DN_INVALID, "exclude has %zu ids: at most %d are allowed", query->exclude_count,
                        DN_EXCLUDE_MAX);
-    code = read_excluded(&pipeline, err);
-    if (code == DN_OK)
-        code = dn_taste_read(&pipeline, err);
-    for (uint8_t s = 0; s < SOURCE_COUNT && code == DN_OK; s++) {
-        struct dn_offers offers = {0};
+    code = read_excluded(pipeline, err);
+    return code == DN_OK ? dn_taste_read(pipeline, err) : code;
+}
 
-        code = SOURCES[s].candidates(&pipeline, &offers, err);
-        if (code == DN_OK)
-            code = blend(&pipeline, s, &offers, err);
-    }
+enum dn_code dn_recommend(const struct dn_recommend_world *world,
+                          const struct dn_recommend_settings *settings,
+                          const struct dn_recommend_query *query, struct dn_arena *arena,
+                          struct dn_recommended **ret_items, size_t *ret_count, struct dn_error *err)
+{
+    struct dn_pipeline *pipeline = dn_arena_alloc(arena, sizeof(*pipeline));
+    struct dn_recommend_world held;
+
+    if (!pipeline)
+        return dn_arena_full(err);
+    enum dn_code code = dn_pipeline_begin(pipeline, &held, world, settings, query, arena, err);
+    if (code == DN_OK)
+        code = pick(pipeline, err);
+    if (code == DN_OK)
+        code = fill_up(pipeline, err);
     if (code != DN_OK)
         return code;
-    push_away(&pipeline);
-    return answer(&pipeline, ret_items, ret_count, err);
+    push_away(pipeline);
+    return pipeline->query->rules && dn_rules_any(pipeline->query->rules)
+               ? answer_by_rules(pipeline, ret_items, ret_count, err)
+               : answer(pipeline, ret_items, ret_count, err);
 }
 
 enum dn_code dn_similar(const struct dn_recommend_world *world, const float *vector, uint32_t dim,
@@ -361,6 +603,6 @@ enum dn_code dn_trending(const struct dn_recommend_world *world, size_t k, const
     if (code != DN_OK)
         return code;
     for (size_t i = 0; i < offers.count; i++) /* the score here is the plain count, in events */
-        add_pick(&pipeline, TRENDING, &offers.list[i].item, offers.list[i].score);
+        add_pick(&pipeline, DN_SOURCE_TRENDING, &offers.list[i].item, offers.list[i].score, true);
     return answer(&pipeline, ret_items, ret_count, err);
 }

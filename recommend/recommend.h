@@ -49,8 +49,55 @@ struct dn_recommend_settings {
     float recency_decay;       /* weight of an event = decay^(position from the newest), 0..1; default 0.8 */
     int64_t time_half_life_ms; /* and halves with age in event time; default 1 h; 0: off */
     uint32_t session_events_used; /* newest events that count; default 20 */
+    uint32_t sources_off; /* bits 1 << enum dn_recommend_source, for requests and learning; default 0 */
 };
 void dn_recommend_settings_default(struct dn_recommend_settings *settings);
+
+/* ---- rules: what a shop wants of the order, whatever the scores say --------------------------------------
+ */
+
+#define DN_BOOSTS_MAX 8
+#define DN_PINS_MAX 20
+#define DN_BOOST_TIMES_MAX 1000.0f
+#define DN_BOOST_PLUS_MAX 1000.0f
+
+/* The score of items that pass the filter becomes score * times + plus (score / times where it is below 0, so
+ * that more than 1 always lifts). Scores are those of the blend: + 1 makes an item e times as likely. */
+struct dn_boost {
+    const struct dn_filter *filter; /* dn_filter_check'ed */
+    float times, plus;
+};
+/* An item at a place of its own, from 1: where it is available, passes the filter and is not excluded; also
+ * one that the user has seen. */
+struct dn_pin {
+    const char *id;
+    uint16_t id_length;
+    uint32_t place;
+};
+struct dn_rules {
+    /* 0: by score alone. Up to 1: maximal marginal relevance (Carbonell, Goldstein, "The use of MMR,
+     * diversity-based reranking", SIGIR 1998), with 1 - diversity as its lambda. */
+    float diversity;
+    uint32_t category_cap; /* at most so many items of one category; 0: any number */
+    const struct dn_boost *boosts;
+    size_t boost_count;
+    const struct dn_pin *pins;
+    size_t pin_count;
+};
+/* Whether they change anything. */
+static inline bool dn_rules_any(const struct dn_rules *rules)
+{
+    return rules->diversity > 0 || rules->category_cap > 0 || rules->boost_count > 0 || rules->pin_count > 0;
+}
+
+/* The session as if the user had just viewed the item too: its newest event, at the time of the one before
+ * (now_ms: there is none). session: NULL for nobody's. DN_EXHAUSTED: the arena is full. */
+enum dn_code dn_session_anchored(const struct dn_session_view *session, const struct dn_item *item,
+                                 int64_t now_ms, struct dn_arena *arena, struct dn_session_view *ret,
+                                 struct dn_error *err);
+
+/* DN_INVALID, with the rule that is wrong and why; k: of the query. */
+enum dn_code dn_rules_check(const struct dn_rules *rules, size_t k, struct dn_error *err);
 
 struct dn_recommend_query {
     const struct dn_session_view *session; /* NULL: nobody known */
@@ -65,6 +112,10 @@ struct dn_recommend_query {
      * dn_recommend_source; 0: the blend. Rules and co-visitation then are those of the newest item that has
      * any. */
     uint32_t only;
+    const struct dn_rules *rules; /* NULL: none */
+    /* The item that the answer is to go with: the session's newest event is that of dn_session_anchored,
+     * which the user did not make, and the id is among the excluded. For reasons. NULL: none. */
+    const struct dn_item *anchor;
 };
 
 struct dn_recommended {

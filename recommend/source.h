@@ -1,12 +1,8 @@
-/* Private to recommend: what a source of candidates sees and gives, and the small tools sources share.
+/* Private to recommend: what one request is while it runs, and the small tools its parts share.
  *
- * One request is one `struct dn_pipeline`. Its sources run in the order of the list in recommend.c; each one
- * offers items with a score of its own scale. The pipeline brings the scores of one source to [FLOOR, 1],
- * multiplies them by the source's weight and adds up what several sources say of one item. Weights are a
- * factor of ten or more apart and FLOOR is one half, so a source with a larger weight always fills the places
- * before the next one; a later source only reorders what an earlier one offered and fills what is left.
- *
- * Adding a source: a file with its candidates function, a line in the list. */
+ * Candidates of all sources but the last two get features and a score by the model (gather.h). Trending and
+ * the catalogue fill the places that are left: of these two a weight apart, with scores between one half and
+ * one, so that trending comes first. */
 #ifndef DN_RECOMMEND_SOURCE_H
 #define DN_RECOMMEND_SOURCE_H
 
@@ -47,13 +43,15 @@ struct dn_offers { /* in the arena */
     size_t count;
 };
 
-/* An item that at least one source offered. */
+/* An item that may be in the answer. */
 struct dn_pick {
     struct dn_item item;
-    float score;        /* the blend so far */
-    float contribution; /* the largest share of one source in it ... */
-    uint8_t source;     /* ... and which one that was */
+    float score;    /* by the model, or of the filling */
+    bool fills;     /* after all that the model ordered */
+    uint8_t source; /* enum dn_recommend_source: what speaks for it most */
 };
+
+struct dn_gathered;
 
 struct dn_pipeline {
     const struct dn_recommend_world *world;
@@ -73,21 +71,21 @@ struct dn_pipeline {
     size_t excluded_count;
     struct dn_slot_map excluded;
 
+    struct dn_gathered *gathered;           /* gather.h; NULL: the sources were not asked */
+    const char *after_reason, *near_reason; /* texts that several items share; NULL: not made yet */
+
     struct dn_pick *picks;
     size_t pick_count, pick_max;
     struct dn_slot_map picked; /* slot -> place in picks */
 };
 
-struct dn_candidate_source {
-    const char *name;
-    const char *reason; /* NULL: the pipeline explains by the nearest item of the session */
-    float weight;
-    /* Offers items; each at most once, none that is excluded or fails the filter (dn_pipeline_wants). Leaves
-     * *ret empty when it has nothing to say. Only memory of the arena. */
-    enum dn_code (*candidates)(const struct dn_pipeline *pipeline, struct dn_offers *ret,
+/* Pins the catalogue into `held`, checks the query, reads what must not be returned and the session's tastes.
+ * `held` and the query stay the caller's. */
+enum dn_code dn_pipeline_begin(struct dn_pipeline *pipeline, struct dn_recommend_world *held,
+                               const struct dn_recommend_world *world,
+                               const struct dn_recommend_settings *settings,
+                               const struct dn_recommend_query *query, struct dn_arena *arena,
                                struct dn_error *err);
-};
-
 /* Not excluded and passes the filter. */
 bool dn_pipeline_wants(const struct dn_pipeline *pipeline, const struct dn_item *item);
 /* DN_EXHAUSTED, with a message that says what to change. */
@@ -100,6 +98,8 @@ enum dn_code dn_taste_read(struct dn_pipeline *pipeline, struct dn_error *err);
 /* The text "similar to 'x', which you viewed" for an item; NULL when the arena is full. */
 const char *dn_taste_explain(const struct dn_pipeline *pipeline, const struct dn_item *item);
 
+/* Most that dn_source_session_vector offers. */
+size_t dn_session_vector_max(const struct dn_pipeline *pipeline);
 /* Items nearest to the session vector. */
 enum dn_code dn_source_session_vector(const struct dn_pipeline *pipeline, struct dn_offers *ret,
                                       struct dn_error *err);

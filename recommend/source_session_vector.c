@@ -134,6 +134,15 @@ static const char *verb(uint8_t type)
     }
 }
 
+/* The item that the answer is to go with: the user did not view it. */
+static bool is_anchor(const struct dn_pipeline *pipeline, const struct dn_item *item)
+{
+    const struct dn_item *anchor = pipeline->query ? pipeline->query->anchor : NULL;
+
+    return anchor && anchor->id_length == item->id_length &&
+           memcmp(anchor->id, item->id, item->id_length) == 0;
+}
+
 const char *dn_taste_explain(const struct dn_pipeline *pipeline, const struct dn_item *item)
 {
     struct dn_taste *best = NULL;
@@ -157,9 +166,11 @@ const char *dn_taste_explain(const struct dn_pipeline *pipeline, const struct dn
     bool own = best->item.slot == item->slot;
     if (!own && best->reason) /* few tastes explain many items: formatting was a twentieth of a request */
         return best->reason;
-    int length = own ? snprintf(text, sizeof(text), "an item you %s", verb(best->type))
-                     : snprintf(text, sizeof(text), "similar to '%.*s', which you %s", best->item.id_length,
-                                best->item.id, verb(best->type));
+    bool anchored = is_anchor(pipeline, &best->item);
+    int length =
+        own ? snprintf(text, sizeof(text), "an item you %s", verb(best->type))
+            : snprintf(text, sizeof(text), "similar to '%.*s'%s%s", best->item.id_length, best->item.id,
+                       anchored ? "" : ", which you ", anchored ? "" : verb(best->type));
     DN_ASSERT(length > 0 && (size_t)length < sizeof(text));
     const char *reason = dn_arena_strndup(pipeline->arena, text, (size_t)length);
     if (!own)
@@ -167,11 +178,16 @@ const char *dn_taste_explain(const struct dn_pipeline *pipeline, const struct dn
     return reason;
 }
 
+size_t dn_session_vector_max(const struct dn_pipeline *pipeline)
+{
+    return pipeline->k + CANDIDATES_EXTRA;
+}
+
 enum dn_code dn_source_session_vector(const struct dn_pipeline *pipeline, struct dn_offers *ret,
                                       struct dn_error *err)
 {
     const struct dn_recommend_world *world = pipeline->world;
-    size_t want = pipeline->k + CANDIDATES_EXTRA;
+    size_t want = dn_session_vector_max(pipeline);
     size_t count = 0;
 
     if (!pipeline->toward || !world->retrieval)

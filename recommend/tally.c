@@ -2,14 +2,16 @@
 
 bool dn_tally_init(struct dn_tally *tally, struct dn_arena *arena, size_t max)
 {
-    size_t size = 64;
+    size_t size = 16;
 
-    while (size < 2 * max + 2)
+    while (size < 2 * max)
         size *= 2;
-    tally->entries = dn_arena_zalloc(arena, size * sizeof *tally->entries);
+    tally->table = dn_arena_zalloc(arena, size * sizeof *tally->table);
+    tally->list = dn_arena_alloc(arena, (max + 1) * sizeof *tally->list);
     tally->mask = (uint32_t)(size - 1);
+    tally->max = (uint32_t)max;
     tally->count = 0;
-    return tally->entries != NULL;
+    return tally->table != NULL && tally->list != NULL;
 }
 
 /* Hoare's selection. */
@@ -48,8 +50,8 @@ float dn_tally_threshold(const struct dn_tally *tally, unsigned source, size_t n
 {
     size_t count = 0;
 
-    for (uint32_t at = 0; at <= tally->mask; at++)
-        if (tally->entries[at].id != 0 && tally->entries[at].score[source] > 0)
-            scratch[count++] = tally->entries[at].score[source];
+    for (uint32_t i = 0; i < tally->count; i++)
+        if (tally->list[i].score[source] > 0)
+            scratch[count++] = tally->list[i].score[source];
     return count <= n ? 0 : dn_nth_largest(scratch, count, n - 1);
 }

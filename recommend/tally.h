@@ -6,33 +6,34 @@
 #include "recommend/gather.h"
 
 struct dn_tally_entry {
-    uint32_t id; /* plus one; 0: empty */
-    float score[DN_FROM_COUNT];
-    float after_last;
+    uint32_t id;
+    float score[DN_NEAR_SOURCES];
+    float after_last, near_last;
 };
 
 struct dn_tally {
-    struct dn_tally_entry *entries;
-    uint32_t mask, count;
+    struct dn_tally_entry *list;
+    uint32_t count, max;
+    uint32_t *table; /* place in list + 1; 0: empty */
+    uint32_t mask;
 };
 
 /* Room for `max` ids. False: the arena is full. */
 bool dn_tally_init(struct dn_tally *tally, struct dn_arena *arena, size_t max);
 
-/* The id's entry, made where there is none; NULL: there is no room for another. */
+/* The id's entry, made where there is none. No more than `max` ids may come. */
 static inline struct dn_tally_entry *dn_tally_at(struct dn_tally *tally, uint32_t id)
 {
     uint32_t at = (id * 0x9e3779b1u) >> 7 & tally->mask;
 
-    while (tally->entries[at].id != 0 && tally->entries[at].id != id + 1)
-        at = (at + 1) & tally->mask;
-    if (tally->entries[at].id == 0) {
-        if (2 * (tally->count + 1) > tally->mask)
-            return NULL;
-        tally->entries[at].id = id + 1;
-        tally->count++;
-    }
-    return &tally->entries[at];
+    for (; tally->table[at] != 0; at = (at + 1) & tally->mask)
+        if (tally->list[tally->table[at] - 1].id == id)
+            return &tally->list[tally->table[at] - 1];
+    DN_ASSERT(tally->count < tally->max);
+    struct dn_tally_entry *entry = &tally->list[tally->count++];
+    tally->table[at] = tally->count;
+    *entry = (struct dn_tally_entry){.id = id};
+    return entry;
 }
 
 /* The n-th largest of `count` values, from 0 on; they are moved. */

@@ -37,7 +37,7 @@ ARROWS["tests"] = ALL_ROOMS
 MORE_PUBLIC = {"session/record.h", "client/names.h", "client/progress.h", "replay/feed.h",
                "journal/disk.h", "ingest/source.h", "ingest/schema.h", "ingest/deadletter.h",
                "ingest/deadletter_file.h", "ingest/reader.h", "consensus/history.h",
-               "session/near.h", "recommend/model.h", "recommend/learn.h", "recommend/eval.h"}
+               "session/near.h", "recommend/variant.h", "recommend/model.h", "recommend/learn.h", "recommend/eval.h"}
 # Generated headers are found by these folders, not under api/proto.
 GENERATED = re.compile(r"^(dunlin|grpc)/.*\.pb-c\.h$")
 # Inside apply, time is what the entry says (base/clock.h).

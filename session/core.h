@@ -395,6 +395,8 @@ struct dn_epoch *dn_shard_epoch(const struct dn_shard *shard);
 void dn_shard_core_gone(struct dn_shard *shard, struct dn_core *core);
 struct dn_core *dn_shard_core(const struct dn_shard *shard);
 int64_t dn_shard_gap_ms(const struct dn_shard *shard); /* of the settings in force; any thread */
+/* To the listener, if any. */
+void dn_shard_tell(const struct dn_shard *shard, struct dn_hash128 user, uint8_t type);
 
 /* ---- state_hash.c: fixed for ever, like dn_hash64 ---- */
 uint64_t dn_block_hash(const struct dn_block *block);

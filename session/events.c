@@ -338,6 +338,9 @@ enum dn_outcome dn_event_apply(struct dn_core *core, const struct dn_arrival *ar
     }
     meta->events_applied++;
     meta->max_event_ms = max_ms(meta->max_event_ms, in->time_ms);
+    if (plan.at + 1 == plan.total && block->session_events > 1) {
+        dn_shard_tell(core->shard, in->user, in->type);
+    }
     return DN_OUTCOME_ACCEPTED;
 }
 

@@ -176,4 +176,10 @@ bool dn_shard_source_finished(const struct dn_shard *shard, const char *source, 
 /* Settings in force. Any thread. */
 void dn_shard_settings(const struct dn_shard *shard, struct dn_shard_settings *ret);
 
+/* Called on the writer's thread after an event was applied that is its user's newest now, and not the first
+ * of their session. It must be quick, never wait, and leave the shard alone; nothing it does may come back
+ * into the state. Set it before anything is applied, once. */
+typedef void (*dn_shard_listener)(void *data, struct dn_hash128 user, enum dn_event_type type);
+void dn_shard_listen(struct dn_shard *shard, dn_shard_listener listener, void *data);
+
 #endif

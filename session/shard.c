@@ -27,6 +27,8 @@ struct dn_shard {
     struct dn_core *dying;
     uint32_t cores; /* that are not gone: the shard goes with the last one */
     bool destroyed;
+    dn_shard_listener listener; /* NULL: nobody listens */
+    void *listener_data;
 
     /* Copies for any thread, each value by itself. */
     struct {
@@ -190,6 +192,19 @@ void dn_shard_settings(const struct dn_shard *shard, struct dn_shard_settings *r
         .near_visitors = SHOWN(near_visitors),
         .near_half_life_ms = SHOWN(near_half_life_ms),
     };
+}
+
+void dn_shard_listen(struct dn_shard *shard, dn_shard_listener listener, void *data)
+{
+    shard->listener_data = data;
+    shard->listener = listener;
+}
+
+void dn_shard_tell(const struct dn_shard *shard, struct dn_hash128 user, uint8_t type)
+{
+    if (shard->listener != NULL) {
+        shard->listener(shard->listener_data, user, (enum dn_event_type)type);
+    }
 }
 
 /* ---- life ------------------------------------------------------------------------------------------ */

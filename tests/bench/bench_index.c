@@ -135,9 +135,10 @@ static int bench_kind(const struct dn_catalog *catalog, struct dn_epoch *epoch,
         .op = DN_FILTER_RANGE, .name = "price", .name_length = 5, .min = 0, .max = items / 2};
     measure(retrieval, reader, centres, items, dim, "all", NULL);
     measure(retrieval, reader, centres, items, dim, "available (19 in 20)", &available);
-    measure(retrieval, reader, centres, items, dim, "price (1 in 2)", &(struct dn_filter){&half, 1, false});
+    measure(retrieval, reader, centres, items, dim, "price (1 in 2)",
+            &(struct dn_filter){.terms = &half, .term_count = 1});
     measure(retrieval, reader, centres, items, dim, "category (1 in 20)",
-            &(struct dn_filter){&one_in_20, 1, false});
+            &(struct dn_filter){.terms = &one_in_20, .term_count = 1});
     dn_retrieval_destroy(retrieval);
     return 0;
 }

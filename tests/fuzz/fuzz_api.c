@@ -19,9 +19,10 @@ static const ProtobufCMessageDescriptor *const types[] = {
     &dunlin__v1__delete_session_request__descriptor, &dunlin__v1__delete_items_request__descriptor,
     &dunlin__v1__get_item_request__descriptor,       &dunlin__v1__status_request__descriptor,
     &dunlin__v1__ping_request__descriptor,           &grpc__health__v1__health_check_request__descriptor,
-    &dunlin__v1__change_member_request__descriptor,
+    &dunlin__v1__change_member_request__descriptor,  &dunlin__v1__change_model_request__descriptor,
 };
 #define TYPES (sizeof types / sizeof *types)
+#define TYPE_MODEL 13
 
 /* A node without sockets: made once, and no input changes it. */
 static struct world {
@@ -93,10 +94,43 @@ static void check_filter(const Dunlin__V1__Filter *message)
 {
     struct dn_filter filter;
     struct dn_item item;
-    if (dn_check_filter(&world.call, message, &filter)) {
+    if (dn_check_filter(&world.call, "filter", message, &filter)) {
         DN_ASSERT(dn_catalog_get(world.catalog, "a", 1, &item) == DN_OK);
         (void)dn_filter_match(&filter, &item);
     }
+}
+
+/* Weights that are taken are those that come back. */
+static void check_model(const Dunlin__V1__ChangeModelRequest *message)
+{
+    struct dn_model_change change;
+    struct dn_model weights, again;
+    struct dn_error err;
+    if (!dn_check_model_change(&world.call, message, &change, &weights) || change.op != DN_MODEL_FIXED) {
+        return;
+    }
+    dn_buffer_clear(&world.record);
+    dn_model_encode(&weights, &world.record);
+    DN_ASSERT(!world.record.failed && world.record.length <= DN_MODEL_BLOB_MAX);
+    DN_ASSERT(dn_model_decode(world.record.bytes, world.record.length, &again, &err) == DN_OK);
+    for (size_t v = 0; v < DN_MODEL_VECTORS; v++) {
+        for (size_t f = 0; f < DN_FEATURE_COUNT; f++) {
+            DN_ASSERT(fabsf(again.weights[v][f] - weights.weights[v][f]) < 1e-3f);
+        }
+    }
+}
+
+static void check_rules(const Dunlin__V1__RecommendRequest *request)
+{
+    struct dn_rules rules;
+    size_t variant;
+    if (dn_check_rules(&world.call, request, &rules)) {
+        DN_ASSERT(rules.diversity >= 0 && rules.diversity <= 1);
+        for (size_t i = 0; i < rules.pin_count; i++) {
+            DN_ASSERT(rules.pins[i].place >= 1 && rules.pins[i].place <= request->k);
+        }
+    }
+    (void)dn_check_variant(&world.call, request, &variant);
 }
 
 static void check_fields(size_t type, const void *message)
@@ -116,12 +150,15 @@ static void check_fields(size_t type, const void *message)
         const Dunlin__V1__RecommendRequest *request = message;
         (void)dn_check_k(&world.call, request->k);
         check_filter(request->filter);
+        check_rules(request);
     } else if (type == 3) {
         const Dunlin__V1__SimilarRequest *request = message;
         (void)dn_check_vector(&world.call, request->vector, request->n_vector);
         check_filter(request->filter);
     } else if (type == 4) {
         check_filter(((const Dunlin__V1__TrendingRequest *)message)->filter);
+    } else if (type == TYPE_MODEL) {
+        check_model(message);
     }
 }
 
@@ -224,6 +261,34 @@ static size_t seed_read(uint8_t type, uint8_t *out, size_t max)
     range.min = 1.5;
     filter.n_terms = 2;
     filter.terms = terms;
+    if (type == 3) { /* with all there is */
+        static Dunlin__V1__FilterStep steps[3];
+        static Dunlin__V1__FilterStep *pointers[3] = {&steps[0], &steps[1], &steps[2]};
+        for (size_t i = 0; i < 3; i++) {
+            dunlin__v1__filter_step__init(&steps[i]);
+        }
+        steps[1].count = 1;
+        steps[2].join = DUNLIN__V1__FILTER_JOIN__FILTER_JOIN_OR;
+        steps[2].count = 2;
+        filter.n_steps = 3;
+        filter.steps = pointers;
+        filter.where = text("not (colour prefix (r, \"b\") or price < 5) and category != x");
+    }
+    static Dunlin__V1__Boost boost;
+    static Dunlin__V1__Boost *boosts[] = {&boost};
+    static Dunlin__V1__Pin pin;
+    static Dunlin__V1__Pin *pins[] = {&pin};
+    dunlin__v1__boost__init(&boost);
+    dunlin__v1__pin__init(&pin);
+    boost.filter = &filter;
+    boost.times = 2;
+    pin.item_id = text("a");
+    pin.place = 3;
+    recommend.n_boosts = recommend.n_pins = 1;
+    recommend.boosts = boosts;
+    recommend.pins = pins;
+    recommend.diversity = .25f;
+    recommend.variant = text("-");
     recommend.user_id = text("someone");
     recommend.k = similar.k = trending.k = 20;
     recommend.read = similar.read = trending.read = &read;
@@ -233,6 +298,29 @@ static size_t seed_read(uint8_t type, uint8_t *out, size_t max)
     return type == 2   ? pack(2, &recommend, out, max)
            : type == 3 ? pack(3, &similar, out, max)
                        : pack(4, &trending, out, max);
+}
+
+static size_t seed_model(uint8_t *out, size_t max)
+{
+    static const char *const names[DN_MODEL_VECTORS] = {"shared", "1 event", "2 events", "3 events",
+                                                        "4 events and more"};
+    static float weights[2] = {1.5f, -2};
+    char *features[2] = {text("rules_rank"), text("seen")};
+    Dunlin__V1__ModelVector vectors[DN_MODEL_VECTORS], *pointers[DN_MODEL_VECTORS];
+    Dunlin__V1__ChangeModelRequest request = DUNLIN__V1__CHANGE_MODEL_REQUEST__INIT;
+    request.op = DUNLIN__V1__MODEL_OP__MODEL_OP_SET;
+    request.features = features;
+    request.n_features = 2;
+    request.vectors = pointers;
+    request.n_vectors = DN_MODEL_VECTORS;
+    for (size_t v = 0; v < DN_MODEL_VECTORS; v++) {
+        dunlin__v1__model_vector__init(&vectors[v]);
+        vectors[v].name = text(names[v]);
+        vectors[v].weights = weights;
+        vectors[v].n_weights = 2;
+        pointers[v] = &vectors[v];
+    }
+    return pack(TYPE_MODEL, &request, out, max);
 }
 
 static size_t seed_small(uint8_t type, uint8_t *out, size_t max)
@@ -255,6 +343,9 @@ size_t dn_fuzz_seed(unsigned n, uint8_t *out, size_t max)
     }
     if (n > TYPES) {
         return 0;
+    }
+    if (n == TYPE_MODEL) {
+        return seed_model(out, max);
     }
     if (n == 0) {
         return seed_publish(out, max);

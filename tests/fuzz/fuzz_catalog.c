@@ -92,14 +92,32 @@ static void put_items(struct dn_buffer *record, unsigned round)
     dn_catalog_record_upsert(record, items, 3);
 }
 
+/* The first weights, and what may be done to them. */
+static void put_model(struct dn_buffer *record, unsigned round)
+{
+    static const enum dn_model_op ops[] = {DN_MODEL_FREEZE, DN_MODEL_RESET, DN_MODEL_UNFREEZE,
+                                           DN_MODEL_FIXED};
+    static const uint8_t weights[] = {1, 2, 3, 4, 5, 6, 7};
+    struct dn_model_change change = {
+        .op = DN_MODEL_LEARNED, .node_id = 2, .steps = 1000, .bytes = weights, .length = sizeof weights};
+    if (round % 6 == 5) {
+        change.op = ops[round / 6 % 4];
+    }
+    dn_catalog_record_model(record, &change);
+}
+
 static void put_round(struct dn_buffer *record, unsigned round)
 {
     static const char *const ids[2] = {"bb", "never"};
     static const uint16_t lengths[2] = {2, 5};
     dn_buffer_clear(record);
-    if (round % 4 == 1) {
+    if (round % 6 == 1) {
         dn_catalog_record_delete(record, ids, lengths, 2);
-    } else if (round % 4 == 2) {
+    } else if (round % 6 == 2) {
+        dn_catalog_record_fact(record, DN_MODEL_FACT, "1");
+    } else if (round % 6 == 3 || round % 6 == 5) {
+        put_model(record, round);
+    } else if (round % 6 == 4) {
         dn_catalog_record_fact(record, "shards", "4");
     } else {
         put_items(record, round);
@@ -115,7 +133,7 @@ static void snapshot(struct world *world, const uint8_t *bytes, size_t length)
         return;
     }
     dn_catalog_restore_install(world->catalog, built);
-    for (unsigned round = 0; round < 6; round++) {
+    for (unsigned round = 0; round < 7; round++) {
         put_round(&world->record, round);
         world->index++;
         dn_buffer_clear(&world->answer);
@@ -147,7 +165,7 @@ size_t dn_fuzz_seed(unsigned n, uint8_t *out, size_t max)
     struct world world;
     struct dn_buffer bytes;
     struct dn_error err = {0};
-    if (n > 7) {
+    if (n > 11) {
         return 0;
     }
     world_open(&world);

@@ -42,6 +42,9 @@ struct cluster {
     const char *has; /* a stream of this node's sources */
 };
 
+/* Of every cluster that is started; a test sets it before. */
+static struct dn_experiment cluster_experiment;
+
 static const uint8_t cluster_key[DN_HASH_KEY_BYTES] = "a cluster's key";
 
 /* The wrappers that the node has too: struct dn_apply into plain values. */
@@ -199,6 +202,8 @@ static inline void cluster_api_start(struct cluster *cluster, struct dn_api_limi
         .source_rows = cluster_source_rows,
         .source_has = cluster_source_has,
         .source_data = cluster,
+        .experiment = cluster_experiment,
+        .shown_users = 1000,
     };
     dn_recommend_settings_default(&options.recommend);
     memcpy(options.hash_key, cluster_key, sizeof options.hash_key);

@@ -10,6 +10,25 @@
 #include <stdlib.h>
 #include <string.h>
 
+static void add(struct dn_cli_filter *filter, const char *text)
+{
+    struct dn_error err = {0};
+    size_t at;
+
+    if (dn_cli_filter_add(filter, text, &at, &err) != DN_OK)
+        fail_msg("%s: %s", text, err.message);
+}
+
+static void refused(struct dn_cli_filter *filter, const char *text, size_t wanted_at, const char *message)
+{
+    struct dn_error err = {0};
+    size_t at = 0;
+
+    if (dn_cli_filter_add(filter, text, &at, &err) != DN_INVALID || at != wanted_at ||
+        strstr(err.message, message) == NULL)
+        fail_msg("%s: at %zu: %s", text, at, err.message);
+}
+
 static void test_filters(void **state)
 {
     struct dn_cli_filter filter;
@@ -17,12 +36,14 @@ static void test_filters(void **state)
 
     (void)state;
     dn_cli_filter_init(&filter);
-    assert_null(dn_cli_filter_add(&filter, "category=shoes|hats and coats"));
-    assert_null(dn_cli_filter_add(&filter, "price=1..5.5"));
-    assert_null(dn_cli_filter_add(&filter, "price=..5"));
-    assert_null(dn_cli_filter_add(&filter, "weight=-2.."));
-    assert_null(dn_cli_filter_add(&filter, "label=a..b=c"));
-    assert_int_equal(built->n_terms, 5);
+    add(&filter, "category=shoes|'hats and coats'");
+    add(&filter, "price=1..5.5");
+    add(&filter, "price=..5");
+    add(&filter, "weight=-2..");
+    add(&filter, "label='a..b=c'");
+    add(&filter, "title prefix Re|No");
+    assert_int_equal(built->n_terms, 6);
+    assert_int_equal(built->n_steps, 0); /* older servers know this much */
     assert_string_equal(built->terms[0]->name, "category");
     assert_int_equal(built->terms[0]->n_values, 2);
     assert_string_equal(built->terms[0]->values[1], "hats and coats");
@@ -32,13 +53,46 @@ static void test_filters(void **state)
     assert_true(built->terms[3]->has_min && !built->terms[3]->has_max && built->terms[3]->min == -2);
     assert_true(!built->terms[4]->has_min && !built->terms[4]->has_max); /* no numbers: a text */
     assert_string_equal(built->terms[4]->values[0], "a..b=c");
-    assert_non_null(dn_cli_filter_add(&filter, "category"));
-    assert_non_null(dn_cli_filter_add(&filter, "=x"));
-    assert_non_null(dn_cli_filter_add(&filter, "category="));
-    assert_int_equal(built->n_terms, 5);
-    for (int i = 5; i < DN_CLI_FILTERS_MAX; i++)
-        assert_null(dn_cli_filter_add(&filter, "a=b"));
-    assert_non_null(dn_cli_filter_add(&filter, "a=b"));
+    assert_int_equal(built->terms[5]->n_values, 0);
+    assert_int_equal(built->terms[5]->n_prefixes, 2);
+    assert_string_equal(built->terms[5]->prefixes[1], "No");
+    refused(&filter, "category", 8, "expected one of");
+    refused(&filter, "=x", 0, "expected a condition");
+    refused(&filter, "category=", 9, "expected a value");
+    refused(&filter, "category=hats and coats", 23, "expected one of");
+    assert_int_equal(built->n_terms, 6);
+    for (int i = 6; i < DN_FILTER_TERMS_MAX; i++)
+        add(&filter, "a=b");
+    refused(&filter, "a=b", 0, "65 conditions; the most is 64");
+    assert_int_equal(built->n_terms, DN_FILTER_TERMS_MAX);
+    dn_cli_filter_free(&filter);
+}
+
+/* More than a list of conditions: steps, also for what was given in several texts. */
+static void test_filter_steps(void **state)
+{
+    static const Dunlin__V1__FilterStep wanted[] = {
+        {.join = DUNLIN__V1__FILTER_JOIN__FILTER_JOIN_TERM, .count = 0},
+        {.join = DUNLIN__V1__FILTER_JOIN__FILTER_JOIN_TERM, .count = 1},
+        {.join = DUNLIN__V1__FILTER_JOIN__FILTER_JOIN_TERM, .count = 2},
+        {.join = DUNLIN__V1__FILTER_JOIN__FILTER_JOIN_NOT, .count = 1},
+        {.join = DUNLIN__V1__FILTER_JOIN__FILTER_JOIN_OR, .count = 2},
+        {.join = DUNLIN__V1__FILTER_JOIN__FILTER_JOIN_AND, .count = 2},
+    };
+    struct dn_cli_filter filter;
+
+    (void)state;
+    dn_cli_filter_init(&filter);
+    add(&filter, "a = b");
+    add(&filter, "c = d or not e < 5");
+    assert_int_equal(filter.filter.n_steps, 6);
+    for (size_t i = 0; i < 6; i++) {
+        assert_int_equal(filter.filter.steps[i]->join, wanted[i].join);
+        if (wanted[i].join != DUNLIN__V1__FILTER_JOIN__FILTER_JOIN_NOT)
+            assert_int_equal(filter.filter.steps[i]->count, wanted[i].count);
+    }
+    assert_true(filter.filter.terms[2]->has_max && filter.filter.terms[2]->max < 5);
+    assert_true(filter.filter.terms[2]->max > 4.999999);
     dn_cli_filter_free(&filter);
 }
 
@@ -144,8 +198,9 @@ static void test_wishes(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_filters), cmocka_unit_test(test_tokens),
-                                       cmocka_unit_test(test_clean), cmocka_unit_test(test_wishes)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_filters), cmocka_unit_test(test_filter_steps),
+                                       cmocka_unit_test(test_tokens), cmocka_unit_test(test_clean),
+                                       cmocka_unit_test(test_wishes)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -313,7 +313,7 @@ static void the_sample_loads_uncommented(void **state)
     if (dn_config_parse("sample", text, strlen(text), &config, &err) != DN_OK)
         fail_msg("%s\n%s", err.message, text);
     for (size_t i = 0; i < count; i++)
-        if (config.lines[i] == 0)
+        if (config.lines[i] == 0 && strncmp(keys[i].path, "experiment.", 11) != 0) /* test_experiment.c */
             fail_msg("%s is not in the sample", keys[i].path);
     assert_int_equal(config.source_count, 3);
     assert_int_equal(config.sources[1].dead_sink, DN_DEAD_TO_TOPIC);

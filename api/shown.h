@@ -1,0 +1,46 @@
+/* Shown: what this node recommended to whom last, so that a click that follows can be counted as a hit; and
+ * how varied it was. Private to the room.
+ *
+ * Invariants:
+ *  1. Memory is fixed at the start: a slot a user, found by hash; a newer user takes an older one's slot.
+ *  2. Nothing here waits: a slot that another thread is at is passed over, and the answer is the same
+ * without.
+ *  3. Nothing is replicated or written to disk. A user is a keyed hash, an item 32 bits of one.
+ *
+ * A click counts for the last list shown to that user by this node in the last DN_SHOWN_WINDOW_MS, and each
+ * item of it once: view, cart and purchase of one item are one hit. Clicks that come in by another node or by
+ * a stream are not seen. Any thread. */
+#ifndef DN_API_SHOWN_H
+#define DN_API_SHOWN_H
+
+#include "base/hash.h"
+#include "base/metrics.h"
+#include "recommend/recommend.h"
+#include "recommend/variant.h"
+
+#define DN_SHOWN_WINDOW_MS (30ll * 60 * 1000)
+#define DN_SHOWN_ITEMS_MAX 20u                  /* of a list: the first ones */
+#define DN_SHOWN_USERS_MAX (1u << 24)           /* slots */
+#define DN_SHOWN_COVERAGE_MS (10ll * 60 * 1000) /* distinct items are those of 10 to 20 minutes */
+
+struct dn_shown;
+
+/* users: slots, rounded up to a power of two. NULL: out of memory. The metrics outlive it. */
+struct dn_shown *dn_shown_create(size_t users, const struct dn_experiment *experiment,
+                                 struct dn_metrics *metrics);
+void dn_shown_destroy(struct dn_shown *shown); /* NULL is allowed */
+
+/* A list was shown. `user` may be NULL: somebody unknown; then it counts for variety only. variant: as of
+ * dn_check_variant. now_ms never goes back far: it is the node's wall clock. */
+void dn_shown_put(struct dn_shown *shown, const struct dn_hash128 *user, size_t variant,
+                  const struct dn_recommended *items, size_t count, int64_t now_ms);
+/* The user clicked (viewed, bought, ...) the item; item_hash: dn_hash64(id, length, 0). */
+void dn_shown_click(struct dn_shown *shown, struct dn_hash128 user, uint64_t item_hash, int64_t now_ms);
+/* What was shown to the user is forgotten. */
+void dn_shown_forget(struct dn_shown *shown, struct dn_hash128 user);
+
+/* About how many distinct items were shown of late (HyperLogLog: Flajolet, Fusy, Gandouet, Meunier, 2007; a
+ * standard error of 1.6 %). Also turns the window on: call it every minute or so, from one thread. */
+double dn_shown_distinct(struct dn_shown *shown, int64_t now_ms);
+
+#endif
