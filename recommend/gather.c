@@ -150,6 +150,14 @@ static void own_pair(struct own *own, uint8_t older, uint8_t newer, float after)
         own->near[newer][older]++;
 }
 
+/* In whole parts, as the tables have it. */
+static float after_at(size_t distance)
+{
+    uint32_t parts = DN_NEAR_AFTER_ONE / (uint32_t)distance;
+
+    return (float)parts / DN_NEAR_AFTER_ONE;
+}
+
 static void read_own(struct gather *gather, struct own *own)
 {
     const struct dn_session_view *session = gather->pipeline->query->session;
@@ -183,7 +191,7 @@ static void read_own(struct gather *gather, struct own *own)
         own->label_clicks += which[i] == IS_LABEL;
         for (size_t d = 1; d <= DN_NEAR_WINDOW && i + d < count; d++)
             if (which[i] != IS_NOTHING && which[i + d] != IS_NOTHING)
-                own_pair(own, which[i + d], which[i], (float)(DN_NEAR_AFTER_ONE / d) / DN_NEAR_AFTER_ONE);
+                own_pair(own, which[i + d], which[i], after_at(d));
     }
 }
 

@@ -194,21 +194,22 @@ static uint8_t speaker(const struct dn_gathered *gathered, const struct dn_featu
                        const float weights[DN_FEATURE_COUNT], size_t at)
 {
     const struct dn_candidate *candidate = &gathered->list[at];
-    uint8_t best = DN_SOURCE_SESSION;
+    unsigned best = DN_SOURCE_SESSION;
     float most = -INFINITY;
 
-    for (uint8_t source = 0; source < DN_SCORED; source++) {
+    for (unsigned source = 0; source < DN_SCORED; source++) {
         float sum = 0;
         if (!(candidate->score[source] > 0))
             continue;
-        for (size_t f = source * DN_FEATURE_OF_SOURCE; f < (source + 1u) * DN_FEATURE_OF_SOURCE; f++)
+        for (size_t f = (size_t)source * DN_FEATURE_OF_SOURCE;
+             f < ((size_t)source + 1) * DN_FEATURE_OF_SOURCE; f++)
             sum += weights[f] * features->of[f][at];
         if (sum > most) {
             most = sum;
             best = source;
         }
     }
-    return best;
+    return (uint8_t)best;
 }
 
 /* What the request brings, or what was learned, or the default. Weights that cannot be read are those of a
