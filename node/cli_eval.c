@@ -111,7 +111,7 @@ static const struct argp_option options[] = {
      "all: items of the log are in the catalogue from the start (default); clicked: from their first click "
      "on",
      22},
-    {"shards", KEY_SHARDS, "N", 0, "(1)", 22},
+    {"shards", KEY_SHARDS, "N", 0, "(4, as dunlind)", 22},
     {"idle", KEY_IDLE, "DAYS", 0, "sessions are forgotten after it (30, as dunlind)", 22},
     {"events-per-user", KEY_EVENTS_PER_USER, "N", 0, "that a session keeps (50, as dunlind)", 22},
     {"near-cells", KEY_CELLS, "N", 0, "items that a row of rules and co-visitation has room for", 22},

@@ -503,7 +503,7 @@ void dn_eval_options_default(struct dn_eval_options *options)
         .k_count = 4,
         .seed = 7,
         .threads = 1,
-        .shards = 1,
+        .shards = 4,
         .learn = 20000,
         .cold = true,
     };
