@@ -297,6 +297,7 @@ static void shards_change_little(void **state)
     struct run run = prepare(*state, 1u << DN_EVAL_BLEND | 1u << DN_EVAL_POPULAR | 1u << SOURCE(RULES));
     struct dn_eval_result *one;
 
+    run.options.shards = 1;
     read_rings(run.files);
     go(&run);
     one = run.result;
