@@ -395,15 +395,25 @@ static float shown_score(const struct dn_pick *pick, float best)
     return best > -INFINITY ? pick->score - 1 : pick->score;
 }
 
-static bool show(struct dn_pipeline *pipeline, const struct dn_pick *pick, float best,
+/* Before the order is made: what rounding makes equal goes by id, as all that is equal does. */
+static void show_scores(struct dn_pipeline *pipeline)
+{
+    float best = -INFINITY;
+
+    for (size_t i = 0; i < pipeline->pick_count; i++)
+        if (!pipeline->picks[i].fills)
+            best = fmaxf(best, pipeline->picks[i].score);
+    for (size_t i = 0; i < pipeline->pick_count; i++)
+        pipeline->picks[i].score = shown_score(&pipeline->picks[i], best);
+}
+
+static bool show(struct dn_pipeline *pipeline, const struct dn_pick *pick, float score,
                  struct dn_recommended *ret)
 {
     const char *reason = reason_of(pipeline, pick);
 
-    *ret = (struct dn_recommended){.item = pick->item,
-                                   .score = shown_score(pick, best),
-                                   .source = NAMES[pick->source],
-                                   .reason = reason};
+    *ret = (struct dn_recommended){
+        .item = pick->item, .score = score, .source = NAMES[pick->source], .reason = reason};
     return reason != NULL;
 }
 
@@ -415,13 +425,13 @@ static enum dn_code answer(struct dn_pipeline *pipeline, struct dn_recommended *
 
     if (!order)
         return dn_arena_full(err);
+    show_scores(pipeline);
     size_t count = best_first(pipeline, order);
     struct dn_recommended *items = dn_arena_alloc(pipeline->arena, count * sizeof(*items));
     if (!items)
         return dn_arena_full(err);
-    float best = count > 0 && !order[0]->fills ? order[0]->score : -INFINITY;
     for (size_t i = 0; i < count; i++)
-        if (!show(pipeline, order[i], best, &items[i]))
+        if (!show(pipeline, order[i], order[i]->score, &items[i]))
             return dn_arena_full(err);
     *ret_items = items;
     *ret_count = count;
@@ -460,12 +470,14 @@ static enum dn_code answer_by_rules(struct dn_pipeline *pipeline, struct dn_reco
     if (!items)
         return dn_arena_full(err);
     for (size_t i = 0; i < count; i++) {
-        if (picked[i].from != DN_RERANK_NONE &&
-            !show(pipeline, &pipeline->picks[picked[i].from], best, &items[i]))
+        const struct dn_pick *pick =
+            picked[i].from == DN_RERANK_NONE ? NULL : &pipeline->picks[picked[i].from];
+
+        if (pick && !show(pipeline, pick, shown_score(pick, best), &items[i]))
             return dn_arena_full(err);
         if (picked[i].pinned)
             items[i] = (struct dn_recommended){.item = picked[i].item,
-                                               .score = picked[i].from == DN_RERANK_NONE ? 0 : items[i].score,
+                                               .score = pick ? items[i].score : 0,
                                                .source = "pinned",
                                                .reason = "pinned"};
     }
