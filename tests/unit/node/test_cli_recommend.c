@@ -47,14 +47,18 @@ static int tear_down(void **state)
     return 0;
 }
 
+#define ARGUMENTS_MAX 48
+
 /* The options end in NULL; argp may write into them. */
 static int run(const char *const *options)
 {
-    char *arguments[24] = {strdup("dunlin recommend")};
+    char *arguments[ARGUMENTS_MAX + 1] = {strdup("dunlin recommend")};
     int count = 1;
 
-    for (; options[count - 1] != NULL; count++)
+    for (; options[count - 1] != NULL; count++) {
+        assert_true(count < ARGUMENTS_MAX);
         arguments[count] = strdup(options[count - 1]);
+    }
     int exit_code = dn_cli_recommend(&cli, count, arguments);
     for (int i = 0; i < count; i++)
         free(arguments[i]);
