@@ -222,7 +222,12 @@ static void begin(struct dn_learning *learning, const struct dn_catalog_model *m
     if (model->bytes == NULL) {
         dn_learner_reset(learning->learner, &standard);
     } else if (dn_learner_load(learning->learner, model->bytes, model->length, &err) != DN_OK) {
-        dn_learner_reset(learning->learner, &standard);
+        /* Of a later build, or damaged: the weights that are served are the ones to go on from, not the
+         * default. */
+        struct dn_model served;
+        struct dn_error ignored;
+        bool known = dn_model_decode(model->bytes, model->length, &served, &ignored) == DN_OK;
+        dn_learner_reset(learning->learner, known ? &served : &standard);
         if (!learning->bytes_said)
             dn_warn("learn", "the model of version %llu is not understood, learning begins anew: %s",
                     (unsigned long long)model->version, err.message);

@@ -140,7 +140,7 @@ static void own_pair(struct own *own, uint8_t older, uint8_t newer, float after)
         own->near_sum[older]++;
     if (newer < DN_RECENT_MAX)
         own->near_sum[newer]++;
-    if (newer == IS_LABEL)
+    if (newer == IS_LABEL || older == IS_LABEL)
         own->label_near_sum++;
     if (older < ROWS_MAX && newer < DN_RECENT_MAX)
         own->near[older][newer]++;
@@ -148,6 +148,8 @@ static void own_pair(struct own *own, uint8_t older, uint8_t newer, float after)
         own->label_near[older]++;
     if (newer < ROWS_MAX && older < DN_RECENT_MAX)
         own->near[newer][older]++;
+    else if (newer < ROWS_MAX && older == IS_LABEL)
+        own->label_near[newer]++;
 }
 
 /* In whole parts, as the tables have it. */
@@ -442,7 +444,7 @@ static bool merge_shard(struct gather *gather, size_t shard, size_t shards)
     float *scratch = dn_arena_alloc(arena, (tally->count + 1) * sizeof *scratch);
     const struct dn_tally_entry **entries = dn_arena_alloc(arena, (tally->count + 1) * sizeof(void *));
     float least[DN_NEAR_SOURCES];
-    size_t count = 0;
+    size_t count = 0, room[DN_NEAR_SOURCES]; /* room: for those just as good as the least */
 
     if (scratch == NULL || entries == NULL)
         return false;
@@ -450,11 +452,19 @@ static bool merge_shard(struct gather *gather, size_t shard, size_t shards)
         least[source] = is_on(gather, source)
                             ? dn_tally_threshold(tally, source, share_of(source, shards), scratch)
                             : INFINITY;
+    for (unsigned source = 0; source < DN_NEAR_SOURCES; source++) {
+        room[source] = share_of(source, shards);
+        for (uint32_t i = 0; i < tally->count && room[source] > 0; i++)
+            room[source] -= tally->list[i].score[source] > least[source];
+    }
     for (uint32_t i = 0; i < tally->count; i++) {
         const struct dn_tally_entry *entry = &tally->list[i];
         bool good = false;
-        for (size_t source = 0; source < DN_NEAR_SOURCES && !good; source++)
-            good = entry->score[source] > 0 && entry->score[source] >= least[source];
+        for (size_t source = 0; source < DN_NEAR_SOURCES; source++) {
+            bool tied = entry->score[source] > 0 && entry->score[source] == least[source] && room[source] > 0;
+            room[source] -= tied;
+            good = good || entry->score[source] > least[source] || tied;
+        }
         if (good)
             entries[count++] = entry;
     }

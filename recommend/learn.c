@@ -72,7 +72,7 @@ static enum dn_code load_squares(struct dn_reader *in, double squares[DN_MODEL_V
     size_t vectors = dn_reader_u16(in), features = dn_reader_u16(in);
 
     if (in->failed || magic != SAVED_MAGIC || vectors != DN_MODEL_VECTORS || features < 1 ||
-        features > DN_FEATURES_MAX || dn_reader_left(in) != 4 * vectors * features)
+        features > DN_FEATURES_MAX || dn_reader_left(in) < 4 * vectors * features)
         return dn_fail(err, DN_CORRUPT, "what is behind the weights is no learner's");
     for (size_t v = 0; v < vectors; v++)
         for (size_t f = 0; f < features; f++) {

@@ -178,9 +178,14 @@ static void cut_off(struct dn_neighbours *neighbours, bool vstan)
     for (size_t i = 0; i < neighbours->count; i++)
         scratch[i] = vstan ? neighbours->list[i].vstan : neighbours->list[i].vmis;
     float least = dn_nth_largest(scratch, neighbours->count, USED_MAX - 1);
+    size_t room = USED_MAX; /* for those just as near as the least near */
+    for (size_t i = 0; i < neighbours->count; i++)
+        room -= (vstan ? neighbours->list[i].vstan : neighbours->list[i].vmis) > least;
     for (size_t i = 0; i < neighbours->count; i++) {
         float *weight = vstan ? &neighbours->list[i].vstan : &neighbours->list[i].vmis;
-        if (*weight < least)
+        bool tied = *weight == least && room > 0;
+        room -= tied;
+        if (*weight <= least && !tied)
             *weight = 0;
     }
 }

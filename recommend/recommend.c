@@ -185,7 +185,7 @@ static void push_away(struct dn_pipeline *pipeline)
             continue;
         float likeness = dn_dot(pipeline->away, pick->item.vector, pipeline->dim);
         if (likeness > 0)
-            pick->score *= 1 - fminf(likeness, 1.0f);
+            pick->score -= fabsf(pick->score) * fminf(likeness, 1.0f);
     }
 }
 

@@ -392,7 +392,14 @@ static void apply_settings(struct dn_core *core, const struct dn_record_head *he
     if (settings.trend_half_life_ms != core->meta.settings.trend_half_life_ms) {
         dn_trend_half_life(core, settings.trend_half_life_ms);
     }
+    bool halves_anew = settings.near_half_life_ms != core->meta.settings.near_half_life_ms;
+    if (halves_anew) {
+        dn_near_advance(core); /* what was due by the old one */
+    }
     core->meta.settings = settings;
+    if (halves_anew) {
+        core->meta.near_landmark_ms = core->meta.time_ms; /* nothing is due by the new one yet */
+    }
     dn_near_advance(core);
     dn_buffer_u8(result, DN_RESULT_OK);
 }

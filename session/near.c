@@ -337,7 +337,8 @@ static void visit(struct dn_core *core, uint32_t item, uint32_t user, struct dn_
         take_out(core, visitors, place);
     } else {
         core->sum += dn_visitor_hash(item_hash, name);
-        if (visitors->count >= core->meta.settings.near_visitors)
+        while (visitors->count >=
+               core->meta.settings.near_visitors) /* more than one: the setting was larger */
             drop_oldest(core, item_hash, visitors);
     }
     store32(&visitors->users[visitors->head], user);

@@ -395,6 +395,47 @@ static void test_evicted(void **state)
 }
 
 /* Without the setting nothing is kept, and the state is that of builds which knew no tables. */
+/* Another half-life counts from now on; fewer visitors are kept as soon as one comes. */
+static void test_changed(void **state)
+{
+    static struct world world;
+    struct dn_shard_settings settings;
+    const int64_t hour_ms = 3600000;
+    uint32_t users[USERS];
+
+    (void)state;
+    world_open(&world, 16, 8);
+    world.rig.now_ms = 20000 * 24 * hour_ms + 5;
+    rig_tick(&world.rig, 0);
+    for (int i = 0; i < 8; i++) {
+        world.rig.now_ms += 2 * GAP_MS;
+        click(&world, i % USERS, 0, world.rig.now_ms, DN_EVENT_CLICK);
+        click(&world, i % USERS, 1, world.rig.now_ms, DN_EVENT_CLICK);
+    }
+    dn_shard_settings(world.rig.shard, &settings);
+    settings.near_half_life_ms = hour_ms;
+    settings.near_visitors = 3;
+    rig_settings(&world.rig, &settings);
+    assert_true(near_now(&world, 0) == 8);
+    rig_tick(&world.rig, hour_ms);
+    assert_true(near_now(&world, 0) == 4);
+    click(&world, 0, 0, world.rig.now_ms + GAP_MS, DN_EVENT_CLICK);
+    dn_epoch_enter(world.rig.reader);
+    size_t count = dn_near_visitors(world.rig.shard, find(&world, 0), users, USERS);
+    dn_epoch_leave(world.rig.reader);
+    assert_in_range(count, 1, USERS);
+    rig_tick(&world.rig, 0);
+    world.rig.now_ms += 3 * GAP_MS;
+    struct dn_event_in event = event_of(99, 424242, world.rig.now_ms, NAMES[0]);
+    rig_events(&world.rig, &event, 1);
+    dn_epoch_enter(world.rig.reader);
+    assert_int_equal(dn_near_visitors(world.rig.shard, find(&world, 0), users, USERS), 3);
+    dn_epoch_leave(world.rig.reader);
+    through_snapshot(&world);
+    assert_true(near_now(&world, 0) == 4);
+    rig_close(&world.rig);
+}
+
 static void test_off(void **state)
 {
     static struct world world;
@@ -414,8 +455,9 @@ static void test_off(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_random), cmocka_unit_test(test_full_row), cmocka_unit_test(test_halving),
-        cmocka_unit_test(test_erased), cmocka_unit_test(test_evicted),  cmocka_unit_test(test_off),
+        cmocka_unit_test(test_random),  cmocka_unit_test(test_full_row), cmocka_unit_test(test_halving),
+        cmocka_unit_test(test_changed), cmocka_unit_test(test_erased),   cmocka_unit_test(test_evicted),
+        cmocka_unit_test(test_off),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
