@@ -20,6 +20,8 @@
     2.0f               /* what a neighbour clicked falls to 1/e in so many visits from the shared one        \
                         */
 #define LEFT_MIN 1e-3f /* less than that is left of nothing, by rounding */
+/* Room for so many times a source's share: neighbours' scores are often equal. */
+#define TIES 4u
 #define EVENTS_MAX 64u /* of the session, that are taken out of the tables again */
 
 static const size_t KEPT[DN_NEAR_SOURCES] = {
@@ -55,6 +57,7 @@ struct gather {
     struct dn_neighbours neighbours;
     struct row rows[ROWS_MAX][DN_GATHER_SHARDS_MAX];
     struct own own;
+    size_t vectors_max;
     struct dn_tally tallies[DN_GATHER_SHARDS_MAX];
     float near_distance[DN_NEIGHBOUR_AROUND + 1]; /* exp(-d / VSTAN_DISTANCE) */
 };
@@ -444,7 +447,7 @@ static bool merge_shard(struct gather *gather, size_t shard, size_t shards)
     float *scratch = dn_arena_alloc(arena, (tally->count + 1) * sizeof *scratch);
     const struct dn_tally_entry **entries = dn_arena_alloc(arena, (tally->count + 1) * sizeof(void *));
     float least[DN_NEAR_SOURCES];
-    size_t count = 0, room[DN_NEAR_SOURCES]; /* room: for those just as good as the least */
+    size_t count = 0;
 
     if (scratch == NULL || entries == NULL)
         return false;
@@ -452,19 +455,11 @@ static bool merge_shard(struct gather *gather, size_t shard, size_t shards)
         least[source] = is_on(gather, source)
                             ? dn_tally_threshold(tally, source, share_of(source, shards), scratch)
                             : INFINITY;
-    for (unsigned source = 0; source < DN_NEAR_SOURCES; source++) {
-        room[source] = share_of(source, shards);
-        for (uint32_t i = 0; i < tally->count && room[source] > 0; i++)
-            room[source] -= tally->list[i].score[source] > least[source];
-    }
     for (uint32_t i = 0; i < tally->count; i++) {
         const struct dn_tally_entry *entry = &tally->list[i];
         bool good = false;
-        for (size_t source = 0; source < DN_NEAR_SOURCES; source++) {
-            bool tied = entry->score[source] > 0 && entry->score[source] == least[source] && room[source] > 0;
-            room[source] -= tied;
-            good = good || entry->score[source] > least[source] || tied;
-        }
+        for (size_t source = 0; source < DN_NEAR_SOURCES && !good; source++)
+            good = entry->score[source] > 0 && entry->score[source] >= least[source];
         if (good)
             entries[count++] = entry;
     }
@@ -519,6 +514,7 @@ static enum dn_code add_vectors(struct gather *gather, struct dn_error *err)
 
     if (!is_on(gather, DN_SOURCE_VECTOR))
         return DN_OK;
+    gather->out->max += gather->vectors_max;
     enum dn_code code = dn_source_session_vector(gather->pipeline, &offers, err);
     for (size_t i = 0; i < offers.count && code == DN_OK; i++) {
         struct dn_candidate *candidate = dn_gathered_at(gather->out, &offers.list[i].item);
@@ -534,12 +530,16 @@ static enum dn_code make_room(struct gather *gather, struct dn_error *err)
     struct dn_gathered *out = gather->out;
     size_t shards = pipeline->world->shard_count;
 
-    out->max = DN_RECENT_MAX + dn_session_vector_max(pipeline);
+    size_t vectors = dn_session_vector_max(pipeline);
+    out->max = 0;
     for (size_t source = 0; source < DN_NEAR_SOURCES; source++)
-        out->max += share_of(source, shards) * shards;
-    out->list = dn_arena_alloc(pipeline->arena, out->max * sizeof *out->list);
+        out->max += TIES * share_of(source, shards) * shards;
+    out->max += DN_RECENT_MAX;
+    /* What comes last has its room for itself. */
+    out->list = dn_arena_alloc(pipeline->arena, (out->max + vectors) * sizeof *out->list);
+    gather->vectors_max = vectors;
     return out->list == NULL ? dn_arena_full(err)
-                             : dn_slot_map_init(&out->places, pipeline->arena, out->max, err);
+                             : dn_slot_map_init(&out->places, pipeline->arena, out->max + vectors, err);
 }
 
 enum dn_code dn_gather(const struct dn_pipeline *pipeline, const struct dn_label *label,

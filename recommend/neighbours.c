@@ -168,7 +168,8 @@ static bool read_one(const struct dn_pipeline *pipeline, const struct met *met, 
     return true;
 }
 
-/* What is not among the USED_MAX best by a weight has none. */
+/* What is less near than the USED_MAX-th by a weight has none. Those just as near count all: between them
+ * there is nothing to choose, and to take some made VMIS worse by .02. */
 static void cut_off(struct dn_neighbours *neighbours, bool vstan)
 {
     float scratch[READ_MAX];
@@ -178,14 +179,9 @@ static void cut_off(struct dn_neighbours *neighbours, bool vstan)
     for (size_t i = 0; i < neighbours->count; i++)
         scratch[i] = vstan ? neighbours->list[i].vstan : neighbours->list[i].vmis;
     float least = dn_nth_largest(scratch, neighbours->count, USED_MAX - 1);
-    size_t room = USED_MAX; /* for those just as near as the least near */
-    for (size_t i = 0; i < neighbours->count; i++)
-        room -= (vstan ? neighbours->list[i].vstan : neighbours->list[i].vmis) > least;
     for (size_t i = 0; i < neighbours->count; i++) {
         float *weight = vstan ? &neighbours->list[i].vstan : &neighbours->list[i].vmis;
-        bool tied = *weight == least && room > 0;
-        room -= tied;
-        if (*weight <= least && !tied)
+        if (*weight < least)
             *weight = 0;
     }
 }

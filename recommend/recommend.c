@@ -400,6 +400,8 @@ static void show_scores(struct dn_pipeline *pipeline)
 {
     float best = -INFINITY;
 
+    if (pipeline->query && pipeline->query->only > 0)
+        return; /* no log odds, but the source's own scale */
     for (size_t i = 0; i < pipeline->pick_count; i++)
         if (!pipeline->picks[i].fills)
             best = fmaxf(best, pipeline->picks[i].score);
