@@ -6,6 +6,7 @@
  * shards. Then come what the session itself had, and what is nearest by vectors. */
 #include "recommend/gather.h"
 #include "recommend/neighbours.h"
+#include "recommend/own.h"
 #include "recommend/tally.h"
 
 #include <math.h>
@@ -15,39 +16,18 @@
 #define RULES_DECAY 0.4f /* from one item to the one before it */
 #define RULES_PRIOR 3.0f /* events that say nothing, beside what is known of a row */
 #define AHEAD 4u         /* steps between asking for memory and reading it */
-#define ROWS_MAX 5u      /* newest items whose rows are read */
-#define VSTAN_DISTANCE                                                                                       \
-    2.0f               /* what a neighbour clicked falls to 1/e in so many visits from the shared one        \
-                        */
-#define LEFT_MIN 1e-3f /* less than that is left of nothing, by rounding */
-/* Room for so many times a source's share: neighbours' scores are often equal. */
+/* What a neighbour clicked falls to 1/e in so many visits from the shared one. */
+#define VSTAN_DISTANCE 2.0f
+/* Neighbours' scores are often equal: of those as good as the last of a source's share, so many shares more.
+ */
 #define TIES 4u
-#define EVENTS_MAX 64u /* of the session, that are taken out of the tables again */
+/* Where filters and exclusions leave less than so many times k, what was not good enough is looked at too ...
+ */
+#define WANTED 2u
+#define REST_MAX 4096u /* ... but not more of it, of all shards */
 
 static const size_t KEPT[DN_NEAR_SOURCES] = {
     [DN_SOURCE_VSTAN] = 200, [DN_SOURCE_VMIS] = 150, [DN_SOURCE_RULES] = 120, [DN_SOURCE_COVIS] = 100};
-
-/* The row of one newest item in one shard. */
-struct row {
-    struct dn_near_cell *cells;
-    struct dn_near_row sums;
-    size_t own_cells; /* of which nothing is left without the session itself */
-};
-
-/* Clicks of the session that the tables have, and of the label: the same request gets the same answer whether
- * they are counted already or not, and nobody is recommended what only they themselves did. */
-struct own {
-    float after[ROWS_MAX][DN_RECENT_MAX],
-        near[ROWS_MAX][DN_RECENT_MAX]; /* cells: row of a newest item, cell of another */
-    float label_after[ROWS_MAX], label_near[ROWS_MAX];
-    float after_sum[ROWS_MAX], near_sum[DN_RECENT_MAX]; /* of rows */
-    float label_near_sum;
-    float clicks[DN_RECENT_MAX], label_clicks;
-};
-
-#define IS_LABEL DN_RECENT_MAX
-#define IS_OTHER (DN_RECENT_MAX + 1)   /* an item that is not among the newest */
-#define IS_NOTHING (DN_RECENT_MAX + 2) /* an event that the tables do not count */
 
 struct gather {
     const struct dn_pipeline *pipeline;
@@ -55,11 +35,10 @@ struct gather {
     struct dn_gathered *out;
     struct dn_known known;
     struct dn_neighbours neighbours;
-    struct row rows[ROWS_MAX][DN_GATHER_SHARDS_MAX];
-    struct own own;
-    size_t vectors_max;
-    struct dn_tally tallies[DN_GATHER_SHARDS_MAX];
-    float near_distance[DN_NEIGHBOUR_AROUND + 1]; /* exp(-d / VSTAN_DISTANCE) */
+    struct dn_own own;
+    struct dn_own_row *rows[DN_OWN_ROWS];    /* one a shard */
+    struct dn_tally *tallies;                /* one a shard */
+    float near_distance[DN_NEAR_VISITS_MAX]; /* exp(-d / VSTAN_DISTANCE) */
 };
 
 static bool is_on(const struct gather *gather, unsigned source)
@@ -70,11 +49,6 @@ static bool is_on(const struct gather *gather, unsigned source)
 }
 
 /* ---- the session ------------------------------------------------------------------------------------- */
-
-static bool counts(const struct dn_event_view *event)
-{
-    return event->type != DN_EVENT_DISLIKE && event->type != DN_EVENT_REMOVE;
-}
 
 static struct dn_recent *recent_of(struct dn_gathered *out, const struct dn_event_view *event)
 {
@@ -94,7 +68,7 @@ static void read_recent(const struct dn_session_view *session, struct dn_gathere
         out->length++;
         if (recent_of(out, event) != NULL)
             repeats++;
-        else if (out->recent_count < DN_RECENT_MAX && counts(event))
+        else if (out->recent_count < DN_RECENT_MAX && dn_own_counts_event(event))
             out->recent[out->recent_count++] = (struct dn_recent){.name = event->item,
                                                                   .length = event->item_length,
                                                                   .hash = event->item_hash,
@@ -108,6 +82,7 @@ static void find_known(struct gather *gather)
     const struct dn_recommend_world *world = gather->pipeline->world;
     struct dn_gathered *out = gather->out;
 
+    memset(&gather->known, 0xff, sizeof gather->known); /* DN_NEAR_NONE */
     for (size_t i = 0; i < out->recent_count; i++) {
         struct dn_recent *recent = &out->recent[i];
         recent->known = dn_catalog_get_hashed(world->catalog, recent->hash, recent->name, recent->length,
@@ -125,130 +100,13 @@ static void find_known(struct gather *gather)
         gather->known.label[s] = dn_near_find(world->shards[s], label->hash, label->name, label->length);
 }
 
-/* ---- what the session itself added ------------------------------------------------------------------- */
-
-/* An older event and one after it: as session/near.c counts them. */
-static void own_pair(struct own *own, uint8_t older, uint8_t newer, float after)
-{
-    if (older < ROWS_MAX) {
-        own->after_sum[older] += after;
-        if (newer < DN_RECENT_MAX)
-            own->after[older][newer] += after;
-        else if (newer == IS_LABEL)
-            own->label_after[older] += after;
-    }
-    if (older == newer && older != IS_OTHER)
-        return;
-    if (older < DN_RECENT_MAX)
-        own->near_sum[older]++;
-    if (newer < DN_RECENT_MAX)
-        own->near_sum[newer]++;
-    if (newer == IS_LABEL || older == IS_LABEL)
-        own->label_near_sum++;
-    if (older < ROWS_MAX && newer < DN_RECENT_MAX)
-        own->near[older][newer]++;
-    else if (older < ROWS_MAX && newer == IS_LABEL)
-        own->label_near[older]++;
-    if (newer < ROWS_MAX && older < DN_RECENT_MAX)
-        own->near[newer][older]++;
-    else if (newer < ROWS_MAX && older == IS_LABEL)
-        own->label_near[newer]++;
-}
-
-/* In whole parts, as the tables have it. */
-static float after_at(size_t distance)
-{
-    uint32_t parts = DN_NEAR_AFTER_ONE / (uint32_t)distance;
-
-    return (float)parts / DN_NEAR_AFTER_ONE;
-}
-
-static void read_own(struct gather *gather, struct own *own)
-{
-    const struct dn_session_view *session = gather->pipeline->query->session;
-    const struct dn_label *label = gather->label;
-    uint8_t which[EVENTS_MAX + 1];
-    size_t count = 0;
-
-    *own = (struct own){0};
-    if (label != NULL) {
-        struct dn_event_view event = {
-            .item = label->name, .item_length = label->length, .item_hash = label->hash};
-        const struct dn_recent *recent = recent_of(gather->out, &event);
-        which[count++] = recent != NULL ? (uint8_t)(recent - gather->out->recent) : IS_LABEL;
-    }
-    /* An anchor is no click: the tables do not have it. */
-    size_t made =
-        session->event_count - (gather->pipeline->query->anchor != NULL && session->event_count > 0 ? 1 : 0);
-    for (size_t i = made; i-- > 0 && session->events[i].current && count < EVENTS_MAX;) {
-        const struct dn_event_view *event = &session->events[i];
-        const struct dn_recent *recent = recent_of(gather->out, event);
-        bool is_labels =
-            label != NULL && label->hash == event->item_hash && label->length == event->item_length;
-        which[count++] = !counts(event)   ? IS_NOTHING
-                         : recent != NULL ? (uint8_t)(recent - gather->out->recent)
-                         : is_labels      ? IS_LABEL
-                                          : IS_OTHER;
-    }
-    for (size_t i = 0; i < count; i++) {
-        if (which[i] < DN_RECENT_MAX)
-            own->clicks[which[i]]++;
-        own->label_clicks += which[i] == IS_LABEL;
-        for (size_t d = 1; d <= DN_NEAR_WINDOW && i + d < count; d++)
-            if (which[i] != IS_NOTHING && which[i + d] != IS_NOTHING)
-                own_pair(own, which[i + d], which[i], after_at(d));
-    }
-}
-
-static bool is_label(const struct gather *gather, const struct dn_near_item *named)
-{
-    const struct dn_label *label = gather->label;
-
-    return label != NULL && label->hash == named->hash && label->length == named->length &&
-           memcmp(label->name, named->name, label->length) == 0;
-}
-
-static float less(float value, float by)
-{
-    return value - by > LEFT_MIN ? value - by : 0;
-}
-
-/* Takes it out of the row of the newest item i in the shard where the user lives. */
-static void forget_own(struct gather *gather, size_t i, size_t shard)
-{
-    const struct own *own = &gather->own;
-    struct row *row = &gather->rows[i][shard];
-    const uint32_t *ids = gather->known.items[shard];
-
-    row->sums.after_sum = less(row->sums.after_sum, own->after_sum[i]);
-    row->sums.near_sum = less(row->sums.near_sum, own->near_sum[i]);
-    for (size_t n = 0; n < row->sums.count; n++) {
-        struct dn_near_cell *cell = &row->cells[n];
-        float after = 0, near = 0;
-        for (size_t j = 0; j < gather->out->recent_count; j++)
-            if (ids[j] == cell->id) {
-                after = own->after[i][j];
-                near = own->near[i][j];
-            }
-        if (gather->label != NULL && cell->id == gather->known.label[shard]) {
-            after += own->label_after[i];
-            near += own->label_near[i];
-        }
-        if (after == 0 && near == 0)
-            continue;
-        cell->after = less(cell->after, after);
-        cell->near = less(cell->near, near);
-        row->own_cells += cell->after == 0 && cell->near == 0;
-    }
-}
-
 /* ---- rows and neighbours into tallies ---------------------------------------------------------------- */
 
 static size_t row_count(const struct gather *gather)
 {
     if (!is_on(gather, DN_SOURCE_RULES) && !is_on(gather, DN_SOURCE_COVIS))
         return 0;
-    return gather->out->recent_count < ROWS_MAX ? gather->out->recent_count : ROWS_MAX;
+    return gather->out->recent_count < DN_OWN_ROWS ? gather->out->recent_count : DN_OWN_ROWS;
 }
 
 static bool read_rows(struct gather *gather)
@@ -256,19 +114,23 @@ static bool read_rows(struct gather *gather)
     const struct dn_recommend_world *world = gather->pipeline->world;
     struct dn_near_cell scratch[DN_NEAR_CELLS_MAX];
 
-    for (size_t i = 0; i < row_count(gather); i++)
+    for (size_t i = 0; i < row_count(gather); i++) {
+        gather->rows[i] =
+            dn_arena_zalloc(gather->pipeline->arena, world->shard_count * sizeof *gather->rows[i]);
+        if (gather->rows[i] == NULL)
+            return false;
         for (size_t s = 0; s < world->shard_count; s++) {
-            struct row *row = &gather->rows[i][s];
+            struct dn_own_row *row = &gather->rows[i][s];
             if (gather->known.items[s][i] == DN_NEAR_NONE)
                 continue;
             dn_near_row(world->shards[s], gather->known.items[s][i], scratch, DN_NEAR_CELLS_MAX, &row->sums);
-            row->cells =
-                dn_arena_memdup(gather->pipeline->arena, scratch, row->sums.count * sizeof *scratch + 1);
+            row->cells = dn_arena_memdup(gather->pipeline->arena, scratch, row->sums.count * sizeof *scratch);
             if (row->cells == NULL)
                 return false;
             if (gather->known.self[s] != DN_NEAR_NONE)
-                forget_own(gather, i, s);
+                dn_own_forget(&gather->own, &gather->known, s, i, row);
         }
+    }
     return true;
 }
 
@@ -276,6 +138,10 @@ static bool make_tallies(struct gather *gather)
 {
     size_t max[DN_GATHER_SHARDS_MAX] = {0};
 
+    gather->tallies = dn_arena_alloc(gather->pipeline->arena,
+                                     gather->pipeline->world->shard_count * sizeof *gather->tallies);
+    if (gather->tallies == NULL)
+        return false;
     for (size_t n = 0; n < gather->neighbours.count; n++)
         max[gather->neighbours.list[n].shard] += gather->neighbours.list[n].count;
     for (size_t s = 0; s < gather->pipeline->world->shard_count; s++) {
@@ -317,7 +183,7 @@ static void add_rows(struct gather *gather)
     bool first = true; /* no newer item had a row */
 
     for (size_t i = 0; i < row_count(gather); i++, weight *= RULES_DECAY) {
-        struct row *rows = gather->rows[i];
+        const struct dn_own_row *rows = gather->rows[i];
         float after_sum = 0, near_sum = 0;
         size_t cells = 0;
         for (size_t s = 0; s < world->shard_count; s++) {
@@ -337,11 +203,31 @@ static void add_rows(struct gather *gather)
                 entry->after_last += last * cell->after;
                 entry->near_last += first ? cell->near : 0;
             }
-        first = first && cells == 0;
+        if (first && cells > 0) {
+            gather->out->last = i;
+            first = false;
+        }
     }
 }
 
 /* ---- into the catalogue ------------------------------------------------------------------------------ */
+
+/* Room for `max` candidates; those there are move. */
+static bool make_room(struct dn_gathered *gathered, size_t max)
+{
+    struct dn_candidate *list = dn_arena_alloc(gathered->arena, max * sizeof *list);
+    struct dn_error ignored;
+
+    if (list == NULL || dn_slot_map_init(&gathered->places, gathered->arena, max, &ignored) != DN_OK)
+        return false;
+    for (size_t i = 0; i < gathered->count; i++) {
+        list[i] = gathered->list[i];
+        dn_slot_map_put(&gathered->places, list[i].item.slot, (uint32_t)i);
+    }
+    gathered->list = list;
+    gathered->max = max;
+    return true;
+}
 
 struct dn_candidate *dn_gathered_at(struct dn_gathered *gathered, const struct dn_item *item)
 {
@@ -349,46 +235,42 @@ struct dn_candidate *dn_gathered_at(struct dn_gathered *gathered, const struct d
 
     if (place != DN_SLOT_NONE)
         return &gathered->list[place];
-    if (gathered->count == gathered->max)
+    if (gathered->count == gathered->max && !make_room(gathered, 2 * gathered->max))
         return NULL;
     dn_slot_map_put(&gathered->places, item->slot, (uint32_t)gathered->count);
     struct dn_candidate *candidate = &gathered->list[gathered->count++];
-    *candidate =
-        (struct dn_candidate){.item = *item, .position = DN_POSITION_NONE, .which = DN_POSITION_NONE};
+    *candidate = (struct dn_candidate){.item = *item, .position = DN_POSITION_NONE};
     return candidate;
 }
 
-static void add_entry(struct gather *gather, size_t shard, const struct dn_tally_entry *entry,
+/* False: the arena is full. */
+static bool add_entry(struct gather *gather, size_t shard, const struct dn_tally_entry *entry,
                       const struct dn_near_item *named)
 {
     const struct dn_pipeline *pipeline = gather->pipeline;
+    struct dn_own_counts own = {0};
     struct dn_item item;
 
     if (dn_catalog_get_hashed(pipeline->world->catalog, named->hash, named->name, named->length, &item) !=
             DN_OK ||
         !dn_pipeline_wants(pipeline, &item))
-        return;
+        return true;
     struct dn_candidate *candidate = dn_gathered_at(gather->out, &item);
     if (candidate == NULL)
-        return;
+        return false;
     for (unsigned source = 0; source < DN_NEAR_SOURCES; source++)
         candidate->score[source] += is_on(gather, source) ? entry->score[source] : 0;
     candidate->after_last += entry->after_last;
     candidate->near_last += entry->near_last;
-    float own_clicks = 0, own_near = 0;
-    if (gather->known.self[shard] != DN_NEAR_NONE && candidate->which != DN_POSITION_NONE) {
-        own_clicks = gather->own.clicks[candidate->which];
-        own_near = gather->own.near_sum[candidate->which];
-    } else if (gather->known.self[shard] != DN_NEAR_NONE && is_label(gather, named)) {
-        own_clicks = gather->own.label_clicks;
-        own_near = gather->own.label_near_sum;
-    }
-    candidate->clicks += less((float)named->clicks, own_clicks);
-    candidate->recent += less(named->recent, own_near);
+    if (gather->known.self[shard] != DN_NEAR_NONE)
+        own = dn_own_counts_of(&gather->own, &gather->known, shard, entry->id);
+    candidate->clicks += dn_own_less((float)named->clicks, own.clicks);
+    candidate->recent += dn_own_less(named->recent, own.near);
+    return true;
 }
 
 /* What the session itself had may come again. */
-static void add_recent(struct gather *gather)
+static bool add_recent(struct gather *gather)
 {
     struct dn_gathered *out = gather->out;
 
@@ -397,16 +279,59 @@ static void add_recent(struct gather *gather)
             continue;
         struct dn_candidate *candidate = dn_gathered_at(out, &out->recent[i].item);
         if (candidate == NULL)
-            continue;
+            return false;
         candidate->position = out->recent[i].position;
-        candidate->which = (uint32_t)i;
     }
+    return true;
 }
 
 /* Of each shard somewhat more than its share: the best of all may lie in a few. */
 static size_t share_of(size_t source, size_t shards)
 {
     return shards <= 1 ? KEPT[source] : KEPT[source] * 3 / (2 * shards) + 8;
+}
+
+/* Entries of a shard. */
+struct choice {
+    const struct dn_tally_entry **list, **rest;
+    size_t good, rest_count;
+};
+
+static bool choose(struct gather *gather, size_t shard, struct choice *ret)
+{
+    const struct dn_tally *tally = &gather->tallies[shard];
+    struct dn_arena *arena = gather->pipeline->arena;
+    size_t shards = gather->pipeline->world->shard_count, rest = tally->count;
+    float *scratch = dn_arena_alloc(arena, tally->count * sizeof *scratch);
+    float least[DN_NEAR_SOURCES];
+    size_t ties[DN_NEAR_SOURCES];
+
+    *ret = (struct choice){.list = dn_arena_alloc(arena, tally->count * sizeof *ret->list)};
+    if (scratch == NULL || ret->list == NULL)
+        return false;
+    for (unsigned source = 0; source < DN_NEAR_SOURCES; source++) {
+        least[source] = is_on(gather, source)
+                            ? dn_tally_threshold(tally, source, share_of(source, shards), scratch)
+                            : INFINITY;
+        ties[source] = TIES * share_of(source, shards);
+    }
+    for (uint32_t i = 0; i < tally->count; i++) {
+        const struct dn_tally_entry *entry = &tally->list[i];
+        bool good = false, some = false;
+        for (size_t source = 0; source < DN_NEAR_SOURCES && !good; source++) {
+            float score = least[source] < INFINITY ? entry->score[source] : 0;
+            some = some || score > 0;
+            good = score > least[source] || (score > 0 && score == least[source] && ties[source] > 0);
+            ties[source] -= good && score == least[source];
+        }
+        if (good)
+            ret->list[ret->good++] = entry;
+        else if (some) /* what only the session itself added is nothing */
+            ret->list[--rest] = entry;
+    }
+    ret->rest = ret->list + rest;
+    ret->rest_count = tally->count - rest;
+    return true;
 }
 
 /* Each look-up misses the cache four times; so that they overlap, each step asks for what a later one reads.
@@ -416,7 +341,7 @@ static bool add_entries(struct gather *gather, size_t shard, const struct dn_tal
 {
     const struct dn_shard *from = gather->pipeline->world->shards[shard];
     const struct dn_catalog *catalog = gather->pipeline->world->catalog;
-    struct dn_near_item *named = dn_arena_alloc(gather->pipeline->arena, (count + 1) * sizeof *named);
+    struct dn_near_item *named = dn_arena_alloc(gather->pipeline->arena, count * sizeof *named);
 
     if (named == NULL)
         return false;
@@ -434,36 +359,33 @@ static bool add_entries(struct gather *gather, size_t shard, const struct dn_tal
         }
         if (i >= 3 * AHEAD && found < count && named[found].name != NULL)
             dn_catalog_prefetch(catalog, named[found].hash, true);
-        if (i >= 4 * AHEAD && named[added].name != NULL)
-            add_entry(gather, shard, entries[added], &named[added]);
+        if (i >= 4 * AHEAD && named[added].name != NULL &&
+            !add_entry(gather, shard, entries[added], &named[added]))
+            return false;
     }
     return true;
 }
 
-static bool merge_shard(struct gather *gather, size_t shard, size_t shards)
+/* The good entries of all shards; where they leave too few candidates, the rest as well. */
+static bool merge(struct gather *gather, const struct choice *choices)
 {
-    const struct dn_tally *tally = &gather->tallies[shard];
-    struct dn_arena *arena = gather->pipeline->arena;
-    float *scratch = dn_arena_alloc(arena, (tally->count + 1) * sizeof *scratch);
-    const struct dn_tally_entry **entries = dn_arena_alloc(arena, (tally->count + 1) * sizeof(void *));
-    float least[DN_NEAR_SOURCES];
-    size_t count = 0;
+    const struct dn_pipeline *pipeline = gather->pipeline;
+    size_t shards = pipeline->world->shard_count, room = DN_RECENT_MAX, left = REST_MAX;
 
-    if (scratch == NULL || entries == NULL)
+    for (size_t s = 0; s < shards; s++)
+        room += choices[s].good;
+    if (!make_room(gather->out, room) || !add_recent(gather))
         return false;
-    for (unsigned source = 0; source < DN_NEAR_SOURCES; source++)
-        least[source] = is_on(gather, source)
-                            ? dn_tally_threshold(tally, source, share_of(source, shards), scratch)
-                            : INFINITY;
-    for (uint32_t i = 0; i < tally->count; i++) {
-        const struct dn_tally_entry *entry = &tally->list[i];
-        bool good = false;
-        for (size_t source = 0; source < DN_NEAR_SOURCES && !good; source++)
-            good = entry->score[source] > 0 && entry->score[source] >= least[source];
-        if (good)
-            entries[count++] = entry;
+    for (size_t s = 0; s < shards; s++)
+        if (!add_entries(gather, s, choices[s].list, choices[s].good))
+            return false;
+    for (size_t s = 0; s < shards && gather->out->count < WANTED * pipeline->k; s++) {
+        size_t rest = choices[s].rest_count < left ? choices[s].rest_count : left;
+        left -= rest;
+        if (!add_entries(gather, s, choices[s].rest, rest))
+            return false;
     }
-    return add_entries(gather, shard, entries, count);
+    return true;
 }
 
 /* What is clicked rarely says more where it is shared; what is near everything is near nothing. */
@@ -487,65 +409,55 @@ static void weigh(struct gather *gather)
     }
 }
 
-static enum dn_code add_near(struct gather *gather, struct dn_error *err)
+static bool add_near(struct gather *gather)
 {
-    const struct dn_recommend_world *world = gather->pipeline->world;
+    size_t shards = gather->pipeline->world->shard_count;
+    struct choice choices[DN_GATHER_SHARDS_MAX];
 
-    for (unsigned d = 0; d <= DN_NEIGHBOUR_AROUND; d++)
+    for (unsigned d = 0; d < DN_NEAR_VISITS_MAX; d++)
         gather->near_distance[d] = expf(-(float)d / VSTAN_DISTANCE);
     bool neighbours = is_on(gather, DN_SOURCE_VSTAN) || is_on(gather, DN_SOURCE_VMIS);
     if (neighbours && !dn_neighbours_read(gather->pipeline, gather->out, &gather->known, &gather->neighbours))
-        return dn_arena_full(err);
+        return false;
     if (!read_rows(gather) || !make_tallies(gather))
-        return dn_arena_full(err);
+        return false;
     for (size_t n = 0; n < gather->neighbours.count; n++)
         add_neighbour(gather, &gather->neighbours.list[n]);
     add_rows(gather);
-    for (size_t s = 0; s < world->shard_count; s++)
-        if (!merge_shard(gather, s, world->shard_count))
-            return dn_arena_full(err);
+    for (size_t s = 0; s < shards; s++)
+        if (!choose(gather, s, &choices[s]))
+            return false;
+    if (!merge(gather, choices))
+        return false;
     weigh(gather);
-    return DN_OK;
+    return true;
 }
 
 static enum dn_code add_vectors(struct gather *gather, struct dn_error *err)
 {
+    struct dn_gathered *out = gather->out;
     struct dn_offers offers = {0};
 
     if (!is_on(gather, DN_SOURCE_VECTOR))
         return DN_OK;
-    gather->out->max += gather->vectors_max;
     enum dn_code code = dn_source_session_vector(gather->pipeline, &offers, err);
-    for (size_t i = 0; i < offers.count && code == DN_OK; i++) {
-        struct dn_candidate *candidate = dn_gathered_at(gather->out, &offers.list[i].item);
-        if (candidate != NULL)
-            candidate->score[DN_SOURCE_VECTOR] = 1 + offers.list[i].score; /* a cosine: 0 to 2 */
+    if (code != DN_OK || offers.count == 0)
+        return code;
+    if (out->max < out->count + offers.count && !make_room(out, out->count + offers.count))
+        return dn_arena_full(err);
+    for (size_t i = 0; i < offers.count; i++) {
+        struct dn_candidate *candidate = dn_gathered_at(out, &offers.list[i].item);
+        if (candidate == NULL)
+            return dn_arena_full(err);
+        candidate->score[DN_SOURCE_VECTOR] = 1 + offers.list[i].score; /* a cosine: 0 to 2 */
     }
-    return code;
-}
-
-static enum dn_code make_room(struct gather *gather, struct dn_error *err)
-{
-    const struct dn_pipeline *pipeline = gather->pipeline;
-    struct dn_gathered *out = gather->out;
-    size_t shards = pipeline->world->shard_count;
-
-    size_t vectors = dn_session_vector_max(pipeline);
-    out->max = 0;
-    for (size_t source = 0; source < DN_NEAR_SOURCES; source++)
-        out->max += TIES * share_of(source, shards) * shards;
-    out->max += DN_RECENT_MAX;
-    /* What comes last has its room for itself. */
-    out->list = dn_arena_alloc(pipeline->arena, (out->max + vectors) * sizeof *out->list);
-    gather->vectors_max = vectors;
-    return out->list == NULL ? dn_arena_full(err)
-                             : dn_slot_map_init(&out->places, pipeline->arena, out->max + vectors, err);
+    return DN_OK;
 }
 
 enum dn_code dn_gather(const struct dn_pipeline *pipeline, const struct dn_label *label,
                        struct dn_gathered *ret, struct dn_error *err)
 {
-    *ret = (struct dn_gathered){0};
+    *ret = (struct dn_gathered){.arena = pipeline->arena};
     if (pipeline->query == NULL || pipeline->query->session == NULL)
         return DN_OK;
     DN_ASSERT(pipeline->world->shard_count <= DN_GATHER_SHARDS_MAX);
@@ -556,13 +468,9 @@ enum dn_code dn_gather(const struct dn_pipeline *pipeline, const struct dn_label
     gather->label = label;
     gather->out = ret;
     read_recent(pipeline->query->session, ret);
-    enum dn_code code = make_room(gather, err);
-    if (code != DN_OK)
-        return code;
     find_known(gather);
-    read_own(gather, &gather->own);
-    add_recent(gather);
-    if (ret->recent_count > 0)
-        code = add_near(gather, err);
-    return code == DN_OK ? add_vectors(gather, err) : code;
+    dn_own_read(pipeline, ret, label, &gather->own);
+    if (ret->recent_count > 0 && !add_near(gather))
+        return dn_arena_full(err);
+    return add_vectors(gather, err);
 }

@@ -1,9 +1,10 @@
 /* Private to recommend: candidates of a session, with what each source says of them.
  *
  *   vstan  session neighbours with V-STAN's weights (Garg, Gupta, Malhotra, Vig, Shroff, "Sequence and time
- * aware neighborhood for session-based recommendations", SIGIR 2019) vmis   session neighbours with
- * VMIS-kNN's (Kersbergen, Sprangers, Schelter, "Serenade", SIGMOD 2022) rules  what followed the newest
- * items, as probabilities covis  what was clicked near the newest items, as cosines
+ *          aware neighborhood for session-based recommendations", SIGIR 2019)
+ *   vmis   session neighbours with VMIS-kNN's (Kersbergen, Sprangers, Schelter, "Serenade", SIGMOD 2022)
+ *   rules  what followed the newest items, as probabilities
+ *   covis  what was clicked near the newest items, as cosines
  *
  * Users are split over shards, so each item's neighbours and rows are in all of them: every source is a sum
  * over shards. Within a shard candidates go by its ids; only the best of each source are looked up in the
@@ -34,11 +35,11 @@ struct dn_recent { /* an item of the session, newest first, once each */
 struct dn_candidate {
     struct dn_item item;
     float score[DN_SCORED]; /* on the source's own scale, > 0; 0: it did not name it */
-    float clicks, recent;   /* over all shards: events ever, and decayed events near others */
-    float after_last;       /* share of what followed the newest item */
-    float near_last;        /* decayed events near the newest item that has a row */
-    uint32_t position;      /* in the session, as in dn_recent; DN_POSITION_NONE: not there */
-    uint32_t which;         /* of the newest items it is; DN_POSITION_NONE: none */
+    /* Events ever, and decayed events near others: of the shards in which a source named it. */
+    float clicks, recent;
+    float after_last;  /* share of what followed the newest item */
+    float near_last;   /* decayed events near the newest item that has a row */
+    uint32_t position; /* in the session, as in dn_recent; DN_POSITION_NONE: not there */
 };
 
 struct dn_gathered { /* in the arena */
@@ -46,6 +47,8 @@ struct dn_gathered { /* in the arena */
     size_t recent_count;
     size_t length; /* events of the session */
     float repeats; /* share of them, but the first, whose item had been there */
+    size_t last;   /* which of the newest items is the first that has a row */
+    struct dn_arena *arena;
     struct dn_candidate *list;
     size_t count, max;
     struct dn_slot_map places; /* catalogue slot -> place in list */
@@ -63,7 +66,7 @@ struct dn_label {
 enum dn_code dn_gather(const struct dn_pipeline *pipeline, const struct dn_label *label,
                        struct dn_gathered *ret, struct dn_error *err);
 
-/* The item's candidate, made where there is none; NULL: there is no room for it. It must be wanted. */
+/* The item's candidate, made where there is none; NULL: the arena is full. It must be wanted. Others move. */
 struct dn_candidate *dn_gathered_at(struct dn_gathered *gathered, const struct dn_item *item);
 
 /* Features of all candidates, one array of list.count numbers for each; NULL: all are 0. In the arena. */

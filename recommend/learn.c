@@ -8,6 +8,7 @@
 #include <string.h>
 
 #define RATE 0.1
+#define USUAL_K 20          /* what requests ask for: sources offer candidates by it */
 #define STEPS_LENGTH_MIN 2u /* events: one that was seen, one that is the label */
 
 struct dn_learner {
@@ -190,7 +191,7 @@ enum dn_code dn_learner_step(struct dn_learner *learner, const struct dn_recomme
     before.event_count--;
     before.session_events--;
     before.last_ms = clicked[-1].time_ms;
-    struct dn_recommend_query query = {.session = &before, .user = user, .k = 1, .include_seen = true};
+    struct dn_recommend_query query = {.session = &before, .user = user, .k = USUAL_K, .include_seen = true};
     struct dn_label label = {
         .name = clicked->item, .length = clicked->item_length, .hash = clicked->item_hash};
     struct dn_recommend_world held;

@@ -90,7 +90,7 @@ static bool meet_all(const struct dn_pipeline *pipeline, const struct dn_gathere
                 continue;
             visitors->count =
                 dn_near_visitors(world->shards[s], known->items[s][i], users, DN_NEAR_VISITORS_MAX);
-            visitors->users = dn_arena_memdup(pipeline->arena, users, visitors->count * sizeof *users + 1);
+            visitors->users = dn_arena_memdup(pipeline->arena, users, visitors->count * sizeof *users);
             if (visitors->users == NULL)
                 return false;
             total += visitors->count;
@@ -148,14 +148,16 @@ static size_t nearest(const struct meeting *meeting, const struct met *ret[READ_
     return count;
 }
 
-static bool read_one(const struct dn_pipeline *pipeline, const struct met *met, struct dn_neighbour *ret)
+/* Whether the session could be read; *ret_full: the arena is full. */
+static bool read_one(const struct dn_pipeline *pipeline, const struct met *met, struct dn_neighbour *ret,
+                     bool *ret_full)
 {
     int64_t now_ms = pipeline->query->session->last_ms;
     struct dn_near_visit visits[DN_NEAR_VISITS_MAX];
     struct dn_near_session session;
 
-    if (!dn_near_session(pipeline->world->shards[met->shard], met->user, met->item, DN_NEIGHBOUR_AROUND,
-                         visits, &session))
+    size_t around = pipeline->query->only == 1 + DN_SOURCE_VMIS ? DN_NEAR_VISITS_MAX : DN_NEIGHBOUR_AROUND;
+    if (!dn_near_session(pipeline->world->shards[met->shard], met->user, met->item, around, visits, &session))
         return false;
     float age = now_ms > session.last_ms ? (float)(now_ms - session.last_ms) / VSTAN_AGE_MS : 0;
     float fades = 1 - VMIS_DECAY * (float)(met->newest + 1);
@@ -164,8 +166,9 @@ static bool read_one(const struct dn_pipeline *pipeline, const struct met *met, 
     ret->matched = session.matched;
     ret->vmis = fades > 0 ? met->vmis * fades : 0;
     ret->vstan = met->vstan / sqrtf((float)session.length) * expf(-age);
-    memcpy(ret->visits, visits, session.count * sizeof *visits);
-    return true;
+    ret->visits = dn_arena_memdup(pipeline->arena, visits, session.count * sizeof *visits);
+    *ret_full = *ret_full || ret->visits == NULL;
+    return ret->visits != NULL;
 }
 
 /* What is less near than the USED_MAX-th by a weight has none. Those just as near count all: between them
@@ -191,6 +194,7 @@ bool dn_neighbours_read(const struct dn_pipeline *pipeline, const struct dn_gath
 {
     struct meeting meeting = {0};
     const struct met *chosen[READ_MAX];
+    bool full = false;
 
     *ret = (struct dn_neighbours){0};
     if (!meet_all(pipeline, gathered, known, &meeting))
@@ -206,9 +210,9 @@ bool dn_neighbours_read(const struct dn_pipeline *pipeline, const struct dn_gath
             dn_near_prefetch_user(pipeline->world->shards[chosen[i - AHEAD]->shard], chosen[i - AHEAD]->user,
                                   true);
         if (i >= 2 * AHEAD)
-            ret->count += read_one(pipeline, chosen[i - 2 * AHEAD], &ret->list[ret->count]);
+            ret->count += read_one(pipeline, chosen[i - 2 * AHEAD], &ret->list[ret->count], &full);
     }
     cut_off(ret, false);
     cut_off(ret, true);
-    return true;
+    return !full;
 }

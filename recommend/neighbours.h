@@ -4,12 +4,14 @@
 
 #include "recommend/gather.h"
 
-#define DN_NEIGHBOUR_AROUND 20u /* visits of a neighbour on each side of the one that is shared */
+/* Visits of a neighbour on each side of the one that is shared; VMIS by itself reads the whole session, as
+ * far as dn_near_session gives it. */
+#define DN_NEIGHBOUR_AROUND 20u
 
 struct dn_neighbour {
-    uint32_t shard, count, matched; /* visits, and which of them is of the shared item */
-    float vmis, vstan;              /* weights; 0: not among the best by that */
-    struct dn_near_visit visits[2 * DN_NEIGHBOUR_AROUND + 1];
+    uint32_t shard, count, matched;     /* visits, and which of them is of the shared item */
+    float vmis, vstan;                  /* weights; 0: not among the best by that */
+    const struct dn_near_visit *visits; /* in the arena */
 };
 
 struct dn_neighbours { /* in the arena */

@@ -369,11 +369,11 @@ static const char *reason_of(struct dn_pipeline *pipeline, const struct dn_pick 
         return "in sessions like yours";
     case DN_SOURCE_RULES:
         if (!pipeline->after_reason)
-            pipeline->after_reason = with_name(pipeline, "often after", &gathered->recent[0]);
+            pipeline->after_reason = with_name(pipeline, "often after", &gathered->recent[gathered->last]);
         return pipeline->after_reason;
     case DN_SOURCE_COVIS:
         if (!pipeline->near_reason)
-            pipeline->near_reason = with_name(pipeline, "often together with", &gathered->recent[0]);
+            pipeline->near_reason = with_name(pipeline, "often together with", &gathered->recent[gathered->last]);
         return pipeline->near_reason;
     case DN_SOURCE_SESSION:
         return "from your session";

@@ -70,7 +70,7 @@ struct dn_near_session {
 };
 /* Of the session in which that user clicked the item last: up to `around` events before and behind that one
  * (DN_NEAR_VISITS_MAX in all). False: they are no visitor of it any more. */
-#define DN_NEAR_VISITS_MAX 64
+#define DN_NEAR_VISITS_MAX 128
 bool dn_near_session(const struct dn_shard *shard, uint32_t user, uint32_t id, size_t around,
                      struct dn_near_visit ret_visits[DN_NEAR_VISITS_MAX], struct dn_near_session *ret);
 
