@@ -216,6 +216,28 @@ void dn_trend_half_life(struct dn_core *core, int64_t half_life_ms)
     core->trend_changed = true;
 }
 
+/* The heap's entries: the second half of a heap sort, the least to the end first. */
+static void sort_best_first(const struct dn_core *core, struct dn_trend_entry ret[DN_TREND_MAX])
+{
+    memcpy(ret, core->heap, core->heap_count * sizeof *ret);
+    for (uint32_t left = core->heap_count; left > 1;) {
+        struct dn_trend_entry entry = ret[--left];
+        ret[left] = ret[0];
+        uint32_t at = 0;
+        for (uint32_t child = 1; child < left; child = 2 * at + 1) {
+            if (child + 1 < left && less(core, &ret[child + 1], &ret[child])) {
+                child++;
+            }
+            if (!less(core, &ret[child], &entry)) {
+                break;
+            }
+            ret[at] = ret[child];
+            at = child;
+        }
+        ret[at] = entry;
+    }
+}
+
 /* ---- what readers see ------------------------------------------------------------------------------ */
 
 void dn_trend_publish(struct dn_core *core, bool now)
@@ -225,18 +247,13 @@ void dn_trend_publish(struct dn_core *core, bool now)
     if (!now && (!core->trend_changed || meta->time_ms - core->trend_published_ms < DN_TREND_PUBLISH_MS)) {
         return;
     }
-    struct dn_trend_entry sorted[DN_TREND_MAX]; /* best first: by taking the least off the end */
+    struct dn_trend_entry sorted[DN_TREND_MAX];
     uint32_t count = core->heap_count;
     size_t text_bytes = 0;
     for (uint32_t i = 0; i < count; i++) {
-        struct dn_trend_entry entry = core->heap[i];
-        text_bytes += dn_item_get(core, entry.item)->length;
-        uint32_t at = i;
-        for (; at > 0 && less(core, &sorted[at - 1], &entry); at--) {
-            sorted[at] = sorted[at - 1];
-        }
-        sorted[at] = entry;
+        text_bytes += dn_item_get(core, core->heap[i].item)->length;
     }
+    sort_best_first(core, sorted);
     size_t size_bytes = sizeof(struct dn_trend_list) + text_bytes;
     struct dn_trend_list *list = dn_slab_alloc(core->slab, size_bytes);
     list->size_bytes = size_bytes;
