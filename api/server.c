@@ -325,7 +325,8 @@ static enum dn_code thread_init(struct dn_thread *thread, struct addrinfo *addre
     thread->read_buffer = malloc(DN_READ_BUFFER_BYTES);
     thread->out_buffer = malloc(DN_OUT_BUFFER_BYTES);
     dn_buffer_init(&thread->scratch, DN_RECORD_MAX);
-    if (!thread->completions || !thread->read_buffer || !thread->out_buffer)
+    thread->work = dn_arena_create(DN_WORK_ARENA_BLOCK_BYTES, server->limits.arena_bytes);
+    if (!thread->completions || !thread->read_buffer || !thread->out_buffer || !thread->work)
         return dn_fail(err, DN_NO_MEMORY, "memory of an API thread");
     if (server->options.epoch) {
         thread->reader = dn_epoch_register(server->options.epoch);
@@ -503,6 +504,7 @@ void dn_server_destroy(struct dn_server *server)
         dn_buffer_free(&thread->scratch);
         free(thread->read_buffer);
         free(thread->out_buffer);
+        dn_arena_destroy(thread->work);
     }
     free(server->threads);
     nghttp2_session_callbacks_del(server->callbacks);

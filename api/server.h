@@ -47,6 +47,7 @@
 #define DN_WATCHERS_MAX 1024 /* a thread: they last as long as their client likes */
 #define DN_CALL_POOL_MAX 1024
 #define DN_CALL_ARENA_BLOCK_BYTES (16u << 10)
+#define DN_WORK_ARENA_BLOCK_BYTES (1u << 20) /* one a thread: a usual Recommend takes a third of it */
 #define DN_OP_MESSAGE_MAX 256
 
 struct dn_call;
@@ -191,6 +192,7 @@ struct dn_thread {
     bool accept_owed; /* a connection waits in libuv, which reports no other until it is taken */
     bool tick_running, drain_seen, stop_seen, closed;
     struct dn_buffer scratch; /* for building records: cleared by the user */
+    struct dn_arena *work;    /* dn_call_work */
     uint8_t *read_buffer, *out_buffer;
     uint8_t random[1024];
     size_t random_left;
@@ -302,6 +304,15 @@ void dn_call_fail(struct dn_call *call, enum dn_code code, const char *format, .
 void dn_call_fail_error(struct dn_call *call, const struct dn_error *err);
 /* A gRPC status that no dn_code stands for. */
 void dn_call_fail_grpc(struct dn_call *call, int grpc_status, const char *message);
+
+/* Memory for what a method does in one go, empty: whatever was in it is gone, and so is this when the method
+ * returns to the loop or calls this again. Warm from one call to the next, where a call's own arena is small
+ * because there may be thousands. Bounded as a call's is. */
+static inline struct dn_arena *dn_call_work(struct dn_call *call)
+{
+    dn_arena_reset(call->thread->work);
+    return call->thread->work;
+}
 
 /* Checks the bytes (api/wire.h) and unpacks them into the arena. NULL: the call was answered. */
 void *dn_call_unpack(struct dn_call *call, const ProtobufCMessageDescriptor *type, const uint8_t *bytes,

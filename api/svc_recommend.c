@@ -231,7 +231,7 @@ static void recommend_next(struct dn_call *call, const struct dn_read *read, voi
     size_t count = 0;
     struct dn_error err = {.code = DN_OK};
     enum dn_code code =
-        dn_recommend(&r->world, &app->options.recommend, &r->query, call->arena, &items, &count, &err);
+        dn_recommend(&r->world, &app->options.recommend, &r->query, dn_call_work(call), &items, &count, &err);
     if (code != DN_OK) {
         fail_inside(call, code, &err);
         return;
@@ -334,8 +334,8 @@ static void similar_next(struct dn_call *call, const struct dn_read *read, void 
     struct dn_recommended *items = NULL;
     size_t count = 0;
     struct dn_error err = {.code = DN_OK};
-    enum dn_code code =
-        dn_similar(&world, vector, dim, self_slot, request->k, &filter, call->arena, &items, &count, &err);
+    enum dn_code code = dn_similar(&world, vector, dim, self_slot, request->k, &filter, dn_call_work(call),
+                                   &items, &count, &err);
     if (code != DN_OK)
         fail_inside(call, code, &err);
     else
@@ -368,7 +368,8 @@ static void trending_next(struct dn_call *call, const struct dn_read *read, void
     struct dn_recommended *items = NULL;
     size_t count = 0;
     struct dn_error err = {.code = DN_OK};
-    enum dn_code code = dn_trending(&app->world, request->k, &filter, call->arena, &items, &count, &err);
+    enum dn_code code =
+        dn_trending(&app->world, request->k, &filter, dn_call_work(call), &items, &count, &err);
     if (code != DN_OK)
         fail_inside(call, code, &err);
     else
