@@ -260,8 +260,8 @@ static bool add_entry(struct gather *gather, size_t shard, const struct dn_tally
         return false;
     for (unsigned source = 0; source < DN_NEAR_SOURCES; source++)
         candidate->score[source] += is_on(gather, source) ? entry->score[source] : 0;
-    candidate->after_last += entry->after_last;
-    candidate->near_last += entry->near_last;
+    candidate->after_last += is_on(gather, DN_SOURCE_RULES) ? entry->after_last : 0;
+    candidate->near_last += is_on(gather, DN_SOURCE_COVIS) ? entry->near_last : 0;
     if (gather->known.self[shard] != DN_NEAR_NONE)
         own = dn_own_counts_of(&gather->own, &gather->known, shard, entry->id);
     candidate->clicks += dn_own_less((float)named->clicks, own.clicks);

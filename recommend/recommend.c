@@ -373,7 +373,8 @@ static const char *reason_of(struct dn_pipeline *pipeline, const struct dn_pick 
         return pipeline->after_reason;
     case DN_SOURCE_COVIS:
         if (!pipeline->near_reason)
-            pipeline->near_reason = with_name(pipeline, "often together with", &gathered->recent[gathered->last]);
+            pipeline->near_reason =
+                with_name(pipeline, "often together with", &gathered->recent[gathered->last]);
         return pipeline->near_reason;
     case DN_SOURCE_SESSION:
         return "from your session";
@@ -388,11 +389,13 @@ static const char *reason_of(struct dn_pipeline *pipeline, const struct dn_pick 
 
 /* What the model ordered is shown as its odds against the best, up to 1; what fills behind it, as less than
  * 0. */
-static float shown_score(const struct dn_pick *pick, float best)
+static float shown_score(float score, bool fills, float best)
 {
-    if (!pick->fills)
-        return expf(pick->score - best);
-    return best > -INFINITY ? pick->score - 1 : pick->score;
+    if (!fills)
+        return expf(score - best);
+    if (best == -INFINITY)
+        return score;
+    return score > 0 ? -1 / (1 + score) : score - 1; /* a boost may have made it large */
 }
 
 /* Before the order is made: what rounding makes equal goes by id, as all that is equal does. */
@@ -406,7 +409,7 @@ static void show_scores(struct dn_pipeline *pipeline)
         if (!pipeline->picks[i].fills)
             best = fmaxf(best, pipeline->picks[i].score);
     for (size_t i = 0; i < pipeline->pick_count; i++)
-        pipeline->picks[i].score = shown_score(&pipeline->picks[i], best);
+        pipeline->picks[i].score = shown_score(pipeline->picks[i].score, pipeline->picks[i].fills, best);
 }
 
 static bool show(struct dn_pipeline *pipeline, const struct dn_pick *pick, float score,
@@ -462,12 +465,13 @@ static enum dn_code answer_by_rules(struct dn_pipeline *pipeline, struct dn_reco
 
         all[i] = (struct dn_rerank_item){
             .item = pick->item, .score = pick->score, .fills = pick->fills, .from = (uint32_t)i};
-        if (!pick->fills && pick->score > best)
-            best = pick->score;
     }
     enum dn_code code = dn_rerank(&rerank, all, pipeline->pick_count, pipeline->arena, &picked, &count, err);
     if (code != DN_OK)
         return code;
+    for (size_t i = 0; i < pipeline->pick_count; i++) /* as boosts left them */
+        if (!all[i].fills)
+            best = fmaxf(best, all[i].score);
     struct dn_recommended *items = dn_arena_alloc(pipeline->arena, count * sizeof(*items));
     if (!items)
         return dn_arena_full(err);
@@ -475,7 +479,7 @@ static enum dn_code answer_by_rules(struct dn_pipeline *pipeline, struct dn_reco
         const struct dn_pick *pick =
             picked[i].from == DN_RERANK_NONE ? NULL : &pipeline->picks[picked[i].from];
 
-        if (pick && !show(pipeline, pick, shown_score(pick, best), &items[i]))
+        if (pick && !show(pipeline, pick, shown_score(picked[i].score, picked[i].fills, best), &items[i]))
             return dn_arena_full(err);
         if (picked[i].pinned)
             items[i] = (struct dn_recommended){.item = picked[i].item,

@@ -307,6 +307,29 @@ static void a_filter_reaches_what_is_rare(void **state)
     world_destroy(w);
 }
 
+/* Scores are those of the order: with the boosts. */
+static void boosts_are_in_the_scores(void **state)
+{
+    struct world *w = world_create();
+    struct dn_attribute even = {.value = "even", .value_length = 4};
+    struct dn_filter_term term = {
+        .op = DN_FILTER_EQ, .name = "category", .name_length = 8, .values = &even, .value_count = 1};
+    struct dn_filter filter = {.terms = &term, .term_count = 1, .only_available = true};
+    struct dn_boost boost = {.filter = &filter, .times = 1, .plus = 5};
+    struct dn_rules rules = {.boosts = &boost, .boost_count = 1};
+
+    (void)state;
+    walk(w, 1, 6, "abcd");
+    ask(w, "a", (struct dn_recommend_query){.k = 11, .rules = &rules});
+    assert_int_equal(at(w, 0), 'c');
+    assert_true(w->items[0].score == 1);
+    assert_int_equal(w->count, 11);
+    for (size_t i = 1; i < w->count; i++)
+        assert_true(w->items[i].score <= w->items[i - 1].score);
+    assert_true(w->items[10].score < 0); /* what fills, with its boost, stays behind */
+    world_destroy(w);
+}
+
 /* Whose row it is says the reason: the newest item that has one. */
 static void reasons_name_the_item_with_a_row(void **state)
 {
@@ -410,6 +433,28 @@ static void assert_same(const struct gathered *a, const struct gathered *b)
             assert_near(a->of[i].recent, b->of[i].recent, "recent", i);
         }
     }
+}
+
+/* Nothing of a source that is off is left: no feature of its own either. */
+static void what_is_off_says_nothing(void **state)
+{
+    struct world *w = world_create();
+    struct dn_event_view events[2];
+    struct gathered got;
+    const int items[] = {0};
+
+    (void)state;
+    walk(w, 1, 6, "abc");
+    struct dn_session_view session = session_of(events, items, 1, START_MS + 60000);
+    gather(w, &session, 0, NULL, &got);
+    assert_true(got.there[1] && got.of[1].after_last > 0 && got.of[1].near_last > 0);
+    w->settings.sources_off = 1u << DN_SOURCE_RULES;
+    gather(w, &session, 0, NULL, &got);
+    assert_true(got.there[1] && got.of[1].after_last == 0 && got.of[1].near_last > 0);
+    w->settings.sources_off = 1u << DN_SOURCE_COVIS;
+    gather(w, &session, 0, NULL, &got);
+    assert_true(got.there[1] && got.of[1].after_last > 0 && got.of[1].near_last == 0);
+    world_destroy(w);
 }
 
 /* Others' random clicks into both worlds; the session of one user only into the second. What the second says
@@ -582,6 +627,8 @@ int main(void)
         cmocka_unit_test(filters_and_seen_hold),
         cmocka_unit_test(a_filter_reaches_what_is_rare),
         cmocka_unit_test(reasons_name_the_item_with_a_row),
+        cmocka_unit_test(boosts_are_in_the_scores),
+        cmocka_unit_test(what_is_off_says_nothing),
         cmocka_unit_test(dislikes_are_not_counted),
         cmocka_unit_test(the_own_session_is_left_out),
         cmocka_unit_test(the_learner_finds_what_predicts),
