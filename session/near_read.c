@@ -72,13 +72,14 @@ bool dn_near_item(const struct dn_shard *shard, uint32_t id, struct dn_near_item
     const struct dn_item *item = atomic_load_explicit(&slot->item, memory_order_acquire);
     if (item == NULL)
         return false;
-    const struct dn_row *row = is_on(core) ? atomic_load_explicit(&slot->row, memory_order_acquire) : NULL;
+    bool on = is_on(core);
+    const struct dn_row *row = on ? atomic_load_explicit(&slot->row, memory_order_acquire) : NULL;
     *ret = (struct dn_near_item){
         .id = id,
         .name = item->bytes,
         .length = item->length,
         .hash = item->hash,
-        .clicks = atomic_load_explicit(&slot->clicks, memory_order_relaxed),
+        .clicks = on ? atomic_load_explicit(&slot->clicks, memory_order_relaxed) : 0,
         .recent = row != NULL ? decay(core, row) * (float)load64(&row->near_sum) / DN_NEAR_ONE : 0,
     };
     return true;

@@ -53,6 +53,7 @@ struct seen { /* of the item "aa" */
     struct dn_near_row row;
     struct dn_near_cell cell; /* the first one */
     size_t visitors;
+    uint32_t clicks;
     float recent;
 };
 
@@ -67,8 +68,10 @@ static struct seen look(struct rig *rig)
     uint32_t id = id_of(rig, "aa");
     dn_near_row(rig->shard, id, cells, DN_NEAR_CELLS_MAX, &seen.row);
     seen.visitors = dn_near_visitors(rig->shard, id, users, DN_NEAR_VISITORS_MAX);
-    if (dn_near_item(rig->shard, id, &item))
+    if (dn_near_item(rig->shard, id, &item)) {
         seen.recent = item.recent;
+        seen.clicks = item.clicks;
+    }
     dn_epoch_leave(rig->reader);
     if (seen.row.count > 0)
         seen.cell = cells[0];
@@ -80,6 +83,7 @@ static void assert_nothing(const struct seen *seen)
     assert_int_equal(seen->row.count, 0);
     assert_true(seen->row.after_sum == 0 && seen->row.near_sum == 0 && seen->recent == 0);
     assert_int_equal(seen->visitors, 0);
+    assert_int_equal(seen->clicks, 0);
 }
 
 /* `to` becomes what `from` is, by a snapshot; returns its version. */
@@ -170,7 +174,7 @@ static void test_nobody_sees_them_off(void **state)
     seen = look(&restored);
     assert_nothing(&seen);
     switch_to(&rig, 120, HOUR_MS);
-    assert_true(look(&rig).cell.near == 8 && look(&rig).visitors == 8);
+    assert_true(look(&rig).cell.near == 8 && look(&rig).visitors == 8 && look(&rig).clicks == 8);
     copy_to(&rig, &restored);
     assert_true(look(&restored).cell.near == 8 && look(&restored).visitors == 8);
     rig_close(&rig);
