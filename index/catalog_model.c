@@ -8,8 +8,8 @@
  * Invariants:
  *  1. LEARNED counts only when it names the generation and the version in force, and nothing is frozen: the
  *     weights of a generation are one line of descent, each learned from the one before it.
- *  2. Nothing counts until the fact DN_MODEL_FACT is set. A build without this file refuses the records too,
- *     so its state stays the same as ours.
+ *  2. Nothing counts until the fact DN_MODEL_FACT is set. A build without this file stops at the records
+ *     (dn_catalog_record_level): whoever proposes one sees to it that all members know them (index.h).
  *  3. A state without generation, version and freeze has no block: it is written as an older build writes it.
  */
 #include "base/hash.h"

@@ -77,8 +77,10 @@ void dn_catalog_record_fact(struct dn_buffer *out, const char *key, const char *
 /* The model: weights of the blend (recommend/model.h), opaque here. A learner reads them, learns, and sends
  * them back with the version it began from: what it sends counts only while nobody else changed them
  * meanwhile, so neither a leader that was deposed nor a record that comes late can undo a reset. All of these
- * are refused (DN_MODEL_OFF) until the fact DN_MODEL_FACT is set: builds that know no model then have the
- * same state. */
+ * are refused (DN_MODEL_OFF) until the fact DN_MODEL_FACT is set. A build that knows no model stops at an
+ * entry with one of them, refused or not (dn_catalog_record_level): propose them only while the fact is set,
+ * and the fact only while all members have DN_CATALOG_LEVEL_MODEL. The learner (node/learner.c) sets it then,
+ * and the API (api/svc_model.c) proposes nothing before. */
 #define DN_MODEL_FACT "model"    /* any value */
 #define DN_MODEL_BLOB_MAX 16384u /* bytes */
 

@@ -171,7 +171,8 @@ static const struct dn_config_key KEYS[] = {
          "Trending counts halve in this time."),
     UINT("session.near_cells", session.near_cells, 0, DN_NEAR_CELLS_MAX, "120", "items",
          "A shard keeps, of each item, up to so many others that are clicked near it: what recommendations "
-         "from sessions live from. 0: nothing more is kept. New values are taken once all members "
+         "from sessions live from. 0: nothing more is kept, and what there is stays in memory and fades, "
+         "but is not used. New values are taken once all members "
          "are connected and of a build that knows them."),
     UINT("session.near_visitors", session.near_visitors, 1, DN_NEAR_VISITORS_MAX, "64", "users",
          "Newest users of an item whose sessions recommendations look at."),

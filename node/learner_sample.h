@@ -25,7 +25,7 @@ struct dn_sample {
 struct dn_sampler {
     struct dn_sample ring[DN_SAMPLES_MAX];
     _Atomic uint64_t put, taken; /* so many ever; put: consensus thread, taken: learner */
-    _Atomic int64_t allowance;   /* that may still be taken now; below 0: never */
+    _Atomic int64_t allowance;   /* that may still be taken now; see dn_sample_offer */
     atomic_bool open;
     struct dn_counter *skipped, *dropped;
     unsigned rate;       /* a second */
@@ -33,7 +33,8 @@ struct dn_sampler {
     uint64_t owed;       /* part of a click, in 1 / CLICK; learner */
 };
 
-/* Consensus thread. */
+/* Consensus thread. dn_sample_open may set the allowance to 0 between the look at it and its being used: it
+ * is -1 then, until the next is handed out. */
 static inline void dn_sample_offer(struct dn_sampler *sampler, struct dn_hash128 user, uint32_t shard)
 {
     if (!atomic_load_explicit(&sampler->open, memory_order_relaxed))

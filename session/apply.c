@@ -384,23 +384,19 @@ static void apply_settings(struct dn_core *core, const struct dn_record_head *he
                            struct dn_buffer *result)
 {
     struct dn_shard_settings settings = core->meta.settings;
-    if (!dn_decode_settings(reader, head->version >= DN_RECORD_VERSION_NEAR, &settings) ||
-        dn_reader_left(reader) > 0 || dn_shard_settings_check(&settings, NULL) != DN_OK) {
+    bool near = head->version >= DN_RECORD_VERSION_NEAR;
+    if (!dn_decode_settings(reader, near, &settings) || dn_reader_left(reader) > 0 ||
+        dn_shard_settings_check(&settings, NULL) != DN_OK) {
         dn_buffer_u8(result, DN_RESULT_INVALID);
         return;
     }
     if (settings.trend_half_life_ms != core->meta.settings.trend_half_life_ms) {
         dn_trend_half_life(core, settings.trend_half_life_ms);
     }
-    bool halves_anew = settings.near_half_life_ms != core->meta.settings.near_half_life_ms;
-    if (halves_anew) {
-        dn_near_advance(core); /* what was due by the old one */
+    if (near) {
+        dn_near_settings(core, &settings);
     }
     core->meta.settings = settings;
-    if (halves_anew) {
-        core->meta.near_landmark_ms = core->meta.time_ms; /* nothing is due by the new one yet */
-    }
-    dn_near_advance(core);
     dn_buffer_u8(result, DN_RESULT_OK);
 }
 

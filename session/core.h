@@ -8,12 +8,14 @@
  *  2. A user's id and an item's id never enter hashes, answers or decisions: two nodes may give different
  * ids.
  *  3. core->sum is the sum (mod 2^64) of the hashes of all users' headers, events and window ids, items,
- *     sources, dead letters that wait, the stall and tombstones. Whoever changes one takes the old hash out
- *     and puts the new one in. Which place a source has is in no hash and no decision: which are finished, in
- *     which order, and which letters wait decides whose place is given away.
+ *     their rows, cells and visitors, sources, dead letters that wait, the stall and tombstones. Whoever
+ *     changes one takes the old hash out and puts the new one in. Which place a source has is in no hash and
+ *     no decision: which are finished, in which order, and which letters wait decides whose place is given
+ *     away.
  *  4. While a capture is open, a chunk it holds is never written (dn_core_user_chunk and dn_core_item_chunk
- *     copy it first; one of dead letters only behind the last letter it had), and nothing that it can reach
- * is freed (dn_core_retire_captured and its kin keep it until the capture ends).
+ *     copy it first; one of dead letters only behind the last letter it had), nor a row or a ring of visitors
+ *     that it can reach (near.c copies it first), and nothing that it can reach is freed
+ *     (dn_core_retire_captured and its kin keep it until the capture ends).
  *  5. Of every API event that was counted, either the id is in its user's window, or no event with that time
  *     can be accepted from that user any more, for ever. What keeps it so:
  *       a. an id leaves a window only when its time is below block->floor_ms, which never falls, and an event
@@ -137,7 +139,8 @@ struct dn_cell {
     uint32_t item; /* of this node: to be compared with the key; or DN_CELL_ITEM_NONE */
 };
 
-/* Cells are changed in place, each word one atomic; everything else that changes makes a new row. */
+/* Cells, count, hand and the sums are changed in place: what readers see of them is one atomic each. More
+ * room, halvings and an open capture make a new row. */
 struct dn_row {
     uint32_t generation;
     uint32_t epoch;    /* halvings of the group that are in its weights */
@@ -282,15 +285,12 @@ struct dn_meta { /* the plain part of the state: copied whole into a capture */
     uint32_t trend_epoch;
     int64_t near_landmark_ms; /* when rows were halved last */
     uint32_t near_epoch;      /* how often they were */
+    /* A SETTINGS record of version 4 came, ever: there may be tables, and the settings are not the default's.
+     * It decides what of this is in hashes and snapshots. Not near_cells: rows stay where that is 0 again. */
+    bool has_near;
     uint64_t events_applied, duplicates, late, refused, erased, evicted, expired;
     struct dn_shard_settings settings;
 };
-
-/* Builds before the tables knew nothing of these values. */
-static inline bool dn_meta_has_near(const struct dn_meta *meta)
-{
-    return meta->settings.near_cells != 0 || meta->near_epoch != 0;
-}
 
 struct dn_capture {
     struct dn_core *core;
@@ -348,6 +348,7 @@ struct dn_core {
     uint32_t user_bound, user_free, idle_head, idle_tail; /* idle_head: the longest idle */
 
     _Atomic uint32_t near_epoch; /* meta's, for readers */
+    _Atomic bool near_on;        /* near_cells is above 0; readers: they see no tables where it is not */
     struct dn_near_counts near;
     _Atomic bool items_evicted; /* ever: ids in cells may be others' now; readers */
 
@@ -513,8 +514,13 @@ void dn_trend_publish(struct dn_core *core, bool now);
 void dn_trend_half_life(struct dn_core *core, int64_t half_life_ms);
 
 /* ---- near.c ---- */
-/* Counts the halvings that are due; call when the group's time moved. */
+/* Counts the halvings that are due; call when the group's time moved. While there are no cells nobody sees or
+ * writes a row: they are counted by the next settings. */
 void dn_near_advance(struct dn_core *core);
+/* The settings of the tables are these now. */
+void dn_near_settings(struct dn_core *core, const struct dn_shard_settings *settings);
+/* What readers see of meta, after a restore. */
+void dn_near_show(struct dn_core *core);
 /* Asks for what events that follow those of the block will change: slots, later the rows behind them. */
 void dn_near_prefetch_slots(const struct dn_core *core, const struct dn_block *block);
 void dn_near_prefetch_rows(const struct dn_core *core, const struct dn_block *block);
@@ -591,9 +597,10 @@ void dn_core_entry_done(struct dn_core *core, int64_t time_ms);
 
 /* ---- snapshot.c, restore.c ---- */
 #define DN_SNAPSHOT_MAGIC 0x48534e44u /* "DNSH" */
-/* 1: without dead letters, stall, and the newest time and count of a source; 2: without finished sources, and
- * written where there are none: builds that know no more read it. */
-/* 3: without the tables of what is near an item, and written where there are none. */
+/* 1: without dead letters, stall, and the newest time and count of a source; 2: without finished sources; 3:
+ * without the tables of what is near an item, their settings and halvings. The oldest that will do (2 or
+ * above) is written: 4 once meta.has_near, else 3 where a source is finished. Builds that know no more read
+ * it. */
 #define DN_SNAPSHOT_VERSION 4u
 #define DN_SNAPSHOT_VERSION_FINISHED 3u
 #define DN_SNAPSHOT_VERSION_STREAMS 2u

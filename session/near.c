@@ -86,7 +86,7 @@ static struct dn_row *row_copy(struct dn_core *core, const struct dn_row *from, 
         struct dn_cell cell = dn_cell_get(from, i);
         cell.after >>= shift;
         cell.near >>= shift;
-        if (cell.after != 0 || cell.near != 0)
+        if (halvings == 0 || cell.after != 0 || cell.near != 0)
             dn_cell_put(row, row->count++, &cell);
     }
     return row;
@@ -451,19 +451,45 @@ void dn_near_drop(struct dn_core *core, uint32_t item)
     dn_visitors_put(core, slot, NULL);
 }
 
-void dn_near_advance(struct dn_core *core)
+void dn_near_show(struct dn_core *core)
+{
+    atomic_store_explicit(&core->near_epoch, core->meta.near_epoch, memory_order_relaxed);
+    atomic_store_explicit(&core->near_on, core->meta.settings.near_cells != 0, memory_order_relaxed);
+}
+
+static void halve(struct dn_core *core)
 {
     struct dn_meta *meta = &core->meta;
-
-    if (meta->settings.near_cells == 0)
-        return;
     int64_t halvings = (meta->time_ms - meta->near_landmark_ms) / meta->settings.near_half_life_ms;
 
     if (halvings > 0) {
         meta->near_landmark_ms += halvings * meta->settings.near_half_life_ms;
         meta->near_epoch += (uint32_t)halvings;
-        atomic_store_explicit(&core->near_epoch, meta->near_epoch, memory_order_relaxed);
+        dn_near_show(core);
     }
+}
+
+void dn_near_advance(struct dn_core *core)
+{
+    if (core->meta.settings.near_cells != 0)
+        halve(core);
+}
+
+void dn_near_settings(struct dn_core *core, const struct dn_shard_settings *settings)
+{
+    struct dn_meta *meta = &core->meta;
+    bool halves_anew = settings->near_half_life_ms != meta->settings.near_half_life_ms;
+
+    if (halves_anew && meta->has_near)
+        halve(core); /* what was due by the old one, off or on */
+    meta->settings.near_cells = settings->near_cells;
+    meta->settings.near_visitors = settings->near_visitors;
+    meta->settings.near_half_life_ms = settings->near_half_life_ms;
+    if (halves_anew)
+        meta->near_landmark_ms = meta->time_ms; /* nothing is due by the new one yet */
+    meta->has_near = true;
+    dn_near_advance(core);
+    dn_near_show(core);
 }
 
 uint64_t dn_near_hash(const struct dn_core *core, const struct dn_item_slot *slot)

@@ -12,7 +12,11 @@
  * Readers (any registered thread, in epoch) take no lock. A row changes under them: a weight is one atomic,
  * but what they read of one row may be of several moments, an event apart. Ids are of this node and this
  * process only; one that is read here may be another item's a moment later, which costs that candidate its
- * truth for one answer: who needs the item compares its name. */
+ * truth for one answer: who needs the item compares its name.
+ *
+ * Where the settings have no cells, readers see no rows, no visitors and no counts. Tables that there
+ * were before stay, and fade: with cells again they are seen as what has become of them. Users leave them as
+ * ever; what was clicked meanwhile is not in them. */
 #ifndef DN_SESSION_NEAR_H
 #define DN_SESSION_NEAR_H
 

@@ -65,6 +65,8 @@ void dn_visitors_put(struct dn_core *core, struct dn_item_slot *slot, struct dn_
 struct dn_row *dn_row_create(struct dn_core *core, uint32_t capacity);
 struct dn_visitors *dn_visitors_create(struct dn_core *core, uint32_t capacity);
 
+/* Does section NEAR have something to say of the item? */
+bool dn_near_has_tables(const struct dn_item_slot *slot);
 /* Section NEAR. */
 void dn_near_write(const struct dn_capture *capture, struct dn_sink *sink, struct dn_buffer *out);
 /* Behind its head; items and users are restored. names[id in the bytes]: the id here plus one. False: it

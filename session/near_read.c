@@ -37,6 +37,12 @@ static uint64_t hash_of(const struct dn_core *core, uint32_t id)
     return slot != NULL ? atomic_load_explicit(&slot->hash, memory_order_relaxed) : 0;
 }
 
+/* Where the tables are off, what is in them is as old as that. */
+static bool is_on(const struct dn_core *core)
+{
+    return atomic_load_explicit(&core->near_on, memory_order_relaxed);
+}
+
 /* Of the halvings that nobody has written into the row yet. */
 static float decay(const struct dn_core *core, const struct dn_row *row)
 {
@@ -66,13 +72,14 @@ bool dn_near_item(const struct dn_shard *shard, uint32_t id, struct dn_near_item
     const struct dn_item *item = atomic_load_explicit(&slot->item, memory_order_acquire);
     if (item == NULL)
         return false;
-    const struct dn_row *row = atomic_load_explicit(&slot->row, memory_order_acquire);
+    bool on = is_on(core);
+    const struct dn_row *row = on ? atomic_load_explicit(&slot->row, memory_order_acquire) : NULL;
     *ret = (struct dn_near_item){
         .id = id,
         .name = item->bytes,
         .length = item->length,
         .hash = item->hash,
-        .clicks = atomic_load_explicit(&slot->clicks, memory_order_relaxed),
+        .clicks = on ? atomic_load_explicit(&slot->clicks, memory_order_relaxed) : 0,
         .recent = row != NULL ? decay(core, row) * (float)load64(&row->near_sum) / DN_NEAR_ONE : 0,
     };
     return true;
@@ -86,7 +93,7 @@ void dn_near_row(const struct dn_shard *shard, uint32_t id, struct dn_near_cell 
     const struct dn_row *row = slot != NULL ? atomic_load_explicit(&slot->row, memory_order_acquire) : NULL;
 
     *ret = (struct dn_near_row){0};
-    if (row == NULL)
+    if (row == NULL || !is_on(core))
         return;
     float now = decay(core, row);
     ret->after_sum = now * (float)load64(&row->after_sum) / DN_NEAR_AFTER_ONE;
@@ -116,7 +123,7 @@ size_t dn_near_visitors(const struct dn_shard *shard, uint32_t id, uint32_t *ret
         slot != NULL ? atomic_load_explicit(&slot->visitors, memory_order_acquire) : NULL;
     size_t found = 0;
 
-    if (visitors == NULL)
+    if (visitors == NULL || !is_on(core))
         return 0;
     uint32_t head = load16(&visitors->head), count = load16(&visitors->count);
     for (uint32_t n = 0; n < count && n < visitors->capacity && found < max; n++) {

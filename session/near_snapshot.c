@@ -22,10 +22,13 @@ static const struct dn_item_slot *slot_of(const struct dn_capture *capture, uint
     return &capture->items[id / DN_ITEM_CHUNK]->slots[id % DN_ITEM_CHUNK];
 }
 
-static bool has_tables(const struct dn_item_slot *slot)
+bool dn_near_has_tables(const struct dn_item_slot *slot)
 {
+    const struct dn_visitors *visitors = atomic_load_explicit(&slot->visitors, memory_order_relaxed);
+
     return slot->state == DN_ITEM_LIVE && (atomic_load_explicit(&slot->clicks, memory_order_relaxed) != 0 ||
-                                           atomic_load_explicit(&slot->row, memory_order_relaxed) != NULL);
+                                           atomic_load_explicit(&slot->row, memory_order_relaxed) != NULL ||
+                                           (visitors != NULL && visitors->count > 0));
 }
 
 static void write_row(const struct dn_row *row, struct dn_buffer *out)
@@ -77,12 +80,12 @@ void dn_near_write(const struct dn_capture *capture, struct dn_sink *sink, struc
     uint32_t count = 0;
 
     for (uint32_t id = 0; id < capture->item_bound; id++)
-        count += has_tables(slot_of(capture, id));
+        count += dn_near_has_tables(slot_of(capture, id));
     dn_buffer_u8(out, DN_SECTION_NEAR);
     dn_buffer_u32(out, count);
     for (uint32_t id = 0; id < capture->item_bound && sink->code == DN_OK; id++) {
         const struct dn_item_slot *slot = slot_of(capture, id);
-        if (!has_tables(slot))
+        if (!dn_near_has_tables(slot))
             continue;
         dn_buffer_u32(out, id);
         dn_buffer_u32(out, atomic_load_explicit(&slot->clicks, memory_order_relaxed));
@@ -125,6 +128,20 @@ static void keys_make(struct dn_core *core, struct keys *ret)
         ret->items[place_of(ret, dn_row_key(dn_item_hash(core, item)))] = item + 1;
 }
 
+/* False: the row has a cell of this key already, and would give either to whoever asks. places: of the row's
+ * keys, each its cell's number + 1; twice as many as there may be cells. */
+#define KEY_PLACES (2 * DN_NEAR_CELLS_MAX)
+static bool key_is_new(uint16_t places[KEY_PLACES], const struct dn_row *row, uint32_t key, uint32_t at)
+{
+    uint32_t place = key % KEY_PLACES;
+
+    for (; places[place] != 0; place = (place + 1) % KEY_PLACES)
+        if (row->words[places[place] - 1] == key)
+            return false;
+    places[place] = (uint16_t)(at + 1);
+    return true;
+}
+
 static bool read_row(struct dn_core *core, struct dn_source *in, const struct keys *keys,
                      struct dn_item_slot *slot)
 {
@@ -142,6 +159,7 @@ static bool read_row(struct dn_core *core, struct dn_source *in, const struct ke
     row->hand = (uint16_t)hand;
     row->after_sum = after_sum;
     row->near_sum = near_sum;
+    uint16_t places[KEY_PLACES] = {0};
     bool good = true;
     for (uint32_t i = 0; i < count; i++) {
         struct dn_cell cell = {.key = dn_source_u32(in), .item = DN_CELL_ITEM_NONE};
@@ -150,7 +168,8 @@ static bool read_row(struct dn_core *core, struct dn_source *in, const struct ke
         uint32_t item = keys->items[place_of(keys, cell.key)];
         if (item != 0)
             cell.item = item - 1;
-        good = good && cell.after <= DN_CELL_AFTER_MAX && cell.near <= DN_CELL_NEAR_MAX;
+        good = good && cell.after <= DN_CELL_AFTER_MAX && cell.near <= DN_CELL_NEAR_MAX &&
+               (cell.after != 0 || cell.near != 0) && key_is_new(places, row, cell.key, i);
         dn_cell_put(row, i, &cell);
     }
     row->count = (uint16_t)count;
@@ -217,7 +236,7 @@ bool dn_near_read(struct dn_core *core, struct dn_source *in, const uint32_t *na
     struct keys keys;
     bool good = true;
 
-    atomic_store_explicit(&core->near_epoch, core->meta.near_epoch, memory_order_relaxed);
+    dn_near_show(core);
     keys_make(core, &keys);
     for (uint32_t i = 0; i < count && good; i++)
         good = read_item(core, in, names, &keys, seen, &last);

@@ -107,6 +107,8 @@ void dn_record_stall(struct dn_buffer *out, int64_t since_ms, const char *reason
 /* All events of the user are gone, and those at or before until_ms stay gone (until_ms: at most ahead_ms past
  * the group's time); request_id makes a repeat harmless. */
 void dn_record_erase(struct dn_buffer *out, struct dn_hash128 user, int64_t until_ms, uint64_t request_id);
+/* The first one makes the shard one that older builds cannot restore: its snapshots say what the tables'
+ * settings are. */
 void dn_record_settings(struct dn_buffer *out, const struct dn_shard_settings *settings);
 /* The same without those of the tables (near.h), which stay as they are: builds that do not know them read
  * it. */

@@ -68,6 +68,7 @@ static enum dn_code read_meta(struct dn_core *core, struct dn_source *in, uint16
     meta->evicted = dn_source_u64(in);
     meta->expired = dn_source_u64(in);
     bool near = version >= DN_SNAPSHOT_VERSION;
+    meta->has_near = near;
     size_t settings_bytes = DN_SETTINGS_BYTES + (near ? DN_SETTINGS_NEAR_BYTES : 0);
     const uint8_t *bytes = dn_source_bytes(in, settings_bytes);
     struct dn_reader reader;

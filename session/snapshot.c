@@ -104,7 +104,7 @@ static void section(struct dn_buffer *out, uint8_t tag, uint32_t count)
 
 static uint16_t version_of(const struct dn_capture *capture)
 {
-    if (dn_meta_has_near(&capture->meta)) {
+    if (capture->meta.has_near) {
         return DN_SNAPSHOT_VERSION;
     }
     for (uint32_t i = 0; i < capture->source_count; i++) {
@@ -133,8 +133,8 @@ static void write_meta(const struct dn_meta *meta, struct dn_buffer *out)
     dn_buffer_u64(out, meta->erased);
     dn_buffer_u64(out, meta->evicted);
     dn_buffer_u64(out, meta->expired);
-    dn_encode_settings(out, &meta->settings, dn_meta_has_near(meta));
-    if (dn_meta_has_near(meta)) {
+    dn_encode_settings(out, &meta->settings, meta->has_near);
+    if (meta->has_near) {
         dn_buffer_i64(out, meta->near_landmark_ms);
         dn_buffer_u32(out, meta->near_epoch);
     }
@@ -149,6 +149,8 @@ static void write_items(const struct dn_capture *capture, struct dn_sink *sink, 
         if (slot->state != DN_ITEM_LIVE) {
             continue;
         }
+        /* Or a snapshot that no node can restore takes the place of the log. */
+        DN_ASSERT(capture->meta.has_near || !dn_near_has_tables(slot));
         const struct dn_item *item = atomic_load_explicit(&slot->item, memory_order_acquire);
         dn_buffer_u32(out, id);
         dn_buffer_u64(out, slot->trend);

@@ -182,7 +182,7 @@ uint64_t dn_meta_hash(const struct dn_meta *meta)
     for (size_t i = 0; i < sizeof values / sizeof values[0]; i++) {
         h = mix(h, values[i]);
     }
-    if (dn_meta_has_near(meta)) {
+    if (meta->has_near) {
         h = mix(h, (uint64_t)meta->near_landmark_ms);
         h = mix(h, (uint64_t)meta->near_epoch << 32 | settings->near_cells);
         h = mix(h, settings->near_visitors);

@@ -30,7 +30,9 @@ bool dn_decode_head(struct dn_reader *reader, struct dn_record_head *ret)
     unsigned newest = ret->kind == DN_RECORD_SOURCE     ? DN_RECORD_VERSION_FINISHED
                       : ret->kind == DN_RECORD_SETTINGS ? DN_RECORD_VERSION_NEAR
                                                         : DN_RECORD_VERSION_STREAMS;
-    if (reader->failed || ret->version < DN_RECORD_VERSION_MIN || ret->version > newest) {
+    /* Settings have no version 3: builds before 4 refuse it, and so do we. */
+    bool skipped = ret->kind == DN_RECORD_SETTINGS && ret->version == DN_RECORD_VERSION_FINISHED;
+    if (reader->failed || ret->version < DN_RECORD_VERSION_MIN || ret->version > newest || skipped) {
         return false;
     }
     switch (ret->kind) {

@@ -4,9 +4,9 @@
 
 #include "session/record.h"
 
-/* 2: stream records with dead marks, and the kinds from 5 on; 3: a source that is finished; 4: settings with
- * those of the tables (near.h). What is the same
- * in an older version is written as that: builds which know no more read it, and reach the same state. */
+/* 2: stream records with dead marks, and the kinds from 5 on; 3: a source that is finished, nothing else has
+ * it; 4: settings with those of the tables (near.h). What is the same in an older version is written as that:
+ * builds which know no more read it, and reach the same state. */
 #define DN_RECORD_VERSION_NEAR 4u
 #define DN_RECORD_VERSION_STREAMS 2u
 #define DN_RECORD_VERSION_FINISHED 3u

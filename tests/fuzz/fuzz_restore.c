@@ -138,21 +138,22 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
     return 0;
 }
 
-/* Small tables: the rows of these few items are full at once. */
-static void tables_on(struct world *world)
+/* Small tables: the rows of these few items are full at once. cells 0: off. */
+static void tables(struct world *world, uint32_t cells, int64_t now_ms)
 {
     struct dn_shard_settings settings;
     dn_shard_settings_default(&settings);
-    settings.near_cells = 3;
+    settings.near_cells = cells;
     settings.near_visitors = 2;
     settings.near_half_life_ms = DAY_MS / 24;
     dn_record_settings(&world->record, &settings);
-    world_apply(world, NOW_MS - DAY_MS);
+    world_apply(world, now_ms);
 }
 
 size_t dn_fuzz_seed(unsigned n, uint8_t *out, size_t max)
 {
-    static const unsigned rounds[] = {0, 1, 6, 25, 2, 12};
+    static const unsigned rounds[] = {0, 1,  6, 25,
+                                      2, 12, 9}; /* from the 5th on with tables, the last: off again */
     struct world world;
     struct dn_buffer bytes;
     struct dn_error err = {0};
@@ -161,10 +162,13 @@ size_t dn_fuzz_seed(unsigned n, uint8_t *out, size_t max)
     }
     world_open(&world);
     if (n >= 4) {
-        tables_on(&world);
+        tables(&world, 3, NOW_MS - (n == 6 ? 0 : DAY_MS)); /* halved, or not yet */
     }
     for (unsigned round = 0; round < rounds[n]; round++) {
         click(&world, round);
+    }
+    if (n == 6) {
+        tables(&world, 0, NOW_MS + (int64_t)rounds[n] * 1000);
     }
     dn_buffer_init(&bytes, max);
     void *capture = dn_shard_snapshot_begin(world.shard);

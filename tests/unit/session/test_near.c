@@ -394,7 +394,6 @@ static void test_evicted(void **state)
     rig_close(&world.rig);
 }
 
-/* Without the setting nothing is kept, and the state is that of builds which knew no tables. */
 /* Another half-life counts from now on; fewer visitors are kept as soon as one comes. */
 static void test_changed(void **state)
 {
@@ -436,9 +435,12 @@ static void test_changed(void **state)
     rig_close(&world.rig);
 }
 
+/* Without the setting nothing is kept; what was clicked then has no part in what comes with it
+ * (test_near_off.c has the rest). */
 static void test_off(void **state)
 {
     static struct world world;
+    struct dn_shard_settings settings;
     uint32_t users[USERS];
 
     (void)state;
@@ -449,6 +451,19 @@ static void test_off(void **state)
     dn_epoch_enter(world.rig.reader);
     assert_int_equal(dn_near_visitors(world.rig.shard, find(&world, 0), users, USERS), 0);
     dn_epoch_leave(world.rig.reader);
+    through_snapshot(&world);
+    dn_shard_settings(world.rig.shard, &settings);
+    assert_int_equal(settings.near_visitors, 8);
+    settings.near_cells = 16;
+    rig_settings(&world.rig, &settings);
+    assert_true(near_now(&world, 0) == 0);
+    click(&world, 1, 0, world.rig.now_ms, DN_EVENT_CLICK);
+    click(&world, 1, 1, world.rig.now_ms, DN_EVENT_CLICK);
+    assert_true(near_now(&world, 0) == 1);
+    dn_epoch_enter(world.rig.reader);
+    assert_int_equal(dn_near_visitors(world.rig.shard, find(&world, 0), users, USERS), 1);
+    dn_epoch_leave(world.rig.reader);
+    through_snapshot(&world);
     rig_close(&world.rig);
 }
 

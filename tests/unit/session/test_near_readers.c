@@ -15,6 +15,7 @@
 #define RECORDS 1200
 #define PER_RECORD 20
 #define GAP_MS 5000
+#define CELLS 14
 #define AROUND 5u
 #define SEEN_ENOUGH 3000u
 
@@ -138,6 +139,18 @@ static void *snapshot_thread(void *argument)
     return NULL;
 }
 
+/* Now and then the tables are off for some records. */
+static void switch_tables(struct rig *rig, struct rng *rng)
+{
+    struct dn_shard_settings settings;
+
+    dn_shard_settings(rig->shard, &settings);
+    if (!rng_chance(rng, settings.near_cells == 0 ? 20 : 1))
+        return;
+    settings.near_cells = settings.near_cells == 0 ? CELLS : 0;
+    rig_settings(rig, &settings);
+}
+
 static void write_record(struct rig *rig, struct rng *rng)
 {
     struct dn_event_in events[PER_RECORD];
@@ -190,7 +203,7 @@ static void test_readers(void **state)
     settings.events_per_user = 12;
     settings.idle_ms = 600000;
     settings.items_max = ITEMS * 3 / 4;
-    settings.near_cells = 14;
+    settings.near_cells = CELLS;
     settings.near_visitors = 20;
     settings.near_half_life_ms = 3600000;
     rig_settings(&rig, &settings);
@@ -200,6 +213,7 @@ static void test_readers(void **state)
     for (int i = 0; i < RECORDS || snapshots < 4 || atomic_load(&shared.cells) < SEEN_ENOUGH ||
                     atomic_load(&shared.sessions) < SEEN_ENOUGH;
          i++) {
+        switch_tables(&rig, &rng);
         write_record(&rig, &rng);
         if (!open && i % 60 == 30) {
             dn_buffer_init(&work.bytes, 64u << 20);

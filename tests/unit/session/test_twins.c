@@ -6,6 +6,8 @@
  * DUNLIN_TWINS_SEED and DUNLIN_TWINS_RUNS choose other histories. */
 #include "harness.h"
 
+#include "session/near.h"
+
 #define USERS 400
 #define ITEMS 300
 #define ROUNDS 6
@@ -15,12 +17,15 @@
 #define DAY (24 * HOUR)
 
 static uint64_t outcomes_seen[DN_OUTCOME_INVALID + 1], evicted_seen, expired_seen, erased_seen, letters_seen;
+static uint64_t rows_seen,
+    off_seen; /* snapshots: with rows; with rows, and the tables off before any halving */
 
-static void settings_random(struct rng *rng, struct dn_shard_settings *s)
+static void settings_random(struct rng *rng, bool slow, struct dn_shard_settings *s)
 {
     static const int64_t lateness[] = {0, 1, 60000, 5 * 60000, 7 * DAY};
     static const int64_t idle[] = {1000, HOUR, 30 * DAY};
     static const int64_t half_life[] = {60000, HOUR, 6 * HOUR, 365 * DAY};
+    static const int64_t slow_half_life[] = {500 * DAY, 1000 * DAY, 3650 * DAY};
     dn_shard_settings_default(s);
     s->gap_ms = rng_chance(rng, 20) ? 1 : 30 * 60000;
     s->lateness_ms = lateness[rng_below(rng, rng_chance(rng, 10) ? 5 : 4)];
@@ -33,7 +38,7 @@ static void settings_random(struct rng *rng, struct dn_shard_settings *s)
     s->trend_half_life_ms = half_life[rng_below(rng, 4)];
     s->near_cells = rng_chance(rng, 80) ? 1 + (uint32_t)rng_below(rng, 40) : 0;
     s->near_visitors = 1 + (uint32_t)rng_below(rng, 20);
-    s->near_half_life_ms = (1 + (int64_t)rng_below(rng, 4)) * 60 * 60000;
+    s->near_half_life_ms = slow ? slow_half_life[rng_below(rng, 3)] : (1 + (int64_t)rng_below(rng, 4)) * HOUR;
 }
 
 static int64_t time_random(struct rng *rng, int64_t now)
@@ -116,7 +121,7 @@ static void word_random(struct rng *rng, struct rig *a, int64_t *next_offset)
     }
 }
 
-static void record_random(struct rng *rng, struct rig *a, int64_t *next_offset)
+static void record_random(struct rng *rng, struct rig *a, bool slow, int64_t *next_offset)
 {
     struct dn_event_in in[RECORD_MAX];
     char names[RECORD_MAX][16];
@@ -125,7 +130,7 @@ static void record_random(struct rng *rng, struct rig *a, int64_t *next_offset)
     switch (rng_below(rng, 11)) {
     case 0: {
         struct dn_shard_settings settings;
-        settings_random(rng, &settings);
+        settings_random(rng, slow, &settings);
         dn_record_settings(&a->record, &settings);
         break;
     }
@@ -214,6 +219,59 @@ static void same_streams(struct rig *a, struct rig *b)
     assert_memory_equal(stats[0].dead, stats[1].dead, sizeof stats[0].dead);
 }
 
+/* Which items cells name is a matter of the node: it may have forgotten one meanwhile. */
+static void same_near(struct rig *a, struct rig *b)
+{
+    struct dn_near_cell cells[DN_NEAR_CELLS_MAX];
+    struct dn_near_row rows[2];
+    struct dn_near_item items[2];
+    struct dn_near_visit visits[DN_NEAR_VISITS_MAX];
+    struct dn_near_session sessions[2];
+    struct rig *rigs[] = {a, b};
+    uint32_t ids[2], users[2][DN_NEAR_VISITORS_MAX];
+    size_t counts[2];
+    dn_epoch_enter(a->reader);
+    dn_epoch_enter(b->reader);
+    for (unsigned i = 0; i < ITEMS; i++) {
+        char name[16];
+        int length = snprintf(name, sizeof name, "i%u", i);
+        for (int n = 0; n < 2; n++) {
+            ids[n] = dn_near_find(rigs[n]->shard, dn_hash64(name, (size_t)length, 0), name, (uint16_t)length);
+            if (ids[n] == DN_NEAR_NONE) {
+                continue;
+            }
+            assert_true(dn_near_item(rigs[n]->shard, ids[n], &items[n]));
+            dn_near_row(rigs[n]->shard, ids[n], cells, DN_NEAR_CELLS_MAX, &rows[n]);
+            counts[n] = dn_near_visitors(rigs[n]->shard, ids[n], users[n], DN_NEAR_VISITORS_MAX);
+        }
+        assert_int_equal(ids[0] == DN_NEAR_NONE, ids[1] == DN_NEAR_NONE);
+        if (ids[0] == DN_NEAR_NONE) {
+            continue;
+        }
+        assert_true(items[0].clicks == items[1].clicks && items[0].recent == items[1].recent);
+        assert_true(rows[0].after_sum == rows[1].after_sum && rows[0].near_sum == rows[1].near_sum);
+        assert_int_equal(counts[0], counts[1]);
+        for (size_t at = 0; at < counts[0]; at++) {
+            bool met = dn_near_session(a->shard, users[0][at], ids[0], 5, visits, &sessions[0]);
+            assert_int_equal(dn_near_session(b->shard, users[1][at], ids[1], 5, visits, &sessions[1]), met);
+            assert_true(!met || dn_hash128_equal(sessions[0].user, sessions[1].user));
+        }
+    }
+    dn_epoch_leave(a->reader);
+    dn_epoch_leave(b->reader);
+}
+
+/* What of the tables a snapshot of it will hold. halved: they were, ever. */
+static void count_tables(const struct rig *rig, bool halved)
+{
+    struct dn_shard_stats stats;
+    struct dn_shard_settings settings;
+    dn_shard_stats(rig->shard, &stats);
+    dn_shard_settings(rig->shard, &settings);
+    rows_seen += stats.near_rows > 0;
+    off_seen += stats.near_rows > 0 && settings.near_cells == 0 && !halved;
+}
+
 static void both(struct rig *a, struct rig *b, uint64_t seed, int step)
 {
     rig_apply(a);
@@ -237,6 +295,7 @@ static void both(struct rig *a, struct rig *b, uint64_t seed, int step)
 static void history(uint64_t seed)
 {
     struct rng rng = {seed};
+    bool slow = seed % 2 == 0; /* tables that are not halved while this lasts */
     struct rig a, b;
     struct dn_shard_stats stats;
     int64_t next_offset[3] = {DN_OFFSET_UNSET, DN_OFFSET_UNSET, DN_OFFSET_UNSET};
@@ -246,7 +305,7 @@ static void history(uint64_t seed)
     for (int round = 0; round < ROUNDS; round++) {
         for (int step = 0; step < STEPS; step++) {
             a.now_ms += (int64_t)rng_below(&rng, rng_chance(&rng, 3) ? 3 * (uint64_t)DAY : 20000);
-            record_random(&rng, &a, next_offset);
+            record_random(&rng, &a, slow, next_offset);
             if (round == 0) {
                 rig_apply(&a);
             } else {
@@ -260,7 +319,9 @@ static void history(uint64_t seed)
             same_views(&a, &b);
             same_trends(&a, &b);
             same_streams(&a, &b);
+            same_near(&a, &b);
         }
+        count_tables(&a, !slow);
         /* From the live one, or from the one that was restored before. */
         struct rig *from = round > 0 && rng_chance(&rng, 50) ? &b : &a;
         struct dn_buffer bytes;
@@ -298,6 +359,8 @@ static void test_twins(void **state)
     }
     printf("; evicted %llu, expired %llu, erased %llu\n", (unsigned long long)evicted_seen,
            (unsigned long long)expired_seen, (unsigned long long)erased_seen);
+    CHECK(runs < 12 || (rows_seen > 30 && off_seen > 5), "snapshots with rows: %llu; off: %llu",
+          (unsigned long long)rows_seen, (unsigned long long)off_seen);
     CHECK(runs < 12 || (evicted_seen > 100 && expired_seen > 100 && erased_seen > 100 && letters_seen > 1000),
           "hardly happened");
 }
