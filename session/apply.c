@@ -397,10 +397,13 @@ static void apply_settings(struct dn_core *core, const struct dn_record_head *he
         dn_near_advance(core); /* what was due by the old one */
     }
     core->meta.settings = settings;
-    if (halves_anew) {
+    if (halves_anew && dn_meta_has_near(&core->meta)) {
         core->meta.near_landmark_ms = core->meta.time_ms; /* nothing is due by the new one yet */
     }
     dn_near_advance(core);
+    if (settings.near_cells != 0 && core->meta.near_landmark_ms == 0) {
+        core->meta.near_landmark_ms = core->meta.time_ms > 0; /* a state has tables from here on: not 0 */
+    }
     dn_buffer_u8(result, DN_RESULT_OK);
 }
 

@@ -280,16 +280,17 @@ struct dn_meta { /* the plain part of the state: copied whole into a capture */
     uint64_t erase_order;    /* last tombstone order given */
     int64_t trend_landmark_ms;
     uint32_t trend_epoch;
-    int64_t near_landmark_ms; /* when rows were halved last */
+    int64_t near_landmark_ms; /* when rows were halved last; 0: there never were any */
     uint32_t near_epoch;      /* how often they were */
     uint64_t events_applied, duplicates, late, refused, erased, evicted, expired;
     struct dn_shard_settings settings;
 };
 
-/* Builds before the tables knew nothing of these values. */
+/* There are tables, or were: what they held stays, in snapshots too, when they are turned off. Builds before
+ * the tables knew nothing of these values. */
 static inline bool dn_meta_has_near(const struct dn_meta *meta)
 {
-    return meta->settings.near_cells != 0 || meta->near_epoch != 0;
+    return meta->settings.near_cells != 0 || meta->near_epoch != 0 || meta->near_landmark_ms != 0;
 }
 
 struct dn_capture {
@@ -395,6 +396,7 @@ struct dn_epoch *dn_shard_epoch(const struct dn_shard *shard);
 void dn_shard_core_gone(struct dn_shard *shard, struct dn_core *core);
 struct dn_core *dn_shard_core(const struct dn_shard *shard);
 int64_t dn_shard_gap_ms(const struct dn_shard *shard); /* of the settings in force; any thread */
+uint32_t dn_shard_near_cells(const struct dn_shard *shard);
 /* To the listener, if any. */
 void dn_shard_tell(const struct dn_shard *shard, struct dn_hash128 user, uint8_t type);
 /* To the watch, if any. */

@@ -12,7 +12,10 @@
  * Readers (any registered thread, in epoch) take no lock. A row changes under them: a weight is one atomic,
  * but what they read of one row may be of several moments, an event apart. Ids are of this node and this
  * process only; one that is read here may be another item's a moment later, which costs that candidate its
- * truth for one answer: who needs the item compares its name. */
+ * truth for one answer: who needs the item compares its name.
+ *
+ * While the setting near_cells is 0, nothing of the tables is given, though what they held stays in the
+ * state: no rows, no visitors, no counts of an item. */
 #ifndef DN_SESSION_NEAR_H
 #define DN_SESSION_NEAR_H
 
@@ -30,7 +33,7 @@ struct dn_near_item {
     const char *name; /* not NUL-terminated; valid until dn_epoch_leave */
     uint16_t length;
     uint64_t hash;   /* dn_hash64(name, length, 0) */
-    uint32_t clicks; /* events ever, saturating */
+    uint32_t clicks; /* events that counted, ever, saturating */
     float recent;    /* pairs it was in lately: its row's near_sum, decayed; 0: it has no row */
 };
 
@@ -65,7 +68,7 @@ struct dn_near_session {
     struct dn_hash128 user;
     int64_t last_ms;  /* of the session */
     uint32_t length;  /* events in it, as far as the block has them */
-    uint32_t matched; /* which of the visits is the newest one of the item */
+    uint32_t matched; /* which of the visits is the newest click on the item */
     size_t count;
 };
 /* Of the session in which that user clicked the item last: up to `around` events before and behind that one

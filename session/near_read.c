@@ -37,6 +37,13 @@ static uint64_t hash_of(const struct dn_core *core, uint32_t id)
     return slot != NULL ? atomic_load_explicit(&slot->hash, memory_order_relaxed) : 0;
 }
 
+/* Rows and rings of before the tables were turned off stay in the state, for when they are turned on again.
+ */
+static bool tables_on(const struct dn_shard *shard)
+{
+    return dn_shard_near_cells(shard) > 0;
+}
+
 /* Of the halvings that nobody has written into the row yet. */
 static float decay(const struct dn_core *core, const struct dn_row *row)
 {
@@ -66,13 +73,14 @@ bool dn_near_item(const struct dn_shard *shard, uint32_t id, struct dn_near_item
     const struct dn_item *item = atomic_load_explicit(&slot->item, memory_order_acquire);
     if (item == NULL)
         return false;
-    const struct dn_row *row = atomic_load_explicit(&slot->row, memory_order_acquire);
+    bool on = tables_on(shard);
+    const struct dn_row *row = on ? atomic_load_explicit(&slot->row, memory_order_acquire) : NULL;
     *ret = (struct dn_near_item){
         .id = id,
         .name = item->bytes,
         .length = item->length,
         .hash = item->hash,
-        .clicks = atomic_load_explicit(&slot->clicks, memory_order_relaxed),
+        .clicks = on ? atomic_load_explicit(&slot->clicks, memory_order_relaxed) : 0,
         .recent = row != NULL ? decay(core, row) * (float)load64(&row->near_sum) / DN_NEAR_ONE : 0,
     };
     return true;
@@ -82,7 +90,7 @@ void dn_near_row(const struct dn_shard *shard, uint32_t id, struct dn_near_cell 
                  struct dn_near_row *ret)
 {
     const struct dn_core *core = dn_shard_core(shard);
-    const struct dn_item_slot *slot = slot_of(core, id);
+    const struct dn_item_slot *slot = tables_on(shard) ? slot_of(core, id) : NULL;
     const struct dn_row *row = slot != NULL ? atomic_load_explicit(&slot->row, memory_order_acquire) : NULL;
 
     *ret = (struct dn_near_row){0};
@@ -111,7 +119,7 @@ void dn_near_row(const struct dn_shard *shard, uint32_t id, struct dn_near_cell 
 size_t dn_near_visitors(const struct dn_shard *shard, uint32_t id, uint32_t *ret_users, size_t max)
 {
     const struct dn_core *core = dn_shard_core(shard);
-    const struct dn_item_slot *slot = slot_of(core, id);
+    const struct dn_item_slot *slot = tables_on(shard) ? slot_of(core, id) : NULL;
     const struct dn_visitors *visitors =
         slot != NULL ? atomic_load_explicit(&slot->visitors, memory_order_acquire) : NULL;
     size_t found = 0;
@@ -178,7 +186,7 @@ bool dn_near_session(const struct dn_shard *shard, uint32_t user, uint32_t id, s
         return false;
     const struct dn_event *events = block->events;
     size_t at = block->event_count;
-    while (at > 0 && events[at - 1].item != id)
+    while (at > 0 && !(events[at - 1].item == id && dn_near_counts(&events[at - 1])))
         at--;
     if (at-- == 0)
         return false;

@@ -177,6 +177,11 @@ int64_t dn_shard_gap_ms(const struct dn_shard *shard)
     return SHOWN(gap_ms);
 }
 
+uint32_t dn_shard_near_cells(const struct dn_shard *shard)
+{
+    return SHOWN(near_cells);
+}
+
 void dn_shard_settings(const struct dn_shard *shard, struct dn_shard_settings *ret)
 {
     *ret = (struct dn_shard_settings){
