@@ -270,6 +270,8 @@ static void *hammer(void *data)
         click(w, user, item_hash(i % 50), NOW_MS);
         if (i % 16 == 0)
             dn_shown_forget(w->shown, user);
+        if (i % 16 == 8)
+            dn_shown_erased(w->shown, user);
     }
     return NULL;
 }
