@@ -94,12 +94,20 @@ static enum dn_code shown_open(struct dn_app *app, struct dn_error *err)
     app->shown = dn_shown_create(options->shown_users, &options->experiment, options->metrics);
     if (!app->shown)
         return dn_fail(err, DN_NO_MEMORY, "the table of what was shown to %u users", options->shown_users);
+    app->watch =
+        (struct dn_shard_watch){.applied = dn_shown_applied, .erased = dn_shown_erased, .data = app->shown};
     app->distinct =
         dn_metrics_gauge(options->metrics, "dunlin_shown_distinct_items", "",
                          "About how many distinct items were recommended in the last 10 to 20 minutes.");
     app->coverage =
         dn_metrics_gauge(options->metrics, "dunlin_shown_coverage", "", "That as a share of the catalogue.");
     return DN_OK;
+}
+
+static void shown_listen(const struct dn_app *app, const struct dn_shard_watch *watch)
+{
+    for (uint32_t i = 0; app->shown && i < app->options.shard_count; i++)
+        dn_shard_watch(app->options.shards[i], watch);
 }
 
 static void variants_count(struct dn_app *app)
@@ -177,6 +185,7 @@ enum dn_code dn_api_start(const struct dn_api_options *options, struct dn_api **
         free(api);
         return code;
     }
+    shown_listen(app, &app->watch); /* last: it cannot be taken back while events are applied */
     *ret = api;
     return DN_OK;
 }
@@ -193,6 +202,7 @@ void dn_api_drain(struct dn_api *api, unsigned drain_ms)
 
 void dn_api_stop(struct dn_api *api)
 {
+    shown_listen(&api->app, NULL);
     dn_server_stop(api->server);
 }
 

@@ -31,7 +31,8 @@ struct dn_app {
     /* Requests by variant, the last: without one. NULL: there is no experiment. */
     struct dn_counter *variants[DN_VARIANTS_MAX + 1];
     struct dn_gauge *age[DN_GROUPS_MAX];
-    struct dn_shown *shown; /* NULL: nothing is kept */
+    struct dn_shown *shown;      /* NULL: nothing is kept */
+    struct dn_shard_watch watch; /* of every shard, for it */
     struct dn_gauge *distinct, *coverage;
 };
 

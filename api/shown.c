@@ -14,17 +14,22 @@
 #define SOURCES (DN_SOURCE_COUNT + 1u) /* the last: any other, such as a pin */
 #define FORGET_TRIES 1000000u
 
-struct slot { /* two cache lines */
-    atomic_flag busy;
-    uint8_t count, variant;
-    uint32_t since_s; /* of the wall clock */
-    uint64_t user;    /* the half of the hash that does not choose the slot */
+struct list {
+    int64_t since_ms; /* of the wall clock */
     uint32_t hit;     /* bits of the items that were clicked */
-    uint32_t items[DN_SHOWN_ITEMS_MAX];
+    uint8_t count, variant;
     uint8_t sources[DN_SHOWN_ITEMS_MAX];
+    uint32_t items[DN_SHOWN_ITEMS_MAX];
+};
+
+struct slot {
+    atomic_flag busy;
+    uint8_t newest; /* which of the lists; the others follow, newest first */
+    uint64_t user;  /* the half of the hash that does not choose the slot */
+    struct list lists[DN_SHOWN_LISTS];
 };
 _Static_assert(DN_SHOWN_ITEMS_MAX <= 32, "a bit for each item");
-_Static_assert(sizeof(struct slot) <= 128, "a slot is two cache lines");
+_Static_assert(sizeof(struct slot) <= 256, "the documents say so");
 
 struct sketch { /* a HyperLogLog */
     _Atomic uint8_t registers[REGISTERS];
@@ -32,6 +37,9 @@ struct sketch { /* a HyperLogLog */
 
 struct dn_shown {
     struct slot *slots;
+    /* Of each slot's user, 0: it is nobody's. Whoever has no list is told by this byte, with few exceptions,
+     * and a million slots' bytes are in the cache where their slots are not. */
+    _Atomic uint8_t *tags;
     size_t mask;
     struct sketch sketches[2]; /* of this window and of the one before */
     atomic_uint now;           /* which is this one's */
@@ -57,7 +65,8 @@ static void make_of_variant(struct dn_shown *shown, size_t at, const char *varia
                                           "Recommend answers that were noted to look for clicks on them.");
     shown->clicks[at] = dn_metrics_counter(
         metrics, "dunlin_shown_clicks_total", labels,
-        "Clicks here by users to whom this node had shown something in the last 30 minutes.");
+        "Clicks by users to whom this node had shown something in the 30 minutes before the click, whatever "
+        "the clicks came by.");
     shown->categories[at] = dn_metrics_counter(metrics, "dunlin_shown_categories_total", labels,
                                                "Distinct categories in each list, summed over lists.");
     shown->categorised[at] = dn_metrics_counter(metrics, "dunlin_shown_categorised_items_total", labels,
@@ -97,8 +106,9 @@ struct dn_shown *dn_shown_create(size_t users, const struct dn_experiment *exper
     if (!shown)
         return NULL;
     shown->slots = calloc(slots, sizeof *shown->slots); /* zeroes are clear flags and nobody's slots */
-    if (!shown->slots) {
-        free(shown);
+    shown->tags = calloc(slots, sizeof *shown->tags);
+    if (!shown->slots || !shown->tags) {
+        dn_shown_destroy(shown);
         return NULL;
     }
     shown->mask = slots - 1;
@@ -111,6 +121,7 @@ void dn_shown_destroy(struct dn_shown *shown)
     if (!shown)
         return;
     free(shown->slots);
+    free(shown->tags);
     free(shown);
 }
 
@@ -177,6 +188,17 @@ static uint8_t source_of(const char *name)
     return source;
 }
 
+static _Atomic uint8_t *tag_at(struct dn_shown *shown, struct dn_hash128 user)
+{
+    return &shown->tags[user.low & shown->mask];
+}
+
+static uint8_t tag_of(struct dn_hash128 user)
+{
+    uint8_t tag = (uint8_t)(user.high >> 56);
+    return tag ? tag : 1;
+}
+
 static struct slot *slot_of(struct dn_shown *shown, struct dn_hash128 user)
 {
     struct slot *slot = &shown->slots[user.low & shown->mask];
@@ -186,6 +208,16 @@ static struct slot *slot_of(struct dn_shown *shown, struct dn_hash128 user)
 static void let_go(struct slot *slot)
 {
     atomic_flag_clear_explicit(&slot->busy, memory_order_release);
+}
+
+/* The oldest one's place. Another user's lists go. */
+static struct list *next_list(struct slot *slot, uint64_t user)
+{
+    if (slot->user != user)
+        memset(slot->lists, 0, sizeof slot->lists);
+    slot->user = user;
+    slot->newest = (uint8_t)((slot->newest + 1u) % DN_SHOWN_LISTS);
+    return &slot->lists[slot->newest];
 }
 
 static void count_categories(struct dn_shown *shown, size_t variant, const struct dn_recommended *items,
@@ -231,47 +263,71 @@ void dn_shown_put(struct dn_shown *shown, const struct dn_hash128 *user, size_t 
     struct slot *slot = user ? slot_of(shown, *user) : NULL;
     if (!slot)
         return;
-    slot->user = user->high;
-    slot->variant = (uint8_t)of;
-    slot->since_s = (uint32_t)(now_ms / 1000);
-    slot->count = (uint8_t)count;
-    slot->hit = 0;
-    memcpy(slot->sources, sources, count);
+    struct list *list = next_list(slot, user->high);
+    list->variant = (uint8_t)of;
+    list->since_ms = now_ms;
+    list->count = (uint8_t)count;
+    list->hit = 0;
+    memcpy(list->sources, sources, count);
     for (size_t i = 0; i < count; i++)
-        slot->items[i] = short_hash(items[i].item.id_hash);
+        list->items[i] = short_hash(items[i].item.id_hash);
+    atomic_store_explicit(tag_at(shown, *user), tag_of(*user), memory_order_release);
     let_go(slot);
 }
 
-/* The slot holds something of that user that is not too old. */
-static bool holds(const struct slot *slot, struct dn_hash128 user, int64_t now_ms)
+/* The list that was the last one then; NULL: there was none, or it was too long ago. */
+static struct list *list_at(struct slot *slot, int64_t time_ms)
 {
-    int64_t age_ms = now_ms - (int64_t)slot->since_s * 1000;
-    return slot->count > 0 && slot->user == user.high && age_ms < DN_SHOWN_WINDOW_MS;
+    for (unsigned i = 0; i < DN_SHOWN_LISTS; i++) {
+        struct list *list = &slot->lists[(slot->newest + DN_SHOWN_LISTS - i) % DN_SHOWN_LISTS];
+        if (list->since_ms <= time_ms)
+            return list->count > 0 && time_ms - list->since_ms < DN_SHOWN_WINDOW_MS ? list : NULL;
+    }
+    return NULL;
 }
 
 /* Its place in the list; the list's length: it is not there. */
-static size_t place_of(const struct slot *slot, uint32_t item)
+static size_t place_of(const struct list *list, uint32_t item)
 {
     size_t place = 0;
-    while (place < slot->count && slot->items[place] != item)
+    while (place < list->count && list->items[place] != item)
         place++;
     return place;
 }
 
-void dn_shown_click(struct dn_shown *shown, struct dn_hash128 user, uint64_t item_hash, int64_t now_ms)
+static void click(struct dn_shown *shown, struct list *list, uint64_t item_hash)
 {
-    struct slot *slot = slot_of(shown, user);
+    size_t place = place_of(list, short_hash(item_hash));
+    bool on_list = place < list->count, first = on_list && (list->hit >> place & 1u) == 0;
+    if (first || !on_list) /* what follows a hit on the same item says nothing new */
+        dn_counter_add(shown->clicks[list->variant], 1);
+    if (first) {
+        list->hit |= 1u << place;
+        dn_counter_add(shown->hits[list->variant][list->sources[place]], 1);
+    }
+}
+
+void dn_shown_applied(void *data, const struct dn_applied *event)
+{
+    struct dn_shown *shown = data;
+    if (event->type == DN_EVENT_DISLIKE || event->type == DN_EVENT_REMOVE ||
+        atomic_load_explicit(tag_at(shown, event->user), memory_order_relaxed) != tag_of(event->user))
+        return;
+    struct slot *slot = slot_of(shown, event->user);
     if (!slot)
         return;
-    if (holds(slot, user, now_ms)) {
-        size_t place = place_of(slot, short_hash(item_hash));
-        bool on_list = place < slot->count, first = on_list && (slot->hit >> place & 1u) == 0;
-        if (first || !on_list) /* what follows a hit on the same item says nothing new */
-            dn_counter_add(shown->clicks[slot->variant], 1);
-        if (first) {
-            slot->hit |= 1u << place;
-            dn_counter_add(shown->hits[slot->variant][slot->sources[place]], 1);
-        }
+    struct list *list = slot->user == event->user.high ? list_at(slot, event->time_ms) : NULL;
+    if (list)
+        click(shown, list, event->item_hash);
+    let_go(slot);
+}
+
+static void forget(struct dn_shown *shown, struct slot *slot, struct dn_hash128 user)
+{
+    if (slot->user == user.high) {
+        memset(slot->lists, 0, sizeof slot->lists);
+        slot->user = 0;
+        atomic_store_explicit(tag_at(shown, user), 0, memory_order_relaxed);
     }
     let_go(slot);
 }
@@ -282,12 +338,13 @@ void dn_shown_forget(struct dn_shown *shown, struct dn_hash128 user)
     /* Others hold it for less than a microsecond; who never gets it leaves it to DN_SHOWN_WINDOW_MS. */
     for (unsigned tries = 0; !slot && tries < FORGET_TRIES; tries++)
         slot = slot_of(shown, user);
-    if (!slot)
-        return;
-    if (slot->user == user.high) {
-        memset(slot->items, 0, sizeof slot->items);
-        slot->user = 0;
-        slot->count = 0;
-    }
-    let_go(slot);
+    if (slot)
+        forget(shown, slot, user);
+}
+
+void dn_shown_erased(void *data, struct dn_hash128 user)
+{
+    struct slot *slot = slot_of(data, user);
+    if (slot)
+        forget(data, slot, user);
 }

@@ -6,10 +6,19 @@
  *  2. Nothing here waits: a slot that another thread is at is passed over, and the answer is the same
  * without.
  *  3. Nothing is replicated or written to disk. A user is a keyed hash, an item 32 bits of one.
+ *  4. No clock is read. The caller says when a list was shown, an event when it happened.
  *
- * A click counts for the last list shown to that user by this node in the last DN_SHOWN_WINDOW_MS, and each
- * item of it once: view, cart and purchase of one item are one hit. Clicks that come in by another node or by
- * a stream are not seen. Any thread. */
+ * Clicks are heard of where they are applied (dn_shard_watch), so whatever they came by: this node's Publish,
+ * another's, a stream. Each is applied once.
+ *
+ * A click belongs to the last list that this node had shown to the user when it *happened*, by the event's
+ * own time, if that is less than DN_SHOWN_WINDOW_MS before. Nothing depends on when it is applied: what is
+ * read from a topic once more, or from the journal at a start, is older than what is shown now and counts for
+ * nothing, and a click that comes late finds its list as long as it is kept. The list before the last is
+ * kept for that: the click that leads to a page comes by a stream after that page has asked for its list.
+ * Each item of a list counts once: view, cart and purchase of one item are one hit.
+ *
+ * Any thread. */
 #ifndef DN_API_SHOWN_H
 #define DN_API_SHOWN_H
 
@@ -17,9 +26,11 @@
 #include "base/metrics.h"
 #include "recommend/recommend.h"
 #include "recommend/variant.h"
+#include "session/session.h"
 
 #define DN_SHOWN_WINDOW_MS (30ll * 60 * 1000)
 #define DN_SHOWN_ITEMS_MAX 20u                  /* of a list: the first ones */
+#define DN_SHOWN_LISTS 2u                       /* of a user: the last ones */
 #define DN_SHOWN_USERS_MAX (1u << 24)           /* slots */
 #define DN_SHOWN_COVERAGE_MS (10ll * 60 * 1000) /* distinct items are those of 10 to 20 minutes */
 
@@ -34,10 +45,14 @@ void dn_shown_destroy(struct dn_shown *shown); /* NULL is allowed */
  * dn_check_variant. now_ms never goes back far: it is the node's wall clock. */
 void dn_shown_put(struct dn_shown *shown, const struct dn_hash128 *user, size_t variant,
                   const struct dn_recommended *items, size_t count, int64_t now_ms);
-/* The user clicked (viewed, bought, ...) the item; item_hash: dn_hash64(id, length, 0). */
-void dn_shown_click(struct dn_shown *shown, struct dn_hash128 user, uint64_t item_hash, int64_t now_ms);
-/* What was shown to the user is forgotten. */
+/* What was shown to the user is forgotten. It may try for some milliseconds: not for the consensus thread. */
 void dn_shown_forget(struct dn_shown *shown, struct dn_hash128 user);
+
+/* For struct dn_shard_watch; data is the struct dn_shown. An event that shows interest (neither DISLIKE nor
+ * REMOVE) is a click. A byte a slot tells most events that their users have no list here. */
+void dn_shown_applied(void *data, const struct dn_applied *event);
+/* As dn_shown_forget, but tried once. */
+void dn_shown_erased(void *data, struct dn_hash128 user);
 
 /* About how many distinct items were shown of late (HyperLogLog: Flajolet, Fusy, Gandouet, Meunier, 2007; a
  * standard error of 1.6 %). Also turns the window on: call it every minute or so, from one thread. */

@@ -30,9 +30,8 @@ struct part { /* one record's events, all of one shard */
 
 struct publish {
     size_t count, part_count;
-    uint32_t *place;                  /* event in the request -> position in grouped order */
-    uint8_t *outcomes;                /* in grouped order */
-    const struct dn_event_in *events; /* likewise */
+    uint32_t *place;   /* event in the request -> position in grouped order */
+    uint8_t *outcomes; /* in grouped order */
     struct part parts[DN_GROUPS_MAX + DN_EVENTS_PER_RECORD_MAX / PART_EVENTS_MAX];
 };
 
@@ -171,19 +170,6 @@ static bool surely_refused(const struct part *part)
     return part->op->code == DN_EXHAUSTED || part->op->code == DN_NO_SPACE;
 }
 
-/* Were these on what this node had shown to their users? */
-static void look_for_hits(const struct dn_app *app, const struct publish *publish)
-{
-    int64_t now_ms = dn_wall_ms();
-    for (size_t i = 0; app->shown && i < publish->count; i++) {
-        const struct dn_event_in *event = &publish->events[i];
-        if (publish->outcomes[i] != DN_OUTCOME_ACCEPTED || event->type == DN_EVENT_DISLIKE ||
-            event->type == DN_EVENT_REMOVE)
-            continue;
-        dn_shown_click(app->shown, event->user, dn_hash64(event->item, event->item_length, 0), now_ms);
-    }
-}
-
 static void publish_resume(struct dn_call *call)
 {
     struct publish *publish = call->state_of_method;
@@ -214,7 +200,6 @@ static void publish_resume(struct dn_call *call)
                      failed->group, failed->op->message);
         return;
     }
-    look_for_hits(dn_call_app(call), publish);
     char unknown[DN_OP_MESSAGE_MAX + 64] = "";
     if (failed)
         snprintf(unknown, sizeof unknown, "shard %u: %s", failed->group, failed->op->message);
@@ -248,7 +233,6 @@ void dn_svc_publish(struct dn_call *call, const uint8_t *message, size_t length)
         dn_fail_memory(call);
         return;
     }
-    publish->events = events;
     call->state_of_method = publish;
     /* All ops and records first: from the first proposal on, the call can no longer be refused whole. */
     for (size_t i = 0; i < publish->part_count; i++) {

@@ -204,9 +204,10 @@ static const struct dn_config_key KEYS[] = {
          "An event's weight halves with each such time before the newest event. 0: it does not."),
     UINT("recommend.events_used", recommend.events_used, 1, 1000, "20", "events",
          "Newest events that make the session's direction."),
-    UINT("recommend.shown_users", recommend.shown_users, 0, 1e7, "65536", "users",
-         "Users whose last answer this node keeps in memory, 128 bytes each, to count the clicks that follow "
-         "(dunlin_shown_* in the metrics). 0: none."),
+    UINT(
+        "recommend.shown_users", recommend.shown_users, 0, 1e7, "65536", "users",
+        "Users whose last answers this node keeps in memory, 257 bytes each, to count the clicks that follow "
+        "(dunlin_shown_* in the metrics). 0: none."),
     BOOL("recommend.learning.enabled", recommend.learning.enabled, "true",
          "The node that leads group 0 learns the weights of recommendations from clicks, and the cluster "
          "keeps "

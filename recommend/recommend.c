@@ -7,6 +7,7 @@
  *  3. An item is in the answer at most once.
  *  4. The answer is a function of session, catalogue, trends, settings and query alone; ties go by id. */
 #include "base/text.h"
+#include "recommend/caps.h"
 #include "recommend/gather.h"
 #include "recommend/rerank.h"
 
@@ -17,6 +18,8 @@
 /* Of what fills places: the lowest score within a source, before its weight. See source.h. */
 static const float FLOOR = 0.5f;
 static const float FILL_WEIGHT[DN_SOURCE_COUNT] = {[DN_SOURCE_TRENDING] = 0.1f, [DN_SOURCE_CATALOG] = 0.001f};
+/* What trends, but not enough to have been considered at first, comes behind what does. */
+static const float FILL_LATER = 0.4f;
 
 static const char *const NAMES[DN_SOURCE_COUNT] = {
     [DN_SOURCE_VSTAN] = "vstan",           [DN_SOURCE_VMIS] = "vmis",
@@ -134,9 +137,9 @@ static void add_pick(struct dn_pipeline *pipeline, uint8_t source, const struct 
         (struct dn_pick){.item = *item, .score = score, .fills = fills, .source = source};
 }
 
-/* Brings the offers' scores to [FLOOR, 1], times the weight of the source. */
-static enum dn_code fill(struct dn_pipeline *pipeline, uint8_t source, const struct dn_offers *offers,
-                         struct dn_error *err)
+/* Brings the offers' scores to [FLOOR, 1], times the weight. */
+static enum dn_code fill(struct dn_pipeline *pipeline, uint8_t source, float weight,
+                         const struct dn_offers *offers, struct dn_error *err)
 {
     float low = INFINITY, high = -INFINITY;
 
@@ -152,8 +155,7 @@ static enum dn_code fill(struct dn_pipeline *pipeline, uint8_t source, const str
     for (size_t i = 0; i < offers->count; i++) {
         float share = high > low ? (offers->list[i].score - low) / (high - low) : 1.0f;
 
-        add_pick(pipeline, source, &offers->list[i].item, FILL_WEIGHT[source] * (FLOOR + (1 - FLOOR) * share),
-                 true);
+        add_pick(pipeline, source, &offers->list[i].item, weight * (FLOOR + (1 - FLOOR) * share), true);
     }
     return DN_OK;
 }
@@ -168,17 +170,19 @@ static enum dn_code fill_up(struct dn_pipeline *pipeline, struct dn_error *err)
     if (pipeline->pick_count < pipeline->k && !(off & 1u << DN_SOURCE_TRENDING))
         code = dn_source_trending(pipeline, &offers, err);
     if (code == DN_OK)
-        code = fill(pipeline, DN_SOURCE_TRENDING, &offers, err);
+        code = fill(pipeline, DN_SOURCE_TRENDING, FILL_WEIGHT[DN_SOURCE_TRENDING], &offers, err);
     offers = (struct dn_offers){0};
     if (code == DN_OK && pipeline->pick_count < pipeline->k && !(off & 1u << DN_SOURCE_CATALOG))
         code = dn_source_catalog(pipeline, &offers, err);
-    return code == DN_OK ? fill(pipeline, DN_SOURCE_CATALOG, &offers, err) : code;
+    return code == DN_OK ? fill(pipeline, DN_SOURCE_CATALOG, FILL_WEIGHT[DN_SOURCE_CATALOG], &offers, err)
+                         : code;
 }
 
-/* Lowers what points to disliked items, for a session that has nothing liked to lead it. */
-static void push_away(struct dn_pipeline *pipeline)
+/* Lowers what points to disliked items, for a session that has nothing liked to lead it: picks from `first`
+ * on. */
+static void push_away(struct dn_pipeline *pipeline, size_t first)
 {
-    for (size_t i = 0; pipeline->away && i < pipeline->pick_count; i++) {
+    for (size_t i = first; pipeline->away && i < pipeline->pick_count; i++) {
         struct dn_pick *pick = &pipeline->picks[i];
 
         if (!pick->item.vector || pick->item.dim != pipeline->dim)
@@ -443,8 +447,8 @@ static enum dn_code answer(struct dn_pipeline *pipeline, struct dn_recommended *
     return DN_OK;
 }
 
-static enum dn_code answer_by_rules(struct dn_pipeline *pipeline, struct dn_recommended **ret_items,
-                                    size_t *ret_count, struct dn_error *err)
+static enum dn_code rerank_picks(struct dn_pipeline *pipeline, struct dn_rerank_item **ret_picked,
+                                 size_t *ret_count, struct dn_error *err)
 {
     const struct dn_recommend_query *query = pipeline->query;
     struct dn_rerank rerank = {.rules = query->rules,
@@ -453,9 +457,6 @@ static enum dn_code answer_by_rules(struct dn_pipeline *pipeline, struct dn_reco
                                .filter = pipeline->filter,
                                .exclude = query->exclude,
                                .exclude_count = query->exclude_count};
-    struct dn_rerank_item *picked = NULL;
-    float best = -INFINITY;
-    size_t count = 0;
 
     struct dn_rerank_item *all = dn_arena_alloc(pipeline->arena, (pipeline->pick_count + 1) * sizeof(*all));
     if (!all)
@@ -466,12 +467,51 @@ static enum dn_code answer_by_rules(struct dn_pipeline *pipeline, struct dn_reco
         all[i] = (struct dn_rerank_item){
             .item = pick->item, .score = pick->score, .fills = pick->fills, .from = (uint32_t)i};
     }
-    enum dn_code code = dn_rerank(&rerank, all, pipeline->pick_count, pipeline->arena, &picked, &count, err);
+    return dn_rerank(&rerank, all, pipeline->pick_count, pipeline->arena, ret_picked, ret_count, err);
+}
+
+/* Where caps leave places empty, though not all that passes was considered: others of categories that are not
+ * full. */
+static enum dn_code rerank_beyond(struct dn_pipeline *pipeline, struct dn_rerank_item **picked, size_t *count,
+                                  struct dn_error *err)
+{
+    static const uint8_t sources[] = {DN_SOURCE_TRENDING, DN_SOURCE_CATALOG};
+    uint32_t off = pipeline->query->sources_off | pipeline->settings->sources_off;
+    bool all = pipeline->pick_count < pipeline->k;
+    enum dn_code code = DN_OK;
+
+    for (size_t i = 0; i < 2 && code == DN_OK && !all && *count < pipeline->query->k; i++) {
+        size_t before = pipeline->pick_count;
+        struct dn_offers offers = {0};
+
+        if (pipeline->query->rules->category_cap == 0 || (off & 1u << sources[i]))
+            continue;
+        code = dn_source_beyond(pipeline, sources[i], *picked, *count, &offers, err);
+        if (code == DN_OK)
+            code = fill(pipeline, sources[i], FILL_WEIGHT[sources[i]] * FILL_LATER, &offers, err);
+        if (code != DN_OK || pipeline->pick_count == before)
+            continue;
+        push_away(pipeline, before);
+        code = rerank_picks(pipeline, picked, count, err);
+    }
+    return code;
+}
+
+static enum dn_code answer_by_rules(struct dn_pipeline *pipeline, struct dn_recommended **ret_items,
+                                    size_t *ret_count, struct dn_error *err)
+{
+    struct dn_rerank_item *picked = NULL;
+    float best = -INFINITY;
+    size_t count = 0;
+    enum dn_code code = rerank_picks(pipeline, &picked, &count, err);
+
+    if (code == DN_OK)
+        code = rerank_beyond(pipeline, &picked, &count, err);
     if (code != DN_OK)
         return code;
-    for (size_t i = 0; i < pipeline->pick_count; i++) /* as boosts left them */
-        if (!all[i].fills)
-            best = fmaxf(best, all[i].score);
+    for (size_t i = 0; i < count; i++) /* as boosts left them */
+        if (picked[i].from != DN_RERANK_NONE && !picked[i].fills)
+            best = fmaxf(best, picked[i].score);
     struct dn_recommended *items = dn_arena_alloc(pipeline->arena, count * sizeof(*items));
     if (!items)
         return dn_arena_full(err);
@@ -562,7 +602,7 @@ enum dn_code dn_recommend(const struct dn_recommend_world *world,
         code = fill_up(pipeline, err);
     if (code != DN_OK)
         return code;
-    push_away(pipeline);
+    push_away(pipeline, 0);
     return pipeline->query->rules && dn_rules_any(pipeline->query->rules)
                ? answer_by_rules(pipeline, ret_items, ret_count, err)
                : answer(pipeline, ret_items, ret_count, err);

@@ -1,6 +1,7 @@
 #include "recommend/rerank.h"
 
 #include "base/error.h"
+#include "recommend/caps.h"
 #include "recommend/source.h"
 
 #include <math.h>
@@ -71,11 +72,6 @@ struct key { /* what decides but for ties, close together */
     bool fills;
 };
 
-struct category {
-    const struct dn_item *first; /* one of it; NULL: the place is free */
-    uint32_t used;               /* how many the answer has */
-};
-
 struct run {
     const struct dn_rules *rules;
     struct dn_rerank_item *items;
@@ -86,9 +82,8 @@ struct run {
     size_t ordered;
     bool *taken; /* by place in items */
 
-    struct category *table; /* open addressing, at most half full; NULL: no cap */
-    size_t table_mask;
-    struct category **categories; /* by place in items: of those that were looked at */
+    struct dn_caps caps;
+    struct dn_category **categories; /* by place in items: of those that were looked at */
 
     size_t pool;      /* how many places of the order diversity looks at; 0: there is none */
     float *likeness;  /* by place in order: to what was taken */
@@ -171,46 +166,24 @@ static void order_up_to(struct run *run, size_t count)
 
 /* ---- categories --------------------------------------------------------------------------------------- */
 
-static bool same_category(const struct dn_item *a, const struct dn_item *b)
-{
-    return a->category_length > 0 &&
-           same_id(a->category, a->category_length, b->category, b->category_length);
-}
-
 static enum dn_code begin_categories(struct run *run, struct dn_arena *arena, struct dn_error *err)
 {
-    size_t places = 16;
+    enum dn_code code =
+        dn_caps_begin(&run->caps, run->rules->category_cap, run->count + run->rules->pin_count, arena, err);
 
-    if (run->rules->category_cap == 0)
-        return DN_OK;
-    while (places < 2 * (run->count + run->rules->pin_count))
-        places *= 2;
-    run->table = dn_arena_zalloc(arena, places * sizeof(*run->table));
+    if (code != DN_OK || !run->caps.table)
+        return code;
     run->categories = dn_arena_zalloc(arena, run->count * sizeof(*run->categories));
-    if (!run->table || !run->categories)
-        return dn_arena_full(err);
-    run->table_mask = places - 1;
-    return DN_OK;
-}
-
-/* The category of an item that has one; a new one is made. */
-static struct category *category_of(const struct run *run, const struct dn_item *item)
-{
-    size_t at = dn_hash64(item->category, item->category_length, 0) & run->table_mask;
-
-    while (run->table[at].first && !same_category(run->table[at].first, item))
-        at = (at + 1) & run->table_mask;
-    run->table[at].first = item;
-    return &run->table[at];
+    return run->categories ? DN_OK : dn_arena_full(err);
 }
 
 /* Of a candidate; NULL: it has none, or there is no cap. */
-static struct category *category_at(const struct run *run, uint32_t at)
+static struct dn_category *category_at(const struct run *run, uint32_t at)
 {
-    if (!run->table || run->items[at].item.category_length == 0)
+    if (!run->caps.table || run->items[at].item.category_length == 0)
         return NULL;
     if (!run->categories[at])
-        run->categories[at] = category_of(run, &run->items[at].item);
+        run->categories[at] = dn_caps_of(&run->caps, &run->items[at].item);
     return run->categories[at];
 }
 
@@ -218,8 +191,8 @@ static bool allowed(const struct run *run, uint32_t at)
 {
     if (run->taken[at])
         return false;
-    const struct category *category = category_at(run, at);
-    return !category || category->used < run->rules->category_cap;
+    const struct dn_category *category = category_at(run, at);
+    return !category || category->used < run->caps.most;
 }
 
 /* ---- diversity ---------------------------------------------------------------------------------------- */
@@ -228,7 +201,7 @@ static float alike(const struct dn_item *a, const struct dn_item *b)
 {
     if (a->vector && b->vector && a->dim == b->dim)
         return fmaxf(0, fminf(dn_dot(a->vector, b->vector, a->dim), 1));
-    return same_category(a, b) ? LIKENESS_OF_CATEGORY : 0;
+    return dn_same_category(a, b) ? LIKENESS_OF_CATEGORY : 0;
 }
 
 /* The places from `first` to `end`, whose scores are of one scale, as `base` to base + share. */
@@ -285,7 +258,7 @@ static void account(struct run *run, const struct dn_item *item)
 
 static void take(struct run *run, uint32_t at, bool diverse)
 {
-    struct category *category = category_at(run, at);
+    struct dn_category *category = category_at(run, at);
 
     run->taken[at] = true;
     if (category)
@@ -339,9 +312,10 @@ static void find_pins(struct run *run, const struct dn_rerank *rerank)
     }
     for (size_t i = 0; i < run->pin_count; i++) { /* once all of them are taken, and where they stay */
         const struct dn_item *item = &run->pins[i].item;
+        struct dn_category *category = dn_caps_of(&run->caps, item);
 
-        if (run->table && item->category_length > 0)
-            category_of(run, item)->used++;
+        if (category)
+            category->used++;
         account(run, item);
     }
 }

@@ -5,7 +5,8 @@
  * places go to the best that is allowed, one after the other.
  *
  * - A cap is kept even when that leaves places empty: who asks for at most three hats does not want a fourth.
- *   Pins alone are above it. Items without a category are of none, and any number of them is fine.
+ *   Pins alone are above it. Items without a category are of none, and any number of them is fine. The caller
+ *   then looks for others (caps.h).
  * - Boosts order what there is; they bring nothing in, and do not lift what fills above what does not.
  * - Diversity looks at the first DN_DIVERSE_PLACES_MAX places and, for each, at the best
  *   DN_DIVERSE_CANDIDATES_A_PLACE * places candidates; what is behind comes by score. Two items are as alike

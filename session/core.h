@@ -398,6 +398,9 @@ struct dn_core *dn_shard_core(const struct dn_shard *shard);
 int64_t dn_shard_gap_ms(const struct dn_shard *shard); /* of the settings in force; any thread */
 /* To the listener, if any. */
 void dn_shard_tell(const struct dn_shard *shard, struct dn_hash128 user, uint8_t type);
+/* To the watch, if any. */
+void dn_shard_tell_applied(const struct dn_shard *shard, const struct dn_applied *event);
+void dn_shard_tell_erased(const struct dn_shard *shard, struct dn_hash128 user);
 
 /* ---- state_hash.c: fixed for ever, like dn_hash64 ---- */
 uint64_t dn_block_hash(const struct dn_block *block);

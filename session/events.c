@@ -341,6 +341,11 @@ enum dn_outcome dn_event_apply(struct dn_core *core, const struct dn_arrival *ar
     if (plan.at + 1 == plan.total && block->session_events > 1) {
         dn_shard_tell(core->shard, in->user, in->type);
     }
+    const struct dn_applied applied = {.user = in->user,
+                                       .item_hash = arrival->item_hash,
+                                       .time_ms = in->time_ms,
+                                       .type = (enum dn_event_type)in->type};
+    dn_shard_tell_applied(core->shard, &applied);
     return DN_OUTCOME_ACCEPTED;
 }
 
@@ -375,5 +380,6 @@ bool dn_erase_apply(struct dn_core *core, struct dn_hash128 user, int64_t until_
     dn_tombstone_add(core, &tombstone);
     core->meta.erased += tombstone.existed;
     *ret_existed = tombstone.existed;
+    dn_shard_tell_erased(core->shard, user);
     return true;
 }

@@ -362,11 +362,6 @@ void dn_near_leave(struct dn_core *core, uint32_t item, uint32_t user, struct dn
 /* ---- an event
  * --------------------------------------------------------------------------------------------- */
 
-static bool counts(const struct dn_event *event)
-{
-    return event->type != DN_EVENT_DISLIKE && event->type != DN_EVENT_REMOVE;
-}
-
 static void pair(struct dn_core *core, const struct dn_event *first, const struct dn_event *second,
                  size_t distance)
 {
@@ -389,12 +384,12 @@ static void pairs(struct dn_core *core, const struct dn_block *block, size_t at)
 
     for (size_t i = at;
          i-- > 0 && at - i <= DN_NEAR_WINDOW && events[i + 1].time_ms - events[i].time_ms <= gap_ms;)
-        if (counts(&events[i]))
+        if (dn_near_counts(&events[i]))
             pair(core, &events[i], &events[at], at - i);
     for (size_t i = at + 1; i < block->event_count && i - at <= DN_NEAR_WINDOW &&
                             events[i].time_ms - events[i - 1].time_ms <= gap_ms;
          i++)
-        if (counts(&events[i]))
+        if (dn_near_counts(&events[i]))
             pair(core, &events[at], &events[i], i - at);
 }
 
@@ -426,7 +421,7 @@ void dn_near_add(struct dn_core *core, uint32_t user, const struct dn_block *blo
 {
     const struct dn_event *event = &block->events[at];
 
-    if (core->meta.settings.near_cells == 0 || !counts(event))
+    if (core->meta.settings.near_cells == 0 || !dn_near_counts(event))
         return;
     struct dn_item_slot *slot = dn_item_writable(core, event->item);
     uint32_t clicks = atomic_load_explicit(&slot->clicks, memory_order_relaxed);

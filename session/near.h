@@ -34,7 +34,7 @@ struct dn_near_item {
     const char *name; /* not NUL-terminated; valid until dn_epoch_leave */
     uint16_t length;
     uint64_t hash;   /* dn_hash64(name, length, 0) */
-    uint32_t clicks; /* events ever, saturating */
+    uint32_t clicks; /* events that counted, ever, saturating */
     float recent;    /* pairs it was in lately: its row's near_sum, decayed; 0: it has no row */
 };
 
@@ -69,7 +69,7 @@ struct dn_near_session {
     struct dn_hash128 user;
     int64_t last_ms;  /* of the session */
     uint32_t length;  /* events in it, as far as the block has them */
-    uint32_t matched; /* which of the visits is the newest one of the item */
+    uint32_t matched; /* which of the visits is the newest click on the item */
     size_t count;
 };
 /* Of the session in which that user clicked the item last: up to `around` events before and behind that one

@@ -9,6 +9,12 @@
 _Static_assert(1u << (DN_CELL_LOW_BITS + DN_CELL_HIGH_BITS) == DN_ITEM_IDS, "an id fits");
 _Static_assert(DN_NEAR_CELLS_MAX % DN_ROW_STEP == 0, "the largest row is whole steps");
 
+/* Is it a click: in rows, and a visit? */
+static inline bool dn_near_counts(const struct dn_event *event)
+{
+    return event->type != DN_EVENT_DISLIKE && event->type != DN_EVENT_REMOVE;
+}
+
 static inline uint32_t dn_row_key(uint64_t item_hash)
 {
     return (uint32_t)(item_hash >> 32);

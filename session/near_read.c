@@ -185,7 +185,7 @@ bool dn_near_session(const struct dn_shard *shard, uint32_t user, uint32_t id, s
         return false;
     const struct dn_event *events = block->events;
     size_t at = block->event_count;
-    while (at > 0 && events[at - 1].item != id)
+    while (at > 0 && !(events[at - 1].item == id && dn_near_counts(&events[at - 1])))
         at--;
     if (at-- == 0)
         return false;

@@ -182,4 +182,23 @@ void dn_shard_settings(const struct dn_shard *shard, struct dn_shard_settings *r
 typedef void (*dn_shard_listener)(void *data, struct dn_hash128 user, enum dn_event_type type);
 void dn_shard_listen(struct dn_shard *shard, dn_shard_listener listener, void *data);
 
+struct dn_applied { /* an event that was counted */
+    struct dn_hash128 user;
+    uint64_t item_hash; /* dn_hash64(item id, length, 0) */
+    int64_t time_ms;    /* the event's own: it may be long ago */
+    enum dn_event_type type;
+};
+
+/* Both are called on the writer's thread, as the listener above is, and under the same rules. `applied`:
+ * after each event that was counted, whatever it came by; not for one that was refused, late or a duplicate,
+ * and not for what a restored snapshot holds. `erased`: after an erase of the user, known here or not. */
+struct dn_shard_watch {
+    void (*applied)(void *data, const struct dn_applied *event);
+    void (*erased)(void *data, struct dn_hash128 user);
+    void *data;
+};
+/* From now on; NULL: nobody is told. Any thread, at any time. *watch and what it points to stay until
+ * something else was set and the writer's thread has finished what it was at then. */
+void dn_shard_watch(struct dn_shard *shard, const struct dn_shard_watch *watch);
+
 #endif

@@ -29,6 +29,7 @@ struct dn_shard {
     bool destroyed;
     dn_shard_listener listener; /* NULL: nobody listens */
     void *listener_data;
+    const struct dn_shard_watch *_Atomic watch; /* NULL: nobody */
 
     /* Copies for any thread, each value by itself. */
     struct {
@@ -204,6 +205,27 @@ void dn_shard_tell(const struct dn_shard *shard, struct dn_hash128 user, uint8_t
 {
     if (shard->listener != NULL) {
         shard->listener(shard->listener_data, user, (enum dn_event_type)type);
+    }
+}
+
+void dn_shard_watch(struct dn_shard *shard, const struct dn_shard_watch *watch)
+{
+    atomic_store_explicit(&shard->watch, watch, memory_order_release);
+}
+
+void dn_shard_tell_applied(const struct dn_shard *shard, const struct dn_applied *event)
+{
+    const struct dn_shard_watch *watch = atomic_load_explicit(&shard->watch, memory_order_acquire);
+    if (watch != NULL) {
+        watch->applied(watch->data, event);
+    }
+}
+
+void dn_shard_tell_erased(const struct dn_shard *shard, struct dn_hash128 user)
+{
+    const struct dn_shard_watch *watch = atomic_load_explicit(&shard->watch, memory_order_acquire);
+    if (watch != NULL) {
+        watch->erased(watch->data, user);
     }
 }
 

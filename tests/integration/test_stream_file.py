@@ -1,6 +1,7 @@
 """Files. On three nodes that have the same file under the same path, each shard's leader reads its users' events out of
 it while leaders are killed: each counts once, what is no event is a dead letter with its bytes, and `dunlin deadletter`
-lists them and tries them again. On one node alone a file is followed over rotation and restarts."""
+lists them and tries them again. On one node alone a file is followed over rotation and restarts. A click on what a node
+has shown is that node's hit, whether it came out of a file or by another node."""
 
 import gzip
 import json
@@ -85,6 +86,7 @@ def on_three_nodes(rng):
     cluster.assert_equal_hashes()
     print(f"{EVENTS} events out of two files, each exactly once on three nodes", flush=True)
     letters(cluster, bad)
+    shown_here(cluster)
     for node in cluster.nodes:
         assert node.stop() == 0, f"node {node.number} did not stop cleanly"
     subprocess.run(["rm", "-rf", folder], check=True)
@@ -116,6 +118,46 @@ def letters(cluster, bad):
     after = stream.sessions(cluster.nodes[0], ["file-1"])["file-1"]
     assert len(after) == min(50, len(before) + len(bad)), (len(before), len(after))
     print(f"{len(bad)} dead letters with their bytes; tried again as events, counted once", flush=True)
+
+
+def totals(node):
+    """(lists, clicks, hits) of what the node has shown."""
+    return tuple(sum(stream.metrics(node, f"dunlin_shown_{what}_total").values()) for what in ("lists", "clicks", "hits"))
+
+
+def show(node, user, items):
+    """Recommends some of the items to the user; which ones."""
+    def recommended():
+        answer = node.stub("Recommendations").Recommend(pb.RecommendRequest(user_id=user, k=items), timeout=10)
+        return [item.id for item in answer.items]
+    node.stub("Catalog").Upsert(pb.UpsertItemsRequest(items=[pb.Item(id=f"shown-{n}") for n in range(items)]), timeout=10)
+    wait_until("items are recommended", lambda: len(recommended()) == items)
+    return recommended()
+
+
+def shown_here(cluster):
+    """What the first node showed is clicked by way of the second, twice under one id; the third has shown something else."""
+    first, second, third = cluster.nodes
+    items = show(first, "visitor", 3)
+    show(third, "another", 3)
+    click = pb.PublishRequest(events=[pb.Event(user_id="visitor", item_id=items[1], event_id="v1",
+                                               type=pb.EVENT_TYPE_CLICK)])
+    assert second.stub("Events").Publish(click, timeout=10).accepted == 1
+    assert second.stub("Events").Publish(click, timeout=10).accepted == 0
+    wait_until("the first node has its hit", lambda: totals(first)[1:] == (1, 1))
+    assert totals(second) == (0, 0, 0) and totals(third)[1:] == (0, 0), (totals(second), totals(third))
+    print("a click by another node is the hit of the node that showed the item, once", flush=True)
+
+
+def shown_streamed(node, path):
+    """Lines of a file: a click of before the list, which counts for nothing, and two of after it."""
+    before = (stream.now_ms() - 1000)
+    items = show(node, "visitor", 3)
+    assert totals(node)[1:] == (0, 0)
+    write_lines(path, [stream.message(("visitor", items[0], before))], "ab")
+    write_lines(path, [stream.message(("visitor", item, stream.now_ms())) for item in (items[2], "not-shown")], "ab")
+    wait_until("both clicks are seen", lambda: totals(node)[1:] == (2, 1))
+    print("a streamed click is a hit, one from before the list is none", flush=True)
 
 
 def follow(rng):
@@ -151,6 +193,7 @@ def follow(rng):
     assert stream.counts(node)["events_applied"] == len(events), (stream.counts(node), len(events))
     assert not letters_of(cluster, "app")
     stream.assert_sessions(cluster, stream.by_user(events), "out of a followed file")
+    shown_streamed(node, path)
     assert node.stop() == 0
     print(f"{len(events)} events of a file followed over {ROTATIONS - 1} rotations, each exactly once", flush=True)
 

@@ -2,6 +2,8 @@
  * what is kept of an answer. */
 #include "services.h"
 
+#include "session/record.h"
+
 static Dunlin__V1__RecommendResponse *recommend(Dunlin__V1__RecommendRequest *request)
 {
     return CALL("Recommendations", "Recommend", RecommendResponse, recommend_response, request);
@@ -294,6 +296,7 @@ static void test_shown_hits(void **state)
         CALL("Sessions", "Delete", DeleteSessionResponse, delete_session_response, &delete);
     assert_non_null(deleted);
     FREE(deleted);
+    usleep(2000); /* events of the deletion's very millisecond are erased */
     click("looker", response->items[0]->id, "s5");
     assert_int_equal(shown_clicks(), clicks + 2);
     FREE(response);
@@ -308,6 +311,83 @@ static void test_shown_hits(void **state)
     response = recommend(&request);
     click("other looker", response->items[0]->id, "s4");
     assert_int_equal(shown_clicks(), clicks + 3);
+    FREE(response);
+}
+
+static void on_streamed(struct dn_proposal *proposal, enum dn_code code, uint64_t index,
+                        const uint8_t *result, size_t length, const struct dn_error *err)
+{
+    (void)index, (void)err;
+    bool good = code == DN_OK && length > 0 && result[0] == DN_RESULT_OK;
+    atomic_store((atomic_int *)proposal->data, good ? 1 : -1);
+}
+
+/* As the stream's reader at another node would have it: a batch of one, at that offset. */
+static void streamed(const char *user, const char *item, int64_t offset, int64_t time_ms)
+{
+    static atomic_int done;
+    uint32_t group = dn_api_shard_of(user, strlen(user), CLUSTER_SHARDS);
+    struct dn_event_in event = {
+        .user = dn_keyed_hash128(cluster_key, user, strlen(user)),
+        .time_ms = time_ms,
+        .offset = offset,
+        .weight = DN_WEIGHT_ONE,
+        .type = DN_EVENT_CLICK,
+        .item = item,
+        .item_length = (uint16_t)strlen(item),
+    };
+    struct dn_buffer record;
+    dn_buffer_init(&record, 65536);
+    dn_record_stream(&record, "shown", 0, offset == 0 ? DN_OFFSET_UNSET : offset, offset + 1, &event, 1, NULL,
+                     0);
+    struct dn_proposal proposal = {.group = group,
+                                   .record = record.bytes,
+                                   .length = record.length,
+                                   .deadline_us = dn_monotonic_us() + CLUSTER_WAIT_MS * 1000ull,
+                                   .done = on_streamed,
+                                   .data = &done};
+    atomic_store(&done, 0);
+    assert_true(dn_consensus_propose(cluster.consensus, &proposal));
+    while (atomic_load(&done) == 0)
+        usleep(1000);
+    assert_int_equal(atomic_load(&done), 1);
+    dn_buffer_free(&record);
+}
+
+/* Whatever a click comes by, and once. */
+static void test_streamed_hits(void **state)
+{
+    (void)state;
+    catalogue();
+    Dunlin__V1__RecommendRequest request = DUNLIN__V1__RECOMMEND_REQUEST__INIT;
+    request.user_id = text("streamed looker");
+    request.k = 3;
+    int64_t before_ms = dn_wall_ms() - 1;
+    Dunlin__V1__RecommendResponse *response = recommend(&request);
+    assert_non_null(response);
+    assert_int_equal(response->n_items, 3);
+    const char *source = response->items[1]->source, *id = response->items[1]->id;
+    size_t clicks = shown_clicks(), hits = shown_hits(source);
+    int64_t now_ms = dn_wall_ms();
+    streamed("streamed looker", id, 0, before_ms); /* a topic that is read once more */
+    assert_int_equal(shown_clicks(), clicks);
+    streamed("streamed looker", id, 1, now_ms);
+    assert_int_equal(shown_clicks(), clicks + 1);
+    assert_int_equal(shown_hits(source), hits + 1);
+    streamed("streamed looker", "no item at all", 2, now_ms);
+    streamed("streamed looker", "no item at all", 2, now_ms); /* its batch is sent again */
+    assert_int_equal(shown_clicks(), clicks + 2);
+    click("streamed looker", id, "t1"); /* the same hit, by Publish */
+    assert_int_equal(shown_clicks(), clicks + 2);
+    Dunlin__V1__Event event;
+    event_set(&event, "streamed looker", "no item at all", "t2");
+    for (int round = 0; round < 2; round++) {
+        Dunlin__V1__PublishResponse *published = publish(&event, 1);
+        assert_non_null(published);
+        assert_int_equal(published->accepted, round == 0);
+        FREE(published);
+        assert_int_equal(shown_clicks(), clicks + 3);
+    }
     FREE(response);
 }
 
@@ -455,10 +535,11 @@ static int setup_experiment(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_filter_trees),  cmocka_unit_test(test_anchor),
-        cmocka_unit_test(test_purchased),     cmocka_unit_test(test_variants),
-        cmocka_unit_test(test_rules_refused), cmocka_unit_test(test_rules_applied),
-        cmocka_unit_test(test_shown_hits),    cmocka_unit_test(test_nothing_stored),
+        cmocka_unit_test(test_filter_trees),   cmocka_unit_test(test_anchor),
+        cmocka_unit_test(test_purchased),      cmocka_unit_test(test_variants),
+        cmocka_unit_test(test_rules_refused),  cmocka_unit_test(test_rules_applied),
+        cmocka_unit_test(test_shown_hits),     cmocka_unit_test(test_streamed_hits),
+        cmocka_unit_test(test_nothing_stored),
     };
     return cmocka_run_group_tests(tests, setup_experiment, teardown);
 }

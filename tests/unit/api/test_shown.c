@@ -1,4 +1,5 @@
-/* What was shown: hits and clicks, windows, users that share a slot, forgetting, distinct items, threads. */
+/* What was shown: hits and clicks, windows, late and old clicks, users that share a slot, forgetting,
+ * distinct items, threads. */
 #include "api/shown.h"
 
 #include <math.h>
@@ -69,6 +70,18 @@ static void show(struct world *w, const struct dn_hash128 *user, size_t variant,
     dn_shown_put(w->shown, user, variant, list, items, now_ms);
 }
 
+static void event(struct world *w, struct dn_hash128 user, uint64_t hash, int64_t time_ms,
+                  enum dn_event_type type)
+{
+    const struct dn_applied applied = {.user = user, .item_hash = hash, .time_ms = time_ms, .type = type};
+    dn_shown_applied(w->shown, &applied);
+}
+
+static void click(struct world *w, struct dn_hash128 user, uint64_t hash, int64_t time_ms)
+{
+    event(w, user, hash, time_ms, DN_EVENT_CLICK);
+}
+
 static void test_hits(void **state)
 {
     struct world *w = *state;
@@ -76,13 +89,13 @@ static void test_hits(void **state)
     show(w, &ann, 0, 10, 5, "rules", NOW_MS);
     show(w, &bob, 1, 20, 5, "pinned", NOW_MS);
     show(w, &cid, DN_VARIANT_NONE, 30, 5, "trending", NOW_MS);
-    dn_shown_click(w->shown, ann, item_hash(12), NOW_MS + 1);
-    dn_shown_click(w->shown, ann, item_hash(12), NOW_MS + 2); /* cart, after the view */
-    dn_shown_click(w->shown, ann, item_hash(99), NOW_MS + 3);
-    dn_shown_click(w->shown, bob, item_hash(12), NOW_MS + 3); /* on somebody else's list */
-    dn_shown_click(w->shown, bob, item_hash(24), NOW_MS + 3);
-    dn_shown_click(w->shown, cid, item_hash(30), NOW_MS + 3);
-    dn_shown_click(w->shown, (struct dn_hash128){.high = 9, .low = 9}, item_hash(30), NOW_MS);
+    click(w, ann, item_hash(12), NOW_MS + 1);
+    click(w, ann, item_hash(12), NOW_MS + 2); /* cart, after the view */
+    click(w, ann, item_hash(99), NOW_MS + 3);
+    click(w, bob, item_hash(12), NOW_MS + 3); /* on somebody else's list */
+    click(w, bob, item_hash(24), NOW_MS + 3);
+    click(w, cid, item_hash(30), NOW_MS + 3);
+    click(w, (struct dn_hash128){.high = 9, .low = 9}, item_hash(30), NOW_MS);
     assert_int_equal(count(w, "dunlin_shown_lists_total", "variant=\"a\""), 1);
     assert_int_equal(count(w, "dunlin_shown_clicks_total", "variant=\"a\""), 2);
     assert_int_equal(count(w, "dunlin_shown_clicks_total", "variant=\"b\""), 2);
@@ -95,8 +108,8 @@ static void test_hits(void **state)
     assert_int_equal(count(w, "dunlin_shown_items_total", "source=\"other\""), 5);
     /* The next list takes the place of the last. */
     show(w, &ann, 0, 40, 5, "covis", NOW_MS + 10);
-    dn_shown_click(w->shown, ann, item_hash(11), NOW_MS + 11);
-    dn_shown_click(w->shown, ann, item_hash(41), NOW_MS + 11);
+    click(w, ann, item_hash(11), NOW_MS + 11);
+    click(w, ann, item_hash(41), NOW_MS + 11);
     assert_int_equal(count(w, "dunlin_shown_clicks_total", "variant=\"a\""), 4);
     assert_int_equal(count(w, "dunlin_shown_hits_total", "variant=\"a\",source=\"covis\""), 1);
 }
@@ -108,29 +121,108 @@ static void test_limits(void **state)
     uint64_t clicks = count(w, "dunlin_shown_clicks_total", "variant=\"a\"");
     /* A list that is longer than what is kept. */
     show(w, &ann, 0, 100, 40, "rules", NOW_MS);
-    dn_shown_click(w->shown, ann, item_hash(119), NOW_MS + 29 * MINUTE_MS);
-    dn_shown_click(w->shown, ann, item_hash(120), NOW_MS + 29 * MINUTE_MS);
+    click(w, ann, item_hash(119), NOW_MS + 29 * MINUTE_MS);
+    click(w, ann, item_hash(120), NOW_MS + 29 * MINUTE_MS);
     assert_int_equal(count(w, "dunlin_shown_hits_total", "variant=\"a\",source=\"rules\""), 1);
     assert_int_equal(count(w, "dunlin_shown_clicks_total", "variant=\"a\""), clicks + 2);
-    dn_shown_click(w->shown, ann, item_hash(118), NOW_MS + 31 * MINUTE_MS); /* too late */
+    click(w, ann, item_hash(118), NOW_MS + 31 * MINUTE_MS); /* too late */
     assert_int_equal(count(w, "dunlin_shown_clicks_total", "variant=\"a\""), clicks + 2);
     /* Two users of one slot: the newer one has it. */
     show(w, &ann, 0, 100, 5, "rules", NOW_MS);
     show(w, &other, 0, 100, 5, "rules", NOW_MS);
-    dn_shown_click(w->shown, ann, item_hash(101), NOW_MS);
+    click(w, ann, item_hash(101), NOW_MS);
     assert_int_equal(count(w, "dunlin_shown_clicks_total", "variant=\"a\""), clicks + 2);
-    dn_shown_click(w->shown, other, item_hash(101), NOW_MS);
+    click(w, other, item_hash(101), NOW_MS);
     assert_int_equal(count(w, "dunlin_shown_clicks_total", "variant=\"a\""), clicks + 3);
     dn_shown_forget(w->shown, ann); /* not theirs */
-    dn_shown_click(w->shown, other, item_hash(102), NOW_MS);
+    click(w, other, item_hash(102), NOW_MS);
     assert_int_equal(count(w, "dunlin_shown_clicks_total", "variant=\"a\""), clicks + 4);
     dn_shown_forget(w->shown, other);
-    dn_shown_click(w->shown, other, item_hash(103), NOW_MS);
+    click(w, other, item_hash(103), NOW_MS);
     assert_int_equal(count(w, "dunlin_shown_clicks_total", "variant=\"a\""), clicks + 4);
     /* Somebody unknown. */
     uint64_t lists = count(w, "dunlin_shown_lists_total", "variant=\"\"");
     show(w, NULL, DN_VARIANT_NONE, 100, 5, "rules", NOW_MS);
     assert_int_equal(count(w, "dunlin_shown_lists_total", "variant=\"\""), lists + 1);
+}
+
+/* clicks of variant a, and hits of its rules, since `before` */
+static void expect(struct world *w, const uint64_t before[2], uint64_t clicks, uint64_t hits)
+{
+    assert_int_equal(count(w, "dunlin_shown_clicks_total", "variant=\"a\""), before[0] + clicks);
+    assert_int_equal(count(w, "dunlin_shown_hits_total", "variant=\"a\",source=\"rules\""), before[1] + hits);
+}
+
+/* What counts is when a click happened, not when it is applied. */
+static void test_times(void **state)
+{
+    struct world *w = *state;
+    struct dn_hash128 ann = {.high = 1, .low = 5};
+    const uint64_t before[2] = {0, 0};
+    show(w, &ann, 0, 10, 5, "rules", NOW_MS + 200);
+    click(w, ann, item_hash(10), NOW_MS + 199); /* before it was shown: read once more, or another page's */
+    click(w, ann, item_hash(11), NOW_MS - 20 * MINUTE_MS);
+    click(w, ann, item_hash(12), 0);
+    expect(w, before, 0, 0);
+    click(w, ann, item_hash(10), NOW_MS + 200);
+    expect(w, before, 1, 1);
+    click(w, ann, item_hash(13), NOW_MS + 200 + DN_SHOWN_WINDOW_MS);
+    click(w, ann, item_hash(13), INT64_MAX);
+    expect(w, before, 1, 1);
+    /* The click that led to the next list comes after that list was given, by a stream. */
+    show(w, &ann, 0, 20, 5, "rules", NOW_MS + 5000);
+    click(w, ann, item_hash(11), NOW_MS + 4900);
+    click(w, ann, item_hash(21), NOW_MS + 4950); /* on what was not shown yet */
+    expect(w, before, 3, 2);
+    click(w, ann, item_hash(21), NOW_MS + 5100);
+    click(w, ann, item_hash(12), NOW_MS + 5200); /* on the list before the last */
+    expect(w, before, 5, 3);
+    click(w, ann, item_hash(10), NOW_MS + 300); /* the hit that was counted */
+    expect(w, before, 5, 3);
+    show(w, &ann, 0, 30, 5, "rules", NOW_MS + 6000);
+    click(w, ann, item_hash(13), NOW_MS + 4000); /* its list is gone */
+    expect(w, before, 5, 3);
+    show(w, &ann, 0, 0, 0, "rules", NOW_MS + 7000); /* nothing could be shown */
+    click(w, ann, item_hash(30), NOW_MS + 7000);
+    expect(w, before, 5, 3);
+    click(w, ann, item_hash(30), NOW_MS + 6999);
+    expect(w, before, 6, 4);
+}
+
+static void test_types(void **state)
+{
+    struct world *w = *state;
+    struct dn_hash128 ann = {.high = 1, .low = 5};
+    const uint64_t before[2] = {0, 0};
+    show(w, &ann, 0, 10, 9, "rules", NOW_MS);
+    event(w, ann, item_hash(10), NOW_MS, DN_EVENT_DISLIKE);
+    event(w, ann, item_hash(10), NOW_MS, DN_EVENT_REMOVE);
+    expect(w, before, 0, 0);
+    event(w, ann, item_hash(10), NOW_MS, DN_EVENT_VIEW);
+    event(w, ann, item_hash(11), NOW_MS, DN_EVENT_BUY);
+    event(w, ann, item_hash(12), NOW_MS, DN_EVENT_CLICK);
+    expect(w, before, 3, 3);
+}
+
+/* An erase that is applied, whichever node it was asked of. */
+static void test_erased(void **state)
+{
+    struct world *w = *state;
+    struct dn_hash128 ann = {.high = 1, .low = 5}, other = {.high = 2, .low = 5 + USERS};
+    const uint64_t before[2] = {0, 0};
+    show(w, &ann, 0, 10, 5, "rules", NOW_MS);
+    show(w, &ann, 0, 20, 5, "rules", NOW_MS + 100);
+    dn_shown_erased(w->shown, other);
+    click(w, ann, item_hash(20), NOW_MS + 101);
+    expect(w, before, 1, 1);
+    dn_shown_erased(w->shown, ann);
+    click(w, ann, item_hash(21), NOW_MS + 101);
+    click(w, ann, item_hash(11), NOW_MS + 50);
+    expect(w, before, 1, 1);
+    show(w, &other, 0, 10, 5, "rules", NOW_MS);
+    show(w, &ann, 0, 10, 5, "rules", NOW_MS + 100); /* takes the slot: the other one's list is not theirs */
+    click(w, ann, item_hash(11), NOW_MS + 50);
+    expect(w, before, 1, 1);
 }
 
 static void test_categories(void **state)
@@ -175,9 +267,11 @@ static void *hammer(void *data)
     for (unsigned i = 0; i < ROUNDS; i++) {
         struct dn_hash128 user = {.high = i % 7, .low = i % 7};
         show(w, &user, i % 2, i % 50, 20, "rules", NOW_MS);
-        dn_shown_click(w->shown, user, item_hash(i % 50), NOW_MS);
+        click(w, user, item_hash(i % 50), NOW_MS);
         if (i % 16 == 0)
             dn_shown_forget(w->shown, user);
+        if (i % 16 == 8)
+            dn_shown_erased(w->shown, user);
     }
     return NULL;
 }
@@ -205,6 +299,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_hits, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_limits, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_times, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_types, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_erased, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_categories, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_distinct, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_threads, set_up, tear_down),

@@ -158,6 +158,7 @@ static void compare_visitors(struct world *world, int item, size_t most)
         assert_true(dn_near_session(world->rig.shard, users[n], find(world, item), 20, visits, &session));
         assert_true(dn_hash128_equal(session.user, user_of((uint64_t)user)));
         assert_int_equal(visits[session.matched].id, find(world, item));
+        assert_true(counts(visits[session.matched].type));
         for (size_t i = 1; i < session.count; i++)
             assert_true(visits[i].time_ms >= visits[i - 1].time_ms &&
                         visits[i].time_ms - visits[i - 1].time_ms <= GAP_MS);
@@ -325,6 +326,94 @@ static void test_halving(void **state)
     rig_close(&world.rig);
 }
 
+/* A neighbour is met where they clicked the item, not where they turned it down later; and not at all once
+ * that click is out of their list. */
+static void test_match(void **state)
+{
+    static struct world world;
+    struct dn_near_visit visits[DN_NEAR_VISITS_MAX];
+    struct dn_near_session session;
+    struct dn_shard_settings settings;
+    const uint8_t types[] = {DN_EVENT_CLICK, DN_EVENT_VIEW, DN_EVENT_DISLIKE, DN_EVENT_REMOVE};
+    const int items[] = {0, 1, 0, 0};
+
+    (void)state;
+    world_open(&world, 16, 8);
+    for (size_t i = 0; i < 4; i++)
+        click(&world, 3, items[i], world.rig.now_ms + (int64_t)i * GAP_MS, types[i]);
+    dn_epoch_enter(world.rig.reader);
+    uint32_t user = dn_near_user(world.rig.shard, user_of(3));
+    assert_true(dn_near_session(world.rig.shard, user, find(&world, 0), 20, visits, &session));
+    assert_int_equal(session.count, 4);
+    assert_int_equal(session.matched, 0);
+    dn_epoch_leave(world.rig.reader);
+
+    dn_shard_settings(world.rig.shard, &settings);
+    settings.events_per_user = 3;
+    rig_settings(&world.rig, &settings);
+    click(&world, 3, 2, world.rig.now_ms + 4 * (int64_t)GAP_MS, DN_EVENT_CLICK);
+    dn_epoch_enter(world.rig.reader);
+    assert_false(dn_near_session(world.rig.shard, user, find(&world, 0), 20, visits, &session));
+    assert_true(dn_near_session(world.rig.shard, user, find(&world, 2), 20, visits, &session));
+    dn_epoch_leave(world.rig.reader);
+    rig_close(&world.rig);
+}
+
+static void set_cells(struct world *world, uint32_t cells)
+{
+    struct dn_shard_settings settings;
+
+    dn_shard_settings(world->rig.shard, &settings);
+    settings.near_cells = cells;
+    rig_settings(&world->rig, &settings);
+}
+
+/* What the readers give of item 0: cells, visitors, clicks. */
+static void expect_tables(struct world *world, size_t cells_count, size_t visitors, uint32_t clicks)
+{
+    struct dn_near_cell cells[DN_NEAR_CELLS_MAX];
+    struct dn_near_row row;
+    struct dn_near_item item;
+    uint32_t users[DN_NEAR_VISITORS_MAX];
+
+    dn_epoch_enter(world->rig.reader);
+    dn_near_row(world->rig.shard, find(world, 0), cells, DN_NEAR_CELLS_MAX, &row);
+    assert_int_equal(row.count, cells_count);
+    assert_true(cells_count > 0 ? row.near_sum > 0 : row.near_sum == 0 && row.after_sum == 0);
+    assert_int_equal(dn_near_visitors(world->rig.shard, find(world, 0), users, DN_NEAR_VISITORS_MAX),
+                     visitors);
+    assert_true(dn_near_item(world->rig.shard, find(world, 0), &item)); /* known all the same */
+    assert_int_equal(item.clicks, clicks);
+    assert_true(cells_count > 0 ? item.recent > 0 : item.recent == 0);
+    dn_epoch_leave(world->rig.reader);
+}
+
+/* Tables that are turned off say nothing, not what they said last; and go on where they were. */
+static void test_turned_off(void **state)
+{
+    static struct world world;
+
+    (void)state;
+    world_open(&world, 16, 8);
+    for (int user = 0; user < 3; user++) {
+        click(&world, user, 0, world.rig.now_ms, DN_EVENT_CLICK);
+        click(&world, user, 1, world.rig.now_ms, DN_EVENT_CLICK);
+    }
+    expect_tables(&world, 1, 3, 3);
+    set_cells(&world, 0);
+    expect_tables(&world, 0, 0, 0);
+    click(&world, 4, 0, world.rig.now_ms, DN_EVENT_CLICK);
+    expect_tables(&world, 0, 0, 0);
+    through_snapshot(&world);
+    expect_tables(&world, 0, 0, 0);
+    rig_erase(&world.rig, 2, world.rig.now_ms, 5);
+    set_cells(&world, 16);
+    expect_tables(&world, 1, 2, 3);
+    click(&world, 4, 0, world.rig.now_ms, DN_EVENT_CLICK); /* no visitor yet, though their list has it */
+    expect_tables(&world, 2, 3, 4);
+    rig_close(&world.rig);
+}
+
 static void test_erased(void **state)
 {
     static struct world world;
@@ -472,7 +561,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_random),  cmocka_unit_test(test_full_row), cmocka_unit_test(test_halving),
         cmocka_unit_test(test_changed), cmocka_unit_test(test_erased),   cmocka_unit_test(test_evicted),
-        cmocka_unit_test(test_off),
+        cmocka_unit_test(test_off),     cmocka_unit_test(test_match),    cmocka_unit_test(test_turned_off),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
