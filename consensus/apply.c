@@ -41,7 +41,6 @@ int apply_enqueue(struct group *g, const struct raft_buffer *buf)
         g->queue_last->next = entry;
     }
     g->queue_last = entry;
-    g->queue_count++;
     g->queued_index = entry->index;
     g->log_bytes += buf->len;
     g->log_entries++;
@@ -55,7 +54,6 @@ static struct queued_entry *dequeue(struct group *g)
     if (g->queue_first == NULL) {
         g->queue_last = NULL;
     }
-    g->queue_count--;
     return entry;
 }
 

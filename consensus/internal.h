@@ -320,7 +320,6 @@ struct group {
 
     /* applying (apply.c) */
     struct queued_entry *queue_first, *queue_last;
-    size_t queue_count;
     uint64_t queued_index; /* newest index given to fsm->apply */
     struct applying applying;
     _Atomic uint64_t applied;
