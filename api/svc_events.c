@@ -17,9 +17,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define PART_EVENTS_MAX                                                                                      \
-    2000                     /* applied in one go: about 2 ms, so that no call holds up the consensus loop   \
-                              */
+#define PART_EVENTS_MAX 2000 /* some 100 kB: two fit one entry, and other calls' records come in between */
 #define RESULT_HEAD_BYTES 16 /* status, next_offset, count: more than they take */
 
 struct part { /* one record's events, all of one shard */

@@ -1,9 +1,12 @@
 /* Apply: committed entries wait here and are applied a few milliseconds at a time.
  *
  * libraft hands over everything that was newly committed in one go; after a restart that is the whole log. It
- * only gets queued (a copy: libraft may drop its own once a snapshot is taken), and apply_slice() works the
- * queue off within the loop turn's budget. Order for one entry: records, entry_done, group time and hash,
- * applied index (release), then completions.
+ * only gets queued (a copy: libraft may drop its own once a snapshot is taken), and apply_turn() works the
+ * queues off within the loop turn's budget: group after group has a share of it, in steps of one record or,
+ * where the state machine has parts, of one part of it, and a look at the clock after each. What is left
+ * of an entry waits for the next share (struct applying).
+ *
+ * Order for one entry: records, entry_done, group time and hash, applied index (release), then completions.
  *
  * An entry that is not understood stops the node: skipping it would make its state differ from the others'.
  */
@@ -38,7 +41,6 @@ int apply_enqueue(struct group *g, const struct raft_buffer *buf)
         g->queue_last->next = entry;
     }
     g->queue_last = entry;
-    g->queue_count++;
     g->queued_index = entry->index;
     g->log_bytes += buf->len;
     g->log_entries++;
@@ -52,7 +54,6 @@ static struct queued_entry *dequeue(struct group *g)
     if (g->queue_first == NULL) {
         g->queue_last = NULL;
     }
-    g->queue_count--;
     return entry;
 }
 
@@ -61,6 +62,8 @@ void apply_drop(struct group *g)
     while (g->queue_first != NULL) {
         free(dequeue(g));
     }
+    free(g->applying.ends);
+    g->applying = (struct applying){0};
 }
 
 void apply_publish(struct group *g, uint64_t index)
@@ -72,75 +75,114 @@ void apply_publish(struct group *g, uint64_t index)
     g->c->moved = true;
 }
 
-/* Records of an entry that this node proposed: their results are kept until the entry is done. */
-static void apply_own(struct group *g, const struct entry_view *view, struct dn_apply *at,
-                      struct batch *batch, size_t *ends)
+/* ---- one entry, a step at a time ---------------------------------------------------------------------- */
+
+/* The batch of ours that the entry is; NULL: it is another's, or its proposals were given up. It is looked
+ * for anew in each step: between two of them it may go. */
+static struct batch *batch_of(struct group *g)
 {
-    size_t offset = 0;
-    dn_buffer_clear(&g->results);
-    for (uint32_t i = 0; i < view->head.count; i++) {
-        struct entry_record record = entry_next(view, &offset);
-        dn_buffer_clear(&g->result);
-        at->ordinal = i;
-        g->fsm.apply(g->fsm.state, at, record.bytes, record.length, &g->result);
-        if (batch->items[i] != NULL && !g->result.failed) {
-            dn_buffer_append(&g->results, g->result.bytes, g->result.length);
-        }
-        ends[i] = g->results.length;
-    }
+    const struct entry_head *head = &g->applying.view.head;
+    return head->nonce == g->c->nonce ? propose_batch_of(g, head->sequence) : NULL;
 }
 
-static void apply_foreign(struct group *g, const struct entry_view *view, struct dn_apply *at)
+static bool entry_begin(struct group *g)
 {
-    size_t offset = 0;
-    for (uint32_t i = 0; i < view->head.count; i++) {
-        struct entry_record record = entry_next(view, &offset);
-        dn_buffer_clear(&g->result);
-        at->ordinal = i;
-        g->fsm.apply(g->fsm.state, at, record.bytes, record.length, &g->result);
-    }
-}
-
-static void apply_entry(struct group *g, const struct queued_entry *entry)
-{
-    struct entry_view view;
+    struct applying *a = &g->applying;
+    const struct queued_entry *entry = g->queue_first;
     struct dn_error err;
-    enum dn_code code = entry_decode((const uint8_t *)entry->bytes, entry->length, &view, &err);
+    *a = (struct applying){0};
+    enum dn_code code = entry_decode((const uint8_t *)entry->bytes, entry->length, &a->view, &err);
     if (code != DN_OK) {
         g->fenced = true;
         consensus_fatal(g->c, "group %u: entry %llu cannot be applied: %s", g->id,
                         (unsigned long long)entry->index, err.message);
-        return;
+        return false;
     }
-    struct batch *batch = view.head.nonce == g->c->nonce ? propose_batch_of(g, view.head.sequence) : NULL;
-    size_t *ends = NULL;
-    if (batch != NULL && view.head.count > 0) {
-        ends = malloc(view.head.count * sizeof *ends);
-        DN_ASSERT(batch->count == view.head.count);
+    const struct batch *batch = batch_of(g);
+    if (batch != NULL && a->view.head.count > 0) {
+        DN_ASSERT(batch->count == a->view.head.count);
+        a->ends = malloc(a->view.head.count * sizeof *a->ends);
     }
-    if (view.head.time_ms > g->time_ms) {
-        g->time_ms = view.head.time_ms;
+    dn_buffer_clear(&g->results);
+    if (a->view.head.time_ms > g->time_ms) {
+        g->time_ms = a->view.head.time_ms;
     }
-    struct dn_apply at = {.index = entry->index, .ordinal = 0, .time_ms = g->time_ms};
-    if (ends != NULL) {
-        apply_own(g, &view, &at, batch, ends);
+    a->at = (struct dn_apply){.index = entry->index, .ordinal = 0, .time_ms = g->time_ms};
+    a->begun = true;
+    return true;
+}
+
+/* The answer is kept where somebody waits for it. */
+static void record_done(struct group *g)
+{
+    struct applying *a = &g->applying;
+    const struct batch *batch = a->ends == NULL ? NULL : batch_of(g);
+    if (batch != NULL && batch->items[a->at.ordinal] != NULL && !g->result.failed) {
+        dn_buffer_append(&g->results, g->result.bytes, g->result.length);
+    }
+    if (a->ends != NULL) {
+        a->ends[a->at.ordinal] = g->results.length;
+    }
+    a->record_begun = false;
+    a->at.ordinal++;
+}
+
+static void record_step(struct group *g)
+{
+    struct applying *a = &g->applying;
+    bool done = true;
+    if (!a->record_begun) {
+        a->record = entry_next(&a->view, &a->offset);
+        a->record_begun = true;
+        dn_buffer_clear(&g->result);
+    }
+    if (g->fsm.apply_part != NULL) {
+        done = g->fsm.apply_part(g->fsm.state, &a->at, a->record.bytes, a->record.length, &g->result);
     } else {
-        apply_foreign(g, &view, &at);
+        g->fsm.apply(g->fsm.state, &a->at, a->record.bytes, a->record.length, &g->result);
     }
-    at.ordinal = 0;
-    g->fsm.entry_done(g->fsm.state, &at);
-    apply_publish(g, entry->index);
-    if (view.head.has_tick) {
-        age_applied(g, &view);
+    if (done) {
+        record_done(g);
+    }
+}
+
+static void entry_end(struct group *g)
+{
+    struct applying *a = &g->applying;
+    a->at.ordinal = 0;
+    g->fsm.entry_done(g->fsm.state, &a->at);
+    apply_publish(g, a->at.index);
+    if (a->view.head.has_tick) {
+        age_applied(g, &a->view);
     }
     if (g->m_entries != NULL) {
         dn_counter_add(g->m_entries, 1);
     }
+    struct batch *batch = batch_of(g);
     if (batch != NULL) {
-        propose_applied(g, batch, entry->index, ends);
+        propose_applied(g, batch, a->at.index, a->ends);
     }
-    free(ends);
+    free(a->ends);
+    *a = (struct applying){0};
+    free(dequeue(g));
 }
+
+/* One record, or a part of it; with the last one the entry's end. */
+static void step(struct group *g)
+{
+    struct applying *a = &g->applying;
+    if (!a->begun && !entry_begin(g)) {
+        return;
+    }
+    if (a->at.ordinal < a->view.head.count) {
+        record_step(g);
+    }
+    if (a->at.ordinal == a->view.head.count) {
+        entry_end(g);
+    }
+}
+
+/* ---- all groups --------------------------------------------------------------------------------------- */
 
 void apply_catch_up(struct group *g)
 {
@@ -165,27 +207,65 @@ static bool mutant_waits(struct group *g)
     return dn_monotonic_us() < g->queue_first->queued_us + MUTANT_APPLY_LATE_US;
 }
 
-bool apply_slice(struct group *g, uint64_t until_us)
+static bool has_work(struct group *g)
+{
+    return g->queue_first != NULL && !g->fenced && !mutant_waits(g);
+}
+
+/* Steps of one group until that time, which are none when it is over. *now_us: the last look at the clock. */
+static bool apply_share(struct group *g, uint64_t *now_us, uint64_t until_us)
 {
     uint64_t before = atomic_load_explicit(&g->applied, memory_order_relaxed);
-    while (g->queue_first != NULL && !g->fenced) {
-        if (mutant_waits(g)) {
-            return false;
-        }
-        struct queued_entry *entry = dequeue(g);
-        apply_entry(g, entry);
-        free(entry);
-        if (dn_monotonic_us() >= until_us) {
-            break;
-        }
+    bool worked = false;
+    while (*now_us < until_us && has_work(g)) {
+        step(g);
+        worked = true;
+        *now_us = dn_monotonic_us();
     }
     apply_catch_up(g);
     if (atomic_load_explicit(&g->applied, memory_order_relaxed) != before) {
         age_moved(g);
         propose_moved(g);
         wait_moved(g);
+        *now_us = dn_monotonic_us();
     }
-    return g->queue_first != NULL && !g->fenced;
+    return worked;
+}
+
+/* Every group once, each for as long as its share or what is left of the turn lasts. */
+static bool apply_round(struct dn_consensus *c, uint64_t *now_us, uint64_t until_us)
+{
+    uint32_t first = c->apply_from;
+    bool worked = false;
+    for (uint32_t i = 0; i < c->o.group_count; i++) {
+        uint32_t id = (first + i) % c->o.group_count;
+        uint64_t share_us = *now_us + APPLY_SHARE_US;
+        if (!c->groups[id].started) {
+            continue;
+        }
+        if (apply_share(&c->groups[id], now_us, share_us < until_us ? share_us : until_us)) {
+            worked = true;
+            c->apply_from = (id + 1) % c->o.group_count;
+        }
+    }
+    return worked;
+}
+
+bool apply_turn(struct dn_consensus *c)
+{
+    uint64_t start_us = dn_monotonic_us(), now_us = start_us, until_us = start_us + APPLY_SLICE_US;
+    bool worked = false, left = false;
+    DN_ASSERT(c->o.group_count > 0);
+    while (apply_round(c, &now_us, until_us)) {
+        worked = true;
+    }
+    for (uint32_t i = 0; i < c->o.group_count; i++) {
+        left |= c->groups[i].started && has_work(&c->groups[i]);
+    }
+    if (worked && c->m_slice != NULL) {
+        dn_histogram_observe_ns(c->m_slice, (now_us - start_us) * 1000);
+    }
+    return left;
 }
 
 void apply_reset(struct group *g, uint64_t index, int64_t time_ms)

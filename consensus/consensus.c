@@ -72,26 +72,6 @@ static bool take_calls(struct dn_consensus *c)
     return dn_queue_length(c->proposals) + dn_queue_length(c->waits) > 0;
 }
 
-static bool apply_groups(struct dn_consensus *c)
-{
-    uint64_t start = dn_monotonic_us();
-    bool left = false, worked = false;
-    DN_ASSERT(c->o.group_count > 0);
-    for (uint32_t i = 0; i < c->o.group_count; i++) {
-        struct group *g = &c->groups[(c->apply_from + i) % c->o.group_count];
-        if (!g->started) {
-            continue;
-        }
-        worked |= g->queue_count > 0;
-        left |= apply_slice(g, start + APPLY_SLICE_US);
-    }
-    c->apply_from = (c->apply_from + 1) % c->o.group_count;
-    if (worked && c->m_slice != NULL) {
-        dn_histogram_observe_ns(c->m_slice, (dn_monotonic_us() - start) * 1000);
-    }
-    return left;
-}
-
 static void close_handles(struct dn_consensus *c)
 {
     dn_journal_destroy(c->journal);
@@ -236,7 +216,7 @@ static void turn(struct dn_consensus *c)
     }
     serve_turn(c);
     if (c->phase <= PHASE_TRANSFER) {
-        left |= apply_groups(c);
+        left |= apply_turn(c);
         for (uint32_t i = 0; i < c->o.group_count; i++) {
             struct group *g = &c->groups[i];
             if (g->started) {

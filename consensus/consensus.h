@@ -10,8 +10,9 @@
  *     applied once and in the same order on every node.
  *  2. A record whose completion says anything else may still be applied later, once: callers make records
  *     idempotent (event ids) and may propose them again.
- *  3. Nothing stops the loop for more than about 5 ms: applies are queued and sliced, snapshots are written
- *     by a pool thread, the disk is never waited for.
+ *  3. Nothing stops the loop for more than about 5 ms: applies are queued and done a record, or a part of one
+ *     (dn_fsm.apply_part), at a time with a look at the clock after each, snapshots are written by a pool
+ *     thread, the disk is never waited for.
  *  4. A damaged log or snapshot, or the data directory of another node, keeps the node from starting; it
  *     never votes with less than it had.
  *
@@ -67,6 +68,13 @@ struct dn_fsm {
      * understood or not allowed is answered with a refusal. */
     void (*apply)(void *state, const struct dn_apply *at, const uint8_t *record, size_t length,
                   struct dn_buffer *result);
+    /* The same in parts of a millisecond at most, so that other work comes in between. False: there is more:
+     * it is called again with the same arguments (bytes and buffer are where they were) until it says true,
+     * and before that nothing is called but snapshot_end, the pool thread's functions, and restore_install,
+     * which forgets the begun record. State and answer must not depend on what came in between. NULL: no
+     * record takes `apply` longer than that. */
+    bool (*apply_part)(void *state, const struct dn_apply *at, const uint8_t *record, size_t length,
+                       struct dn_buffer *result);
     /* The feature level that a reader of this record needs. Must be quick; NULL: 1, of all records. */
     uint8_t (*level)(const uint8_t *record, size_t length);
     /* Once after the records of every entry (ticks have none): expiry and decay move on here, in bounded

@@ -5,7 +5,8 @@
  *  1. A proposal or wait is in exactly one place: an API queue, one `struct items` list, or a slot of a
  * batch; its `done` runs exactly once, on the consensus thread.
  *  2. Records are applied in index order, by apply.c only; `applied` is published after entry_done, and
- *     completions run after that.
+ *     completions run after that. An entry leaves the queue when it is applied whole: while one is begun
+ * there is no snapshot (snapshot_fsm asks for an empty queue).
  *  3. libraft never sees a failed disk operation: io_shim.c turns it into consensus_fatal() and fences the
  *     group (no ticks, no sends, no receives), because libraft asserts.
  *  4. A group never has its own snapshot and an incoming one inside libraft at once (snapshot.c).
@@ -41,6 +42,7 @@
 #define FORWARD_BYTES_MAX (16u << 20)
 #define WAITS_MAX 65536     /* waits in one group */
 #define APPLY_SLICE_US 4000 /* applying in one loop turn, all groups together */
+#define APPLY_SHARE_US 1000 /* of one group, until the next one's turn */
 #define HOUSEKEEP_MS 10     /* period of the timer that looks at deadlines */
 #define ASK_AFTER_US 20000  /* a wait for an unknown index asks the leader after this long */
 #define RETRY_AFTER_US 5000 /* pause after a leader said it is none */
@@ -149,6 +151,17 @@ struct queued_entry {
     size_t length;
     uint64_t queued_us; /* only DN_MUTANT_APPLY_LATE asks */
     uint64_t bytes[];   /* aligned */
+};
+
+/* How far the entry at the head of the queue is applied. */
+struct applying {
+    bool begun;
+    struct entry_view view; /* of its bytes */
+    struct dn_apply at;     /* ordinal: the record that is next, or begun */
+    size_t offset;          /* for entry_next */
+    bool record_begun;
+    struct entry_record record;
+    size_t *ends; /* an entry of ours: where in group.results each record's answer ends; else NULL */
 };
 
 struct report {
@@ -307,8 +320,8 @@ struct group {
 
     /* applying (apply.c) */
     struct queued_entry *queue_first, *queue_last;
-    size_t queue_count;
     uint64_t queued_index; /* newest index given to fsm->apply */
+    struct applying applying;
     _Atomic uint64_t applied;
     int64_t time_ms;
     struct dn_buffer result;
@@ -493,7 +506,7 @@ struct dn_consensus {
     unsigned serve_from; /* member whose turn is first */
     bool moved;          /* some group's applied index moved in this turn */
     bool work_left;
-    unsigned apply_from;         /* group the next slice starts with */
+    unsigned apply_from; /* group the next slice starts with: the one after the last that had a share */
     uint64_t round, round_at_us; /* rounds sent so far, of all groups together */
     uint64_t malformed_log_us;
 
@@ -583,8 +596,8 @@ void io_shim_install(struct group *g);
 
 /* apply.c */
 int apply_enqueue(struct group *g, const struct raft_buffer *buf);
-bool apply_slice(struct group *g, uint64_t until_us); /* true: work is left */
-void apply_catch_up(struct group *g);                 /* publishes past entries that are not records */
+bool apply_turn(struct dn_consensus *c); /* true: work is left */
+void apply_catch_up(struct group *g);    /* publishes past entries that are not records */
 void apply_publish(struct group *g, uint64_t index);
 void apply_reset(struct group *g, uint64_t index, int64_t time_ms); /* after a restored snapshot */
 void apply_drop(struct group *g);

@@ -204,10 +204,50 @@ static int compare_numbers(const void *a_, const void *b_)
     return (a > b) - (a < b);
 }
 
+static bool begins_with(const char *text, size_t length, const struct dn_attribute *prefix)
+{
+    return prefix->value_length <= length &&
+           text_equal(text, prefix->value_length, prefix->value, prefix->value_length);
+}
+
+/* As bytes, a beginning before what it begins. */
+static int compare_bytes(const char *a, size_t a_length, const char *b, size_t b_length)
+{
+    size_t shorter = a_length < b_length ? a_length : b_length;
+    int order = shorter == 0 ? 0 : memcmp(a, b, shorter);
+    return order != 0 ? order : (a_length > b_length) - (a_length < b_length);
+}
+
+static int compare_prefixes(const void *a_, const void *b_)
+{
+    const struct dn_attribute *a = a_, *b = b_;
+    return compare_bytes(a->value, a->value_length, b->value, b->value_length);
+}
+
+/* In order, those that a shorter one covers (or an equal one) behind the others. They are kept:
+ * dn_filter_check looks at all. */
+static void sort_prefixes(struct dn_filter_term *term, struct dn_attribute *values)
+{
+    size_t kept = 0;
+    qsort(values, term->value_count, sizeof *values, compare_prefixes);
+    for (size_t i = 0; i < term->value_count; i++) {
+        /* What begins with an earlier one begins with the last that was kept: all between the two do. */
+        if (kept > 0 && begins_with(values[i].value, values[i].value_length, &values[kept - 1])) {
+            continue;
+        }
+        struct dn_attribute covered = values[kept];
+        values[kept++] = values[i];
+        values[i] = covered;
+    }
+    term->prefix_count = kept;
+    term->sorted = true;
+}
+
 bool dn_filter_sort(struct dn_filter_term *term, struct dn_attribute *values, struct dn_arena *arena)
 {
     DN_ASSERT(term->values == values);
     if (term->op == DN_FILTER_PREFIX) {
+        sort_prefixes(term, values);
         return true;
     }
     qsort(values, term->value_count, sizeof *values, compare_values);
@@ -229,11 +269,25 @@ bool dn_filter_sort(struct dn_filter_term *term, struct dn_attribute *values, st
     return true;
 }
 
+/* None of the prefixes covers another, so the text begins with the greatest that is not behind it, or with
+ * none: all between a prefix and what it begins would begin with it. */
 static bool any_begins(const struct dn_filter_term *term, const char *text, size_t length)
 {
+    if (term->sorted) {
+        size_t from = 0, to = term->prefix_count; /* the first that is behind the text */
+        while (from < to) {
+            size_t at = from + (to - from) / 2;
+            const struct dn_attribute *v = &term->values[at];
+            if (compare_bytes(v->value, v->value_length, text, length) <= 0) {
+                from = at + 1;
+            } else {
+                to = at;
+            }
+        }
+        return from > 0 && begins_with(text, length, &term->values[from - 1]);
+    }
     for (size_t i = 0; i < term->value_count; i++) {
-        const struct dn_attribute *v = &term->values[i];
-        if (v->value_length <= length && text_equal(text, v->value_length, v->value, v->value_length)) {
+        if (begins_with(text, length, &term->values[i])) {
             return true;
         }
     }

@@ -199,7 +199,8 @@ struct dn_filter_term {
     uint16_t name_length;
     const struct dn_attribute *values; /* EQ, IN, PREFIX (any of them): the value field of each */
     size_t value_count;
-    bool sorted;           /* by dn_filter_sort: many values cost no more than a few */
+    bool sorted;         /* by dn_filter_sort: many values cost no more than a few */
+    size_t prefix_count; /* PREFIX, sorted: so many of the values come first and say all that the rest says */
     const double *numbers; /* the values as numbers, ascending; NULL: not looked up so */
     double min, max;       /* RANGE, inclusive; -inf / +inf when open */
 };
@@ -258,8 +259,7 @@ enum dn_code dn_filter_plan(const struct dn_filter_tree *tree, struct dn_arena *
 enum dn_code dn_filter_check(const struct dn_catalog *catalog, const struct dn_filter *filter,
                              struct dn_error *err);
 /* Puts a term's values (`values` is what term->values points to) in order, so that matching an item looks a
- * few of them up and not all: a search may match every item of the catalogue. Nothing to do for PREFIX.
- * False: the arena is full. */
+ * few of them up and not all: a search may match every item of the catalogue. False: the arena is full. */
 bool dn_filter_sort(struct dn_filter_term *term, struct dn_attribute *values, struct dn_arena *arena);
 bool dn_filter_match(const struct dn_filter *filter, const struct dn_item *item);
 

@@ -51,6 +51,14 @@ static void observe(const struct dn_shard_seat *seat, int64_t entry_ms, const ui
                                 now_ms > times[i] ? (uint64_t)(now_ms - times[i]) * 1000000u : 0);
 }
 
+/* The answer to the record begins at `answer`. */
+static void applied(const struct dn_shard_seat *seat, const struct dn_apply *at, const uint8_t *record,
+                    size_t length, const struct dn_buffer *result, size_t answer)
+{
+    if (result->length > answer && result->bytes[answer] == DN_RESULT_OK)
+        observe(seat, at->time_ms, record, length);
+}
+
 static void shard_apply(void *state, const struct dn_apply *at, const uint8_t *record, size_t length,
                         struct dn_buffer *result)
 {
@@ -58,8 +66,18 @@ static void shard_apply(void *state, const struct dn_apply *at, const uint8_t *r
     size_t answer = result->length;
 
     dn_shard_apply(seat->shard, at->index, at->ordinal, at->time_ms, record, length, result);
-    if (result->length > answer && result->bytes[answer] == DN_RESULT_OK)
-        observe(seat, at->time_ms, record, length);
+    applied(seat, at, record, length, result, answer);
+}
+
+static bool shard_apply_part(void *state, const struct dn_apply *at, const uint8_t *record, size_t length,
+                             struct dn_buffer *result)
+{
+    const struct dn_shard_seat *seat = state;
+    bool done = dn_shard_apply_part(seat->shard, at->index, at->ordinal, at->time_ms, record, length, result);
+
+    if (done)
+        applied(seat, at, record, length, result, 0);
+    return done;
 }
 
 _Static_assert(DN_RECORD_LEVEL_NEAR == DN_LEVEL_NEAR, "one number for one thing");
@@ -127,6 +145,7 @@ struct dn_fsm dn_fsm_shard(struct dn_shard_seat *seat)
     return (struct dn_fsm){
         .state = seat,
         .apply = shard_apply,
+        .apply_part = shard_apply_part,
         .level = dn_record_level,
         .entry_done = shard_entry_done,
         .hash = shard_hash,

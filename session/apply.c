@@ -1,8 +1,9 @@
 /* Records into the state.
  *
  * A record is first read to its end, so that one that is not understood is refused whole; then its events are
- * applied one by one. Walking a few events ahead, what they will need is asked for from memory early: at a
- * million users nearly every access is a cache miss, and the misses of many events then overlap. */
+ * applied one by one, DN_APPLY_STEP of them in one call: what is left of it waits in core->rest. Walking a
+ * few events ahead, what they will need is asked for from memory early: at a million users nearly every
+ * access is a cache miss, and the misses of many events then overlap. */
 #include "base/error.h"
 #include "base/mutant.h"
 #include "base/text.h"
@@ -32,6 +33,24 @@ struct dn_marks { /* the dead ones of a stream record, in place */
     uint32_t count, left;
     struct dn_dead_in next; /* good while waiting */
     bool waiting;
+};
+
+/* A stream's batch on its way. */
+struct batch {
+    struct dn_stream_source *source;
+    struct dn_source_progress progress; /* next_offset: as before the batch, until its end */
+    bool counts; /* letters, newest time, events: not in a record of version 1 (core.h, invariant 6) */
+};
+
+/* A record whose events are being applied. It points into the record's bytes and into its source, which
+ * nothing takes away meanwhile: no other record comes in between. */
+struct dn_rest {
+    bool waits; /* there is one */
+    struct dn_record_head head;
+    uint64_t index;     /* of its entry */
+    uint32_t at;        /* the next event */
+    struct batch batch; /* DN_RECORD_STREAM */
+    struct dn_marks marks;
 };
 
 /* ---- prefetching ------------------------------------------------------------------------------------ */
@@ -219,34 +238,17 @@ static void answer_events(struct dn_buffer *result, enum dn_result_status status
     dn_buffer_u32(result, count);
 }
 
-static void apply_events(struct dn_core *core, const struct dn_record_head *head, struct dn_buffer *result)
+static enum dn_outcome api_event(struct dn_core *core, const struct dn_parsed *parsed)
 {
-    answer_events(result, DN_RESULT_OK, 0, head->count);
-    for (uint32_t i = 0; i < head->count; i++) {
-        look_ahead(core, core->parsed, head->count, i);
-        const struct dn_parsed *parsed = &core->parsed[i];
-        enum dn_outcome outcome =
-            parsed->valid ? dn_event_apply(core, &parsed->arrival, true) : DN_OUTCOME_INVALID;
-        count_outcome(&core->meta, outcome);
-        dn_buffer_u8(result, (uint8_t)outcome);
-        reclaim(core, i);
-    }
+    return parsed->valid ? dn_event_apply(core, &parsed->arrival, true) : DN_OUTCOME_INVALID;
 }
 
 /* ---- a stream's batch ------------------------------------------------------------------------------- */
 
-struct batch {
-    struct dn_core *core;
-    struct dn_stream_source *source;
-    struct dn_source_progress progress; /* next_offset: as before the batch, until its end */
-    struct dn_marks *marks;
-    bool counts; /* letters, newest time, events: not in a record of version 1 (core.h, invariant 6) */
-};
-
 /* Marks below `offset` become letters. */
-static void bury_marks(struct batch *batch, int64_t offset)
+static void bury_marks(struct dn_core *core, struct dn_rest *rest, int64_t offset)
 {
-    struct dn_marks *marks = batch->marks;
+    struct dn_marks *marks = &rest->marks;
     for (;;) {
         if (!marks->waiting) {
             if (marks->left == 0) {
@@ -259,8 +261,8 @@ static void bury_marks(struct batch *batch, int64_t offset)
         if (marks->next.offset >= offset) {
             return;
         }
-        if (marks->next.offset >= batch->progress.next_offset) {
-            dn_dead_push(batch->core, batch->source, marks->next.offset, marks->next.reason);
+        if (marks->next.offset >= rest->batch.progress.next_offset) {
+            dn_dead_push(core, rest->batch.source, marks->next.offset, marks->next.reason);
         }
         marks->waiting = false;
     }
@@ -283,10 +285,11 @@ static uint8_t letter_of(enum dn_outcome outcome)
     }
 }
 
-static enum dn_outcome stream_event(struct batch *batch, const struct dn_parsed *parsed)
+static enum dn_outcome stream_outcome(struct dn_core *core, struct batch *batch,
+                                      const struct dn_parsed *parsed)
 {
     const struct dn_event_in *in = &parsed->arrival.in;
-    const struct dn_meta *meta = &batch->core->meta;
+    const struct dn_meta *meta = &core->meta;
     struct dn_source_progress *progress = &batch->progress;
     if (in->offset < progress->next_offset) {
         return DN_OUTCOME_DUPLICATE;
@@ -297,7 +300,7 @@ static enum dn_outcome stream_event(struct batch *batch, const struct dn_parsed 
     if (in->time_ms < progress->floor_ms) {
         return DN_OUTCOME_LATE;
     }
-    enum dn_outcome outcome = dn_event_apply(batch->core, &parsed->arrival, false);
+    enum dn_outcome outcome = dn_event_apply(core, &parsed->arrival, false);
     if (outcome == DN_OUTCOME_ACCEPTED) {
         int64_t reached_ms = in->time_ms < meta->time_ms ? in->time_ms : meta->time_ms;
         int64_t floor_ms = reached_ms - meta->settings.lateness_ms;
@@ -310,33 +313,35 @@ static enum dn_outcome stream_event(struct batch *batch, const struct dn_parsed 
     return outcome;
 }
 
-static void batch_apply(struct batch *batch, const struct dn_record_head *head, struct dn_buffer *result)
+static enum dn_outcome stream_event(struct dn_core *core, struct dn_rest *rest,
+                                    const struct dn_parsed *parsed)
 {
-    struct dn_core *core = batch->core;
-    for (uint32_t i = 0; i < head->count; i++) {
-        look_ahead(core, core->parsed, head->count, i);
-        bury_marks(batch, core->parsed[i].arrival.in.offset);
-        enum dn_outcome outcome = stream_event(batch, &core->parsed[i]);
-        uint8_t reason = batch->counts ? letter_of(outcome) : 0;
-        if (reason != 0) {
-            dn_dead_push(core, batch->source, core->parsed[i].arrival.in.offset, reason);
-        }
-        count_outcome(&core->meta, outcome);
-        dn_buffer_u8(result, (uint8_t)outcome);
-        reclaim(core, i);
+    struct batch *batch = &rest->batch;
+    bury_marks(core, rest, parsed->arrival.in.offset);
+    enum dn_outcome outcome = stream_outcome(core, batch, parsed);
+    uint8_t reason = batch->counts ? letter_of(outcome) : 0;
+    if (reason != 0) {
+        dn_dead_push(core, batch->source, parsed->arrival.in.offset, reason);
     }
-    bury_marks(batch, INT64_MAX);
-    if (head->next_offset > batch->progress.next_offset) {
-        batch->progress.next_offset = head->next_offset;
+    return outcome;
+}
+
+static void stream_end(struct dn_core *core, struct dn_rest *rest)
+{
+    struct batch *batch = &rest->batch;
+    bury_marks(core, rest, INT64_MAX);
+    if (rest->head.next_offset > batch->progress.next_offset) {
+        batch->progress.next_offset = rest->head.next_offset;
     }
     batch->progress.finished = 0; /* it is there: its place must stay its own */
     dn_source_move(core, batch->source, &batch->progress);
 }
 
-static void apply_stream(struct dn_core *core, const struct dn_record_head *head, struct dn_marks *marks,
-                         struct dn_buffer *result)
+/* Its source and its answer's head. False: it is refused, and answered. */
+static bool stream_begin(struct dn_core *core, struct dn_rest *rest, struct dn_buffer *result)
 {
-    struct batch batch = {.core = core, .marks = marks, .counts = head->version >= 2};
+    const struct dn_record_head *head = &rest->head;
+    struct batch batch = {.counts = head->version >= 2};
     batch.source = dn_source_find(core, head->source, head->source_length, head->partition);
     int64_t next_offset = DN_OFFSET_UNSET;
     if (batch.source != NULL) {
@@ -345,20 +350,42 @@ static void apply_stream(struct dn_core *core, const struct dn_record_head *head
     if ((head->begins_at > next_offset && !dn_mutant(DN_MUTANT_ACCEPT_GAP)) ||
         (head->begins_at == DN_OFFSET_UNSET && next_offset != DN_OFFSET_UNSET)) {
         answer_events(result, DN_RESULT_GAP, next_offset, 0);
-        return;
+        return false;
     }
-    bool room = !batch.counts || dn_dead_room(core, (size_t)head->count + marks->count);
+    bool room = !batch.counts || dn_dead_room(core, (size_t)head->count + rest->marks.count);
     if (room && batch.source == NULL) {
         batch.source = dn_source_add(core, head->source, head->source_length, head->partition);
     }
     if (!room || batch.source == NULL) {
         answer_events(result, DN_RESULT_FULL, next_offset, 0);
-        return;
+        return false;
     }
     batch.progress = dn_source_progress(batch.source);
     answer_events(result, DN_RESULT_OK, head->next_offset > next_offset ? head->next_offset : next_offset,
                   head->count);
-    batch_apply(&batch, head, result);
+    rest->batch = batch;
+    return true;
+}
+
+/* The next DN_APPLY_STEP events, and what is left of them when they were the last. */
+static void rest_step(struct dn_core *core, struct dn_rest *rest, struct dn_buffer *result)
+{
+    const struct dn_record_head *head = &rest->head;
+    bool stream = head->kind == DN_RECORD_STREAM;
+    uint32_t left = head->count - rest->at;
+    uint32_t until = rest->at + (left < DN_APPLY_STEP ? left : DN_APPLY_STEP);
+    for (; rest->at < until; rest->at++) {
+        const struct dn_parsed *parsed = &core->parsed[rest->at];
+        look_ahead(core, core->parsed, head->count, rest->at);
+        enum dn_outcome outcome = stream ? stream_event(core, rest, parsed) : api_event(core, parsed);
+        count_outcome(&core->meta, outcome);
+        dn_buffer_u8(result, (uint8_t)outcome);
+        reclaim(core, rest->at);
+    }
+    rest->waits = rest->at < head->count;
+    if (stream && !rest->waits) {
+        stream_end(core, rest);
+    }
 }
 
 /* ---- the other kinds ------------------------------------------------------------------------------- */
@@ -490,14 +517,19 @@ static void apply_stall(struct dn_core *core, struct dn_reader *reader, struct d
 static void apply_of_events(struct dn_core *core, const struct dn_record_head *head, struct dn_reader *reader,
                             uint64_t index, struct dn_buffer *result)
 {
-    struct dn_marks marks;
-    if (!parse_events(core, reader, head, index) || !parse_marks(core, reader, head, &marks) ||
+    if (core->rest == NULL) {
+        core->rest = dn_slab_alloc(core->slab, sizeof *core->rest);
+    }
+    struct dn_rest *rest = core->rest;
+    *rest = (struct dn_rest){.head = *head, .index = index};
+    if (!parse_events(core, reader, head, index) || !parse_marks(core, reader, head, &rest->marks) ||
         dn_reader_left(reader) > 0) {
         dn_buffer_u8(result, DN_RESULT_INVALID);
     } else if (head->kind == DN_RECORD_STREAM) {
-        apply_stream(core, head, &marks, result);
+        rest->waits = stream_begin(core, rest, result);
     } else {
-        apply_events(core, head, result);
+        answer_events(result, DN_RESULT_OK, 0, head->count);
+        rest->waits = true;
     }
 }
 
@@ -510,8 +542,8 @@ static void time_move(struct dn_core *core, int64_t time_ms)
     }
 }
 
-void dn_core_apply(struct dn_core *core, uint64_t index, int64_t time_ms, const uint8_t *record,
-                   size_t length, struct dn_buffer *result)
+static void record_begin(struct dn_core *core, uint64_t index, int64_t time_ms, const uint8_t *record,
+                         size_t length, struct dn_buffer *result)
 {
     struct dn_reader reader;
     struct dn_record_head head;
@@ -541,6 +573,24 @@ void dn_core_apply(struct dn_core *core, uint64_t index, int64_t time_ms, const 
         apply_of_events(core, &head, &reader, index, result);
         break;
     }
+}
+
+bool dn_core_applying(const struct dn_core *core)
+{
+    return core->rest != NULL && core->rest->waits;
+}
+
+bool dn_core_apply_part(struct dn_core *core, uint64_t index, int64_t time_ms, const uint8_t *record,
+                        size_t length, struct dn_buffer *result)
+{
+    if (!dn_core_applying(core)) {
+        record_begin(core, index, time_ms, record, length, result);
+    }
+    if (dn_core_applying(core)) {
+        DN_ASSERT(core->rest->index == index);
+        rest_step(core, core->rest, result);
+    }
+    return !dn_core_applying(core);
 }
 
 /* ---- after an entry -------------------------------------------------------------------------------- */
@@ -576,6 +626,7 @@ static void expire(struct dn_core *core)
 
 void dn_core_entry_done(struct dn_core *core, int64_t time_ms)
 {
+    DN_ASSERT(!dn_core_applying(core));
     time_move(core, time_ms);
     expire(core);
     dn_trend_publish(core, false);

@@ -327,6 +327,7 @@ struct dn_retire_batch {
 };
 
 struct dn_parsed; /* apply.c */
+struct dn_rest;   /* apply.c */
 
 struct dn_core {
     struct dn_shard *shard;
@@ -369,6 +370,7 @@ struct dn_core {
 
     struct dn_parsed *parsed; /* scratch of apply */
     size_t parsed_capacity;
+    struct dn_rest *rest; /* of a record that was begun; NULL: none ever was */
 };
 
 /* ---- core.c: life, memory, hash ---- */
@@ -594,8 +596,10 @@ bool dn_erase_apply(struct dn_core *core, struct dn_hash128 user, int64_t until_
                     bool *ret_existed);
 
 /* ---- apply.c ---- */
-void dn_core_apply(struct dn_core *core, uint64_t index, int64_t time_ms, const uint8_t *record,
-                   size_t length, struct dn_buffer *result);
+/* False: there is more of the record; to be called again with the same arguments. */
+bool dn_core_apply_part(struct dn_core *core, uint64_t index, int64_t time_ms, const uint8_t *record,
+                        size_t length, struct dn_buffer *result);
+bool dn_core_applying(const struct dn_core *core); /* a record was begun and is not done */
 void dn_core_entry_done(struct dn_core *core, int64_t time_ms);
 
 /* ---- snapshot.c, restore.c ---- */

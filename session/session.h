@@ -66,6 +66,13 @@ void dn_shard_destroy(struct dn_shard *shard);
  * node puts the two together with wrappers that unpack struct dn_apply). */
 void dn_shard_apply(void *shard, uint64_t index, uint32_t ordinal, int64_t time_ms, const uint8_t *record,
                     size_t length, struct dn_buffer *result);
+/* The same in parts of at most DN_APPLY_STEP events, so that other work can come in between: false: it is to
+ * be called again with the same arguments, and until it says true nothing else is applied to this shard, nor
+ * a capture begun (one may end, and dn_shard_restore_install puts an end to all of it). The state and the
+ * answer are those of one go; readers see each event once it is applied, and an offset after its batch. */
+#define DN_APPLY_STEP 32u
+bool dn_shard_apply_part(void *shard, uint64_t index, uint32_t ordinal, int64_t time_ms,
+                         const uint8_t *record, size_t length, struct dn_buffer *result);
 void dn_shard_entry_done(void *shard, uint64_t index, int64_t time_ms);
 uint64_t dn_shard_hash(void *shard);
 /* From-scratch hash over the whole state, for tests: equals dn_shard_hash always. */

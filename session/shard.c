@@ -307,12 +307,22 @@ void dn_shard_destroy(struct dn_shard *shard)
 
 /* ---- the functions behind struct dn_fsm ------------------------------------------------------------- */
 
+bool dn_shard_apply_part(void *shard, uint64_t index, uint32_t ordinal, int64_t time_ms,
+                         const uint8_t *record, size_t length, struct dn_buffer *result)
+{
+    (void)ordinal; /* records of an entry share its index as their version */
+    bool done = dn_core_apply_part(dn_shard_core(shard), index, time_ms, record, length, result);
+    if (done) {
+        dn_epoch_reclaim(((struct dn_shard *)shard)->epoch, DN_RECLAIM_STEP);
+    }
+    return done;
+}
+
 void dn_shard_apply(void *shard, uint64_t index, uint32_t ordinal, int64_t time_ms, const uint8_t *record,
                     size_t length, struct dn_buffer *result)
 {
-    (void)ordinal; /* records of an entry share its index as their version */
-    dn_core_apply(dn_shard_core(shard), index, time_ms, record, length, result);
-    dn_epoch_reclaim(((struct dn_shard *)shard)->epoch, DN_RECLAIM_STEP);
+    while (!dn_shard_apply_part(shard, index, ordinal, time_ms, record, length, result)) {
+    }
 }
 
 void dn_shard_entry_done(void *shard, uint64_t index, int64_t time_ms)

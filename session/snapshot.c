@@ -47,7 +47,7 @@ static void capture_streams(const struct dn_core *core, struct dn_capture *captu
 void *dn_shard_snapshot_begin(void *shard)
 {
     struct dn_core *core = dn_shard_core(shard);
-    DN_ASSERT(core->capture == NULL);
+    DN_ASSERT(core->capture == NULL && !dn_core_applying(core));
     struct dn_capture *capture = must(calloc(1, sizeof *capture));
     capture->core = core;
     capture->generation = core->generation++;

@@ -4,6 +4,8 @@
 
 #define INDEXES_MAX 32768
 #define TERMS_MAX 4096
+#define PAUSED_ONE_IN 50
+#define SLICE_NS (5 * SIM_MS) /* longer than consensus' own */
 #define ARENA_BLOCK 65536
 #define ARENA_MAX ((size_t)4 << 20)
 
@@ -31,12 +33,30 @@ static void check_hash(const struct replica *r, uint64_t index, const char *when
               r->node, r->group, (unsigned long long)index, when);
 }
 
+/* Computing takes no time here, so a slice would never be over: now and then it is after a part. A record of
+ * one part may go on after the pause too: its entry is then the one that is half applied. */
+static bool fsm_apply_part(void *state, const struct dn_apply *at, const uint8_t *record, size_t length,
+                           struct dn_buffer *out)
+{
+    struct replica *r = state;
+    if (!r->paused && fiber_running() && sim_chance(PAUSED_ONE_IN)) {
+        r->paused = true;
+        cluster_counts.slices_cut++;
+        fiber_sleep(SLICE_NS);
+        return false; /* nothing of it is applied yet */
+    }
+    r->paused = false;
+    bool done = dn_shard_apply_part(r->shard, at->index, at->ordinal, at->time_ms, record, length, out);
+    r->begun = !done;
+    cluster_counts.applied += done;
+    return done;
+}
+
 static void fsm_apply(void *state, const struct dn_apply *at, const uint8_t *record, size_t length,
                       struct dn_buffer *out)
 {
-    struct replica *r = state;
-    dn_shard_apply(r->shard, at->index, at->ordinal, at->time_ms, record, length, out);
-    cluster_counts.applied++;
+    while (!fsm_apply_part(state, at, record, length, out)) {
+    }
 }
 
 static void fsm_entry_done(void *state, const struct dn_apply *at)
@@ -54,6 +74,9 @@ static uint64_t fsm_hash(void *state)
 static void *fsm_snapshot_begin(void *state)
 {
     cluster_counts.snapshots_taken++;
+    const struct replica *r = state;
+    SIM_CHECK(!r->paused && !r->begun, "node %u, group %u: a snapshot in the middle of an entry", r->node,
+              r->group);
     return dn_shard_snapshot_begin(((struct replica *)state)->shard);
 }
 
@@ -76,6 +99,7 @@ static enum dn_code fsm_restore_build(void *state, struct dn_source *in, void **
 static void fsm_restore_install(void *state, void *built)
 {
     struct replica *r = state;
+    r->paused = r->begun = false;
     dn_shard_restore_install(r->shard, built);
     cluster_counts.snapshots_installed += cluster.nodes[r->node].ready;
 }
@@ -134,12 +158,14 @@ static struct dn_fsm make_replica(struct replica *r, unsigned node, uint32_t gro
 {
     r->node = node;
     r->group = group;
+    r->begun = r->paused = false;
     r->epoch = dn_epoch_create();
     r->reader = dn_epoch_register(r->epoch);
     r->shard = dn_shard_create(r->epoch);
     SIM_CHECK(r->shard != NULL && r->reader != NULL, "out of memory");
     return (struct dn_fsm){.state = r,
                            .apply = fsm_apply,
+                           .apply_part = fsm_apply_part,
                            .entry_done = fsm_entry_done,
                            .hash = fsm_hash,
                            .snapshot_begin = fsm_snapshot_begin,

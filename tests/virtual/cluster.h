@@ -19,6 +19,8 @@ struct replica { /* of one group, in one process; gone with it */
     struct dn_epoch_reader *reader;
     unsigned node;
     uint32_t group;
+    bool begun;  /* a record is half applied */
+    bool paused; /* the loop had other work before the next part */
 };
 
 struct node {
@@ -37,7 +39,7 @@ struct node {
 
 struct cluster_counts {
     uint64_t elections, snapshots_installed, snapshots_taken, applied, given_up, refused_start,
-        graceful_stops;
+        graceful_stops, slices_cut;
 };
 
 struct cluster {

@@ -65,6 +65,7 @@ static void print_counts(void)
     printf("the clusters did\n");
     line("elections won", cluster_counts.elections);
     line("records applied", cluster_counts.applied);
+    line("loop turns that ended in the middle of an entry", cluster_counts.slices_cut);
     line("snapshots begun", cluster_counts.snapshots_taken);
     line("snapshots of a leader installed", cluster_counts.snapshots_installed);
     line("processes that gave up, on a failing disk", cluster_counts.given_up);

@@ -59,6 +59,12 @@ static inline void cluster_shard_done(void *state, const struct dn_apply *at)
     dn_shard_entry_done(state, at->index, at->time_ms);
 }
 
+static inline bool cluster_shard_apply_part(void *state, const struct dn_apply *at, const uint8_t *record,
+                                            size_t length, struct dn_buffer *result)
+{
+    return dn_shard_apply_part(state, at->index, at->ordinal, at->time_ms, record, length, result);
+}
+
 static inline void cluster_catalog_apply(void *state, const struct dn_apply *at, const uint8_t *record,
                                          size_t length, struct dn_buffer *result)
 {
@@ -75,6 +81,7 @@ static inline struct dn_fsm cluster_shard_fsm(struct dn_shard *shard)
     return (struct dn_fsm){
         .state = shard,
         .apply = cluster_shard_apply,
+        .apply_part = cluster_shard_apply_part,
         .entry_done = cluster_shard_done,
         .hash = dn_shard_hash,
         .snapshot_begin = dn_shard_snapshot_begin,

@@ -494,12 +494,92 @@ static void test_small_arena(void **unused)
     assert_true(worked);
 }
 
+/* ---- many prefixes --------------------------------------------------------------------------------------
+ */
+
+#define PREFIX_ROUNDS 400
+#define PREFIX_MOST 60
+#define PREFIX_TEXTS 200
+#define PREFIX_LENGTH 6
+
+/* Few different bytes, so that prefixes cover each other; zero and those from 0x80 on among them. */
+static uint16_t random_bytes(struct rng *rng, char *ret)
+{
+    static const char letters[] = {'a', 'b', '\0', '\x7f', '\x80', '\xff'};
+    uint16_t length = (uint16_t)rng_below(rng, PREFIX_LENGTH + 1);
+    for (uint16_t i = 0; i < length; i++) {
+        ret[i] = letters[rng_below(rng, sizeof letters)];
+    }
+    return length;
+}
+
+static bool one_begins(const struct dn_attribute *prefixes, size_t count, const char *text, size_t length)
+{
+    bool found = false;
+    for (size_t i = 0; i < count; i++) {
+        size_t of = prefixes[i].value_length;
+        found |= of <= length && (of == 0 || memcmp(prefixes[i].value, text, of) == 0);
+    }
+    return found;
+}
+
+/* A few of many are looked at: they are in order, and none that counts covers another. */
+static void check_order(const struct dn_filter_term *term)
+{
+    assert_true(term->sorted);
+    assert_in_range(term->prefix_count, 1, term->value_count);
+    for (size_t i = 1; i < term->prefix_count; i++) {
+        const struct dn_attribute *v = &term->values[i], *before = &term->values[i - 1];
+        assert_false(one_begins(before, 1, v->value, v->value_length));
+        assert_false(one_begins(v, 1, before->value, before->value_length));
+        size_t both = v->value_length < before->value_length ? v->value_length : before->value_length;
+        assert_true(memcmp(before->value, v->value, both) < 0);
+    }
+}
+
+static void test_many_prefixes(void **unused)
+{
+    (void)unused;
+    struct rng rng = {11};
+    struct dn_arena *arena = dn_arena_create(4096, ARENA_BYTES);
+    static char bytes[PREFIX_MOST][PREFIX_LENGTH];
+    uint64_t matched = 0, dropped = 0;
+    for (int round = 0; round < PREFIX_ROUNDS; round++) {
+        struct dn_attribute plain[PREFIX_MOST], sorted[PREFIX_MOST];
+        struct dn_filter_term term = {.op = DN_FILTER_PREFIX, .name = "category", .name_length = 8};
+        term.values = sorted;
+        term.value_count = 1 + rng_below(&rng, PREFIX_MOST);
+        for (size_t i = 0; i < term.value_count; i++) {
+            uint16_t length = random_bytes(&rng, bytes[i]);
+            if (length == 0 && rng_below(&rng, 4) != 0) { /* the empty one covers all: not in every round */
+                bytes[i][length++] = 'b';
+            }
+            plain[i] = (struct dn_attribute){.key = "", .value = bytes[i], .value_length = length};
+        }
+        memcpy(sorted, plain, sizeof sorted);
+        assert_true(dn_filter_sort(&term, sorted, arena));
+        check_order(&term);
+        dropped += term.value_count - term.prefix_count;
+        for (int i = 0; i < PREFIX_TEXTS; i++) {
+            char text[PREFIX_LENGTH];
+            struct dn_item item = {.category = text, .category_length = random_bytes(&rng, text)};
+            bool found = dn_filter_match(&(struct dn_filter){.terms = &term, .term_count = 1}, &item);
+            assert_int_equal(found, one_begins(plain, term.value_count, text, item.category_length));
+            matched += found;
+        }
+    }
+    assert_in_range(matched, 1000, PREFIX_ROUNDS * PREFIX_TEXTS - 1000);
+    assert_true(dropped > 1000);
+    dn_arena_destroy(arena);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_against_naive),   cmocka_unit_test(test_refused_texts),
         cmocka_unit_test(test_limits_of_texts), cmocka_unit_test(test_refused_steps),
-        cmocka_unit_test(test_plain_texts),     cmocka_unit_test(test_small_arena),
+        cmocka_unit_test(test_many_prefixes),   cmocka_unit_test(test_plain_texts),
+        cmocka_unit_test(test_small_arena),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -164,6 +164,42 @@ static void the_rest_is_the_shard(void **state)
     rig_close(&rig);
 }
 
+/* A long batch is applied a part at a time, and observed when all of it is visible. */
+static void a_long_batch_in_parts(void **state)
+{
+    enum { COUNT = 5 * DN_APPLY_STEP };
+    struct dn_event_in events[COUNT];
+    struct dn_buffer record, result;
+    struct rig rig;
+    unsigned calls = 1;
+
+    (void)state;
+    rig_open(&rig);
+    struct dn_apply at = {.index = 1, .time_ms = dn_wall_ms()};
+    for (size_t i = 0; i < COUNT; i++)
+        events[i] = (struct dn_event_in){.user = {.high = 1, .low = i},
+                                         .time_ms = at.time_ms,
+                                         .weight = DN_WEIGHT_ONE,
+                                         .type = DN_EVENT_VIEW,
+                                         .offset = (int64_t)i,
+                                         .item = "item",
+                                         .item_length = 4};
+    dn_buffer_init(&record, 1 << 16);
+    dn_buffer_init(&result, 1 << 16);
+    dn_record_stream(&record, "s", 0, DN_OFFSET_UNSET, COUNT, events, COUNT, NULL, 0);
+    while (!rig.fsm.apply_part(rig.fsm.state, &at, record.bytes, record.length, &result)) {
+        assert_int_equal(dn_histogram_count(rig.freshness), 0);
+        calls++;
+    }
+    rig.fsm.entry_done(rig.fsm.state, &at);
+    assert_int_equal(calls, COUNT / DN_APPLY_STEP);
+    assert_int_equal(result.bytes[0], DN_RESULT_OK);
+    assert_int_equal(dn_histogram_count(rig.freshness), 2);
+    dn_buffer_free(&record);
+    dn_buffer_free(&result);
+    rig_close(&rig);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -171,6 +207,7 @@ int main(void)
         cmocka_unit_test(only_what_became_visible_counts),
         cmocka_unit_test(broken_records_have_no_times),
         cmocka_unit_test(the_rest_is_the_shard),
+        cmocka_unit_test(a_long_batch_in_parts),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
