@@ -105,7 +105,7 @@ int main(int argc, char **argv)
         argv[arguments.command_at] = name;
         exit_code = commands[i].run(&arguments.cli, argc - arguments.command_at, argv + arguments.command_at);
         dn_client_close(arguments.cli.client);
-        return exit_code;
+        return dn_cli_finish(exit_code);
     }
     fprintf(stderr, "dunlin: unknown command '%s'; `dunlin --help` lists them\n", command);
     return DN_CLI_USAGE;

@@ -373,7 +373,8 @@ static const char *reason_of(struct dn_pipeline *pipeline, const struct dn_pick 
         return pipeline->after_reason;
     case DN_SOURCE_COVIS:
         if (!pipeline->near_reason)
-            pipeline->near_reason = with_name(pipeline, "often together with", &gathered->recent[gathered->last]);
+            pipeline->near_reason =
+                with_name(pipeline, "often together with", &gathered->recent[gathered->last]);
         return pipeline->near_reason;
     case DN_SOURCE_SESSION:
         return "from your session";
@@ -554,6 +555,8 @@ enum dn_code dn_recommend(const struct dn_recommend_world *world,
     enum dn_code code = dn_pipeline_begin(pipeline, &held, world, settings, query, arena, err);
     if (code == DN_OK)
         code = pick(pipeline, err);
+    if (code == DN_OK && query->ret_named)
+        *query->ret_named = dn_slot_map_get(&pipeline->picked, query->watched) != DN_SLOT_NONE;
     if (code == DN_OK)
         code = fill_up(pipeline, err);
     if (code != DN_OK)
