@@ -404,35 +404,39 @@ static void plan_one(struct dn_eval_places *places, size_t at, const struct dn_e
     places->hash = dn_hash64(asked, sizeof asked, places->hash);
 }
 
-/* What will be asked: all of it is known before anything is learned. False: out of memory. */
-static bool plan(struct run *run)
+static bool plan_cases(struct run *run)
+{
+    struct dn_eval_places *places = &run->places;
+
+    if (!choose_cases(run))
+        return false;
+    places->clusters = calloc(places->count + 1, sizeof *places->clusters);
+    for (size_t at = 0; places->clusters != NULL && at < places->count; at++) {
+        const struct dn_eval_case *known = run->cases[at];
+        DN_ASSERT(known != NULL);
+        plan_one(places, at, &run->set->events[known->first + known->length - 1], known->cluster);
+    }
+    return places->clusters != NULL;
+}
+
+static bool plan_live(struct run *run)
 {
     const struct dn_eval_set *set = run->set;
     struct dn_eval_places *places = &run->places;
-    size_t at = 0;
+    size_t from = set->train_count, at = 0;
+    struct dn_eval_step *steps = dn_eval_steps(set, from, from + live_sessions(run), &run->step_count);
 
-    if (run->options->live) {
-        run->steps =
-            dn_eval_steps(set, set->train_count, set->train_count + live_sessions(run), &run->step_count);
-        for (size_t i = 0; run->steps != NULL && i < run->step_count; i++)
-            places->count += run->steps[i].position > 0;
-    } else if (!choose_cases(run)) {
-        return false;
-    }
-    places->cluster_count = set->cluster_count;
+    run->steps = steps;
+    for (size_t i = 0; steps != NULL && i < run->step_count; i++)
+        places->count += steps[i].position > 0;
     places->clusters = calloc(places->count + 1, sizeof *places->clusters);
-    if (places->clusters == NULL || (run->options->live && run->steps == NULL))
+    if (steps == NULL || places->clusters == NULL)
         return false;
-    for (; !run->options->live && at < places->count; at++) {
-        const struct dn_eval_case *known = run->cases[at];
-        plan_one(places, at, &set->events[known->first + known->length - 1], known->cluster);
-    }
-    for (size_t i = 0; i < run->step_count; i++) {
-        const struct dn_eval_step *step = &run->steps[i];
-        if (step->position > 0)
-            plan_one(places, at++, &set->events[set->sessions[step->session].first + step->position - 1],
-                     step->session - set->train_count);
-    }
+    for (size_t i = 0; i < run->step_count; i++)
+        if (steps[i].position > 0)
+            plan_one(places, at++,
+                     &set->events[set->sessions[steps[i].session].first + steps[i].position - 1],
+                     steps[i].session - from);
     return true;
 }
 
@@ -488,7 +492,8 @@ static enum dn_code open_files(struct run *run, struct dn_error *err)
 
 static enum dn_code ask_everything(struct run *run, struct dn_error *err)
 {
-    bool whole = plan(run);
+    /* What will be asked: all of it is known before anything is learned. */
+    bool whole = run->options->live ? plan_live(run) : plan_cases(run);
     enum dn_code code = whole ? open_files(run, err) : DN_OK;
 
     if (whole && code == DN_OK)
@@ -589,6 +594,7 @@ enum dn_code dn_eval_run(const struct dn_eval_set *set, const struct dn_eval_opt
         return code != DN_OK ? code : dn_fail(err, DN_NO_MEMORY, "out of memory");
     }
     run->set = set;
+    run->places.cluster_count = set->cluster_count;
     run->options = options;
     run->k = options->ks[options->k_count - 1];
     pthread_mutex_init(&run->lock, NULL);
