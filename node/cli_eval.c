@@ -468,7 +468,8 @@ int dn_cli_eval(struct dn_cli *cli, int argc, char **argv)
                "  dunlin eval --events clicks.tsv.gz\n"
                "  dunlin eval --events clicks.tsv.gz --live --plot clicks.svg\n"
                "  dunlin eval --events train.txt.gz --test test.txt.gz --threads 2\n\n"
-               "Exit codes: 0 done, 1 it failed, 2 usage. docs/eval.md tells what is measured and how."};
+               "Exit codes: 0 done, 1 it failed or a result could not be written, 2 usage. docs/eval.md "
+               "tells what is measured and how."};
     struct arguments arguments = {.cli = cli, .input = {.split = SPLIT, .pace_ms = PACE_MS}};
 
     dn_log_set_level(DN_LOG_WARN); /* an index tells when it is built */
