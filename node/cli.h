@@ -146,8 +146,14 @@ bool dn_cli_unhex(const char *text, uint8_t *ret_bytes, size_t size, size_t *ret
 
 json_t *dn_cli_json_freshness(const Dunlin__V1__Freshness *freshness); /* NULL gives null */
 void dn_cli_print_freshness(const Dunlin__V1__Freshness *freshness);
-/* Prints and releases the object. */
-void dn_cli_print_json(json_t *object);
+/* Any text as a JSON string: each byte that is not UTF-8 becomes U+FFFD. NULL: out of memory. */
+json_t *dn_cli_json_text(const char *text);
+/* Prints and releases the object; NULL: it could not be made. False: there is no JSON on stdout, or not all
+ * of it; stderr says why, and dn_cli_finish makes it the exit code. */
+bool dn_cli_print_json(json_t *object);
+/* At the end of the program: the exit code, DN_CLI_FAILED instead of DN_CLI_OK where what was to be printed
+ * was not, as JSON or as text. */
+int dn_cli_finish(int exit_code);
 
 /* Text that came from outside, for a terminal: control characters become '?'. Static ring of four buffers. */
 const char *dn_cli_clean(const char *text);

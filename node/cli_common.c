@@ -2,6 +2,7 @@
 
 #include "base/text.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +10,7 @@
 #define CONNECT_TIMEOUT_MS 3000
 #define CLEAN_BUFFERS 4
 #define CLEAN_MAX 400
+#define TEXT_BYTES_MAX ((size_t)1 << 20)
 
 /* ---- the options that every subcommand has
  * ------------------------------------------------------------------- */
@@ -283,9 +285,53 @@ void dn_cli_print_freshness(const Dunlin__V1__Freshness *freshness)
                (double)freshness->stream_age_ms / 1000);
 }
 
-void dn_cli_print_json(json_t *object)
+json_t *dn_cli_json_text(const char *text)
 {
-    json_dumpf(object, stdout, JSON_INDENT(2));
-    putchar('\n');
+    static const char UNKNOWN[] = "\xef\xbf\xbd"; /* U+FFFD */
+    struct dn_buffer valid;
+
+    dn_buffer_init(&valid, TEXT_BYTES_MAX);
+    while (*text != '\0') {
+        size_t length = 1; /* of a character, or of a byte that is none */
+        while (length < 4 && text[length] != '\0' && !dn_utf8_valid(text, length))
+            length++;
+        bool known = dn_utf8_valid(text, length);
+        if (!known)
+            length = 1;
+        dn_buffer_append(&valid, known ? text : UNKNOWN, known ? length : sizeof UNKNOWN - 1);
+        text += length;
+    }
+    json_t *string = valid.failed        ? NULL
+                     : valid.length == 0 ? json_string("")
+                                         : json_stringn((const char *)valid.bytes, valid.length);
+    dn_buffer_free(&valid);
+    return string;
+}
+
+static bool json_failed; /* one was not printed */
+
+bool dn_cli_print_json(json_t *object)
+{
+    errno = 0;
+    bool whole = object != NULL && json_dumpf(object, stdout, JSON_INDENT(2)) == 0 && putchar('\n') != EOF &&
+                 fflush(stdout) == 0;
+
+    if (object == NULL)
+        fprintf(stderr, "dunlin: the result cannot be told as JSON: a text in it is not UTF-8, or memory is "
+                        "out; try without --json\n");
+    else if (!whole)
+        fprintf(stderr, "dunlin: write the result: %s\n", strerror(errno != 0 ? errno : EIO));
+    json_failed = json_failed || !whole;
     json_decref(object);
+    return whole;
+}
+
+int dn_cli_finish(int exit_code)
+{
+    errno = 0;
+    bool whole = fflush(stdout) == 0 && !ferror(stdout);
+
+    if (!whole && !json_failed)
+        fprintf(stderr, "dunlin: write the output: %s\n", strerror(errno != 0 ? errno : EIO));
+    return exit_code == DN_CLI_OK && (!whole || json_failed) ? DN_CLI_FAILED : exit_code;
 }

@@ -92,21 +92,23 @@ static const struct argp_option options[] = {
      "the first five, and session_vector with --vectors",
      21},
     {"only", KEY_ONLY, "NAME", 0, "this one alone, which may be blend", 21},
-    {"without", KEY_WITHOUT, "LIST", 0, "sources that the blend, and its learning, do without", 21},
-    {"k", KEY_K, "LIST", 0, "places that count (1,5,10,20)", 21},
+    {"without", KEY_WITHOUT, "LIST", 0,
+     "sources that the blend, and its learning, do without; by themselves they are asked all the same", 21},
+    {"k", KEY_K, "LIST", 0, "places that count (1,5,10,20); all are of one request for the largest", 21},
     {"max", KEY_MAX, "N", 0, "predictions: a sample; with --live those of the first sessions (all)", 21},
     {"seed", KEY_SEED, "N", 0, "of the sample (7)", 21},
     {"learn", KEY_LEARN, "SESSIONS|off", 0,
      "learn the blend from this many of the newest sessions before the split, and live from each click "
      "(20000)",
      21},
-    {"recall", KEY_RECALL, NULL, 0, "also: was the item a candidate at all; twice as slow", 21},
+    {"recall", KEY_RECALL, NULL, 0, "also: did a source name the item, whatever place it came to", 21},
     {"hide-seen", KEY_HIDE_SEEN, NULL, 0, "recommend nothing the session had", 21},
     {NULL, 0, NULL, 0, "The state:", 22},
     {"vectors", KEY_VECTORS, "FILE", 0, "of items: .npy with --ids, .vec or .jsonl, as `dunlin catalog load`",
      22},
     {"ids", KEY_IDS, "FILE", 0, "ids of a .npy file's rows, one a line", 22},
-    {"index", KEY_INDEX, "FACTORY", 0, "of vectors, as index.factory of dunlind (Flat)", 22},
+    {"index", KEY_INDEX, "FACTORY", 0,
+     "of vectors, as index.factory of dunlind (Flat); if it cannot be built, nothing is measured", 22},
     {"catalog", KEY_CATALOG, "all|clicked", 0,
      "all: items of the log are in the catalogue from the start (default); clicked: from their first click "
      "on",
@@ -444,6 +446,8 @@ static int run(struct arguments *arguments)
     else
         dn_cli_eval_table(&report);
     int exit_code = arguments->plot != NULL ? plot(arguments, result) : DN_CLI_OK;
+    if (result->unsaved.code != DN_OK)
+        exit_code = complain(result->unsaved.code, &result->unsaved);
     free(result);
     return exit_code;
 }
@@ -464,7 +468,8 @@ int dn_cli_eval(struct dn_cli *cli, int argc, char **argv)
                "  dunlin eval --events clicks.tsv.gz\n"
                "  dunlin eval --events clicks.tsv.gz --live --plot clicks.svg\n"
                "  dunlin eval --events train.txt.gz --test test.txt.gz --threads 2\n\n"
-               "Exit codes: 0 done, 1 it failed, 2 usage. docs/eval.md tells what is measured and how."};
+               "Exit codes: 0 done, 1 it failed or a result could not be written, 2 usage. docs/eval.md "
+               "tells what is measured and how."};
     struct arguments arguments = {.cli = cli, .input = {.split = SPLIT, .pace_ms = PACE_MS}};
 
     dn_log_set_level(DN_LOG_WARN); /* an index tells when it is built */

@@ -14,6 +14,7 @@ struct dn_cli_eval_report {
     const struct dn_eval_result *result;
 };
 void dn_cli_eval_table(const struct dn_cli_eval_report *report);
-void dn_cli_eval_json(const struct dn_cli_eval_report *report);
+/* As dn_cli_print_json. */
+bool dn_cli_eval_json(const struct dn_cli_eval_report *report);
 
 #endif

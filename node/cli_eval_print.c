@@ -72,12 +72,17 @@ static void print_at(const struct dn_cli_eval_report *report, size_t i)
     }
 }
 
+static bool has_blend(const struct dn_eval_result *result)
+{
+    return result->methods[0].name == dn_eval_method_name(DN_EVAL_BLEND);
+}
+
 /* What does not depend on k, and how far the others are from the blend at the largest one. */
 static void print_rest(const struct dn_cli_eval_report *report)
 {
     const struct dn_eval_result *result = report->result;
     size_t last = result->k_count - 1;
-    bool blend = result->methods[0].name == dn_eval_method_name(DN_EVAL_BLEND);
+    bool blend = has_blend(result);
 
     printf("\n%-15s  CPU us  %s%s\n", "a request", report->recall ? "recall          " : "",
            blend && result->method_count > 1 ? "  less the blend: hit rate, MRR" : "");
@@ -131,6 +136,15 @@ static json_t *count(size_t value)
     return json_integer((json_int_t)value);
 }
 
+/* The blend, where it was asked, is the first; it is compared with nothing. */
+static json_t *less_json(const struct dn_cli_eval_report *report, const struct dn_eval_method *method,
+                         struct dn_eval_value value)
+{
+    const struct dn_eval_method *first = &report->result->methods[0];
+
+    return method != first && has_blend(report->result) ? value_json(value) : json_null();
+}
+
 static json_t *method_json(const struct dn_cli_eval_report *report, const struct dn_eval_method *method)
 {
     const struct dn_eval_result *result = report->result;
@@ -141,8 +155,8 @@ static json_t *method_json(const struct dn_cli_eval_report *report, const struct
             at, json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "k", count(method->at[i].k), "hr",
                           value_json(method->at[i].hr), "mrr", value_json(method->at[i].mrr), "ndcg",
                           value_json(method->at[i].ndcg), "coverage", number(method->at[i].coverage),
-                          "hr_less_blend", value_json(method->at[i].hr_less), "mrr_less_blend",
-                          value_json(method->at[i].mrr_less)));
+                          "hr_less_blend", less_json(report, method, method->at[i].hr_less), "mrr_less_blend",
+                          less_json(report, method, method->at[i].mrr_less)));
     for (size_t w = 0; w < result->window_count; w++)
         json_array_append_new(windows, json_pack("{s:o, s:o}", "hr", number(method->window_hr[w]), "mrr",
                                                  number(method->window_mrr[w])));
@@ -158,23 +172,23 @@ static json_t *facts_json(const struct dn_cli_eval_report *report)
 {
     const struct dn_eval_facts *facts = report->facts;
 
-    return json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:I}", "events",
-                     report->events, "format", facts->format, "lines", count(facts->lines), "left_out",
-                     count(facts->left_out), "other_types", count(facts->other_types), "items",
+    return json_pack("{s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:I}", "events",
+                     dn_cli_json_text(report->events), "format", facts->format, "lines", count(facts->lines),
+                     "left_out", count(facts->left_out), "other_types", count(facts->other_types), "items",
                      count(facts->items), "train_sessions", count(facts->train_sessions), "train_events",
                      count(facts->train_events), "test_sessions", count(facts->test_sessions), "cases",
                      count(facts->cases), "single", count(facts->single), "across", count(facts->across),
                      "cut_ms", (json_int_t)facts->cut_ms);
 }
 
-void dn_cli_eval_json(const struct dn_cli_eval_report *report)
+bool dn_cli_eval_json(const struct dn_cli_eval_report *report)
 {
     const struct dn_eval_result *result = report->result;
     json_t *methods = json_array();
 
     for (size_t m = 0; m < result->method_count; m++)
         json_array_append_new(methods, method_json(report, &result->methods[m]));
-    dn_cli_print_json(json_pack(
+    return dn_cli_print_json(json_pack(
         "{s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:{s:o, s:o, s:o, s:o}, s:o, s:o, s:o, s:o}", "log",
         facts_json(report), "mode", result->live ? "live" : "batch", "predictions",
         count(result->predictions), "sessions", count(result->sessions), "catalog", count(result->catalog),

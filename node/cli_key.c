@@ -60,7 +60,7 @@ int dn_cli_key(struct dn_cli *cli, int argc, char **argv)
         return DN_CLI_FAILED;
     }
     if (cli->json)
-        dn_cli_print_json(json_pack("{s:s}", "file", arguments.path));
+        dn_cli_print_json(json_pack("{s:o}", "file", dn_cli_json_text(arguments.path)));
     else
         printf("key written to %s\n", arguments.path);
     return DN_CLI_OK;

@@ -64,29 +64,29 @@ int main(int argc, char **argv)
         .parser = parse,
         .args_doc = "COMMAND [OPTION...]",
         .children = children,
-        .doc =
-            "Talks to a dunlin cluster.\n\n"
-            "  status                 groups, leaders, freshness, readiness\n"
-            "  health                 is the node serving?\n"
-            "  member list            who is in the cluster, and who waits to be\n"
-            "  member add|promote|remove|replace ID  changes that\n"
-            "  publish                an event, or a file of them\n"
-            "  recommend USER         items for a user\n"
-            "  similar ITEM           items near an item\n"
-            "  trending               items with the most events of late\n"
-            "  session get|delete     what is remembered of a user\n"
-            "  catalog load|get|delete  the items\n"
-            "  model show|reset|freeze|unfreeze|set\n"
-            "                           the weights of recommendations, and their learning\n"
-            "  source list|skip|reset|forget\n"
-            "                           how far streams are read, and where to go on\n"
-            "  deadletter list|replay   messages that gave no event, or came too late\n"
-            "  key create FILE        a key for the links between nodes\n"
-            "  journal verify|dump DIR  of a stopped node\n"
-            "  replay log|source      the state rebuilt offline, and features for training\n"
-            "  eval                   quality of recommendations, on a log of clicks\v"
-            "`dunlin COMMAND --help` tells a command's options. Exit codes: 0 done, 1 the request failed, 2 "
-            "usage, 3 cannot connect."};
+        .doc = "Talks to a dunlin cluster.\n\n"
+               "  status                 groups, leaders, freshness, readiness\n"
+               "  health                 is the node serving?\n"
+               "  member list            who is in the cluster, and who waits to be\n"
+               "  member add|promote|remove|replace ID  changes that\n"
+               "  publish                an event, or a file of them\n"
+               "  recommend USER         items for a user\n"
+               "  similar ITEM           items near an item\n"
+               "  trending               items with the most events of late\n"
+               "  session get|delete     what is remembered of a user\n"
+               "  catalog load|get|delete  the items\n"
+               "  model show|reset|freeze|unfreeze|set\n"
+               "                           the weights of recommendations, and their learning\n"
+               "  source list|skip|reset|forget\n"
+               "                           how far streams are read, and where to go on\n"
+               "  deadletter list|replay   messages that gave no event, or came too late\n"
+               "  key create FILE        a key for the links between nodes\n"
+               "  journal verify|dump DIR  of a stopped node\n"
+               "  replay log|source      the state rebuilt offline, and features for training\n"
+               "  eval                   quality of recommendations, on a log of clicks\v"
+               "`dunlin COMMAND --help` tells a command's options. Exit codes: 0 done, 1 the request failed "
+               "or its answer could not be printed, 2 "
+               "usage, 3 cannot connect."};
     const char *server = getenv("DUNLIN_SERVER");
     struct arguments arguments = {
         .cli = {.server = server != NULL && *server != '\0' ? server : "127.0.0.1:7070", .timeout_ms = 5000}};
@@ -105,7 +105,7 @@ int main(int argc, char **argv)
         argv[arguments.command_at] = name;
         exit_code = commands[i].run(&arguments.cli, argc - arguments.command_at, argv + arguments.command_at);
         dn_client_close(arguments.cli.client);
-        return exit_code;
+        return dn_cli_finish(exit_code);
     }
     fprintf(stderr, "dunlin: unknown command '%s'; `dunlin --help` lists them\n", command);
     return DN_CLI_USAGE;

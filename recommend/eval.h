@@ -79,15 +79,15 @@ struct dn_eval_options {
     uint32_t shards;
     size_t learn;      /* newest training sessions that are learned from; 0: nothing is learned */
     bool hide_seen;    /* never recommend what is in the session */
-    bool recall;       /* is the item among all candidates? One more request each */
+    bool recall;       /* shown: did a source name the item, in the request that is measured? */
     bool cold;         /* items are in the catalogue before their first click */
     const char *items; /* their vectors, as dn_items_read takes them; NULL: none */
     const char *ids;
     const char *factory; /* of the vectors' index; NULL: "Flat" */
-    const char *save;    /* write the first method's places to this file; NULL: not */
+    const char *save;    /* write the first method's places to this file, opened before the work; NULL: not */
     const char *against; /* compare it with such a file of another run; NULL: not */
     struct dn_shard_settings settings;
-    struct dn_recommend_settings recommend; /* sources_off: of the blend and its learning */
+    struct dn_recommend_settings recommend; /* sources_off: of the blend and its learning alone */
     void (*progress)(void *data, const char *what, uint64_t done, uint64_t total); /* NULL: none */
     void *progress_data;
 };
@@ -106,7 +106,7 @@ struct dn_eval_at {
 struct dn_eval_method {
     const char *name;
     double cpu_us;               /* of one request */
-    struct dn_eval_value recall; /* 0 where it was not asked for */
+    struct dn_eval_value recall; /* a source named the item; popular: it is among the largest k */
     struct dn_eval_at at[DN_EVAL_KS_MAX];
     struct dn_eval_value hr_gain,
         mrr_gain; /* at the largest k, over the run it is compared with: the first one's */
@@ -121,12 +121,15 @@ struct dn_eval_result {
     double loss;               /* mean over the used ones, of the last tenth of steps */
     double apply_us, learn_us; /* CPU of one event, of one step */
     uint64_t memory_bytes;     /* of the shards */
+    struct dn_error unsaved;   /* why options->save was not written; its code is DN_OK: there is nothing */
     size_t method_count, k_count;
     struct dn_eval_method methods[DN_EVAL_METHODS];
     size_t window_count, window_k; /* live only */
 };
 
-/* DN_INVALID: options that cannot be met. The result is freed with free(). */
+/* DN_INVALID: options that cannot be met, another run's file that is not of these predictions. DN_IO: a file
+ * cannot be opened; both before anything is learned. DN_UNAVAILABLE: the index was not built. A result is
+ * also made where `save` cannot be written in the end. It is freed with free(). */
 enum dn_code dn_eval_run(const struct dn_eval_set *set, const struct dn_eval_options *options,
                          struct dn_eval_result **ret, struct dn_error *err);
 

@@ -6,23 +6,47 @@
 #include "recommend/eval_private.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #define FORMAT 1
 
-enum dn_code dn_eval_places_write(const struct dn_eval_places *places, unsigned method, size_t k,
-                                  const char *path, struct dn_error *err)
+enum dn_code dn_eval_places_create(const char *path, FILE **ret, struct dn_error *err)
 {
-    FILE *file = fopen(path, "we");
+    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+    FILE *file = fd >= 0 ? fdopen(fd, "w") : NULL; /* which does not cut */
 
-    if (file == NULL)
-        return dn_fail(err, DN_IO, "create '%s': %s", path, strerror(errno));
+    if (file == NULL) {
+        int fault = errno;
+        if (fd >= 0)
+            close(fd);
+        return dn_fail(err, DN_IO, "create '%s': %s", path, strerror(fault));
+    }
+    *ret = file;
+    return DN_OK;
+}
+
+/* A pipe or a device has no length to cut. */
+static bool empty(FILE *file)
+{
+    struct stat facts;
+
+    return fstat(fileno(file), &facts) == 0 && (!S_ISREG(facts.st_mode) || ftruncate(fileno(file), 0) == 0);
+}
+
+enum dn_code dn_eval_places_write(const struct dn_eval_places *places, unsigned method, size_t k,
+                                  const char *path, FILE *file, struct dn_error *err)
+{
+    bool whole = empty(file);
+
     fprintf(file, "dunlin-eval-places %d\n%zu %zu %016" PRIx64 "\n", FORMAT, places->count, k, places->hash);
     for (size_t i = 0; i < places->count; i++)
         fprintf(file, "%u\n", (unsigned)places->of[method][i]);
-    bool whole = ferror(file) == 0;
+    whole = ferror(file) == 0 && whole;
     if (fclose(file) != 0 || !whole)
         return dn_fail(err, DN_IO, "write '%s': %s", path, strerror(errno));
     return DN_OK;

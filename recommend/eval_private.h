@@ -148,9 +148,12 @@ struct dn_eval_places {
     uint64_t hash;           /* of what was asked, in order */
     const uint16_t *against; /* the first method's of another run; NULL: none */
 };
-/* A method's places to a file, and those of another run of the same predictions from one, to be freed. */
+/* Opens a file for places; what it had stays until they are written. */
+enum dn_code dn_eval_places_create(const char *path, FILE **ret, struct dn_error *err);
+/* A method's places to the file, which is closed. */
 enum dn_code dn_eval_places_write(const struct dn_eval_places *places, unsigned method, size_t k,
-                                  const char *path, struct dn_error *err);
+                                  const char *path, FILE *file, struct dn_error *err);
+/* Those of another run of the same predictions, to be freed; places: count and hash alone are looked at. */
 enum dn_code dn_eval_places_read(const struct dn_eval_places *places, size_t k, const char *path,
                                  uint16_t **ret, struct dn_error *err);
 /* Means, intervals, coverage and windows into ret. False: out of memory. */

@@ -19,7 +19,11 @@ struct run {
     struct dn_eval_state state;
     struct dn_eval_places places;
     const struct dn_eval_case **cases; /* batch: those that are asked for */
-    size_t k;                          /* the largest */
+    struct dn_eval_step *steps;        /* live: what is asked for and applied */
+    size_t step_count;
+    FILE *save; /* NULL: places are not saved */
+    uint16_t *against;
+    size_t k; /* the largest */
     atomic_size_t next;
     atomic_bool failed;
     pthread_mutex_t lock; /* of what follows */
@@ -102,13 +106,6 @@ static void ask_popular(struct asker *asker, const struct question *question)
     asker->cpu_s[DN_EVAL_POPULAR] += dn_eval_cpu_s() - start_s;
 }
 
-/* Candidates are what is left when places that only had to be filled are taken away. */
-static bool is_filler(const struct dn_recommended *item)
-{
-    return strcmp(item->source, dn_recommend_source_name(DN_SOURCE_CATALOG)) == 0 ||
-           strcmp(item->source, dn_recommend_source_name(DN_SOURCE_TRENDING)) == 0;
-}
-
 static enum dn_code ask(struct asker *asker, const struct question *question, unsigned method,
                         struct dn_error *err)
 {
@@ -116,6 +113,7 @@ static enum dn_code ask(struct asker *asker, const struct question *question, un
     const struct dn_eval_item *last = &run->set->items[question->last];
     const struct dn_eval_item *target = &run->set->items[question->target];
     struct dn_recommend_settings settings = run->options->recommend;
+    bool named = false;
     struct dn_attribute exclude = {.key = "", .value = last->name, .value_length = last->length};
     struct dn_recommend_query query = {.session = question->session,
                                        .user = question->user,
@@ -123,9 +121,14 @@ static enum dn_code ask(struct asker *asker, const struct question *question, un
                                        .include_seen = !run->options->hide_seen,
                                        .exclude = &exclude,
                                        .exclude_count = run->set->drop_last ? 1 : 0,
-                                       .only = method == DN_EVAL_BLEND ? 0 : 1 + method - DN_EVAL_SOURCES};
+                                       .only = method == DN_EVAL_BLEND ? 0 : 1 + method - DN_EVAL_SOURCES,
+                                       .ret_named = &named,
+                                       .watched = run->state.slots[question->target]};
     struct dn_recommended *items;
     size_t count;
+
+    if (method != DN_EVAL_BLEND) /* by itself it is on, whatever the blend does without */
+        settings.sources_off = 0;
     double start_s = dn_eval_cpu_s();
     enum dn_code code = dn_recommend(&run->state.world, &settings, &query, asker->arena, &items, &count, err);
 
@@ -137,22 +140,8 @@ static enum dn_code ask(struct asker *asker, const struct question *question, un
         if (is_item(target, &items[i].item))
             run->places.of[method][question->at] = (uint16_t)(i + 1);
     }
-    if (!run->options->recall)
-        return DN_OK;
-    query.k = DN_K_MAX;
-    code = dn_recommend(&run->state.world, &settings, &query, asker->arena, &items, &count, err);
-    for (size_t i = 0; code == DN_OK && i < count; i++)
-        if (is_item(target, &items[i].item))
-            run->places.found[method][question->at] = !is_filler(&items[i]);
-    return code;
-}
-
-/* One after the other: which prediction is which. */
-static void note_asked(struct dn_eval_places *places, const struct dn_eval_event *last, uint32_t cluster)
-{
-    const uint32_t asked[] = {cluster, last[0].item, last[1].item};
-
-    places->hash = dn_hash64(asked, sizeof asked, places->hash);
+    run->places.found[method][question->at] = named;
+    return DN_OK;
 }
 
 /* Inside an epoch; the session is in the asker's arena. */
@@ -338,8 +327,6 @@ static enum dn_code ask_step(struct asker *asker, const struct dn_eval_step *ste
     const struct dn_eval_event *events = &run->set->events[known->first + step->position - 1];
     struct dn_session_view session;
 
-    run->places.clusters[at] = (uint32_t)(step->session - run->set->train_count);
-    note_asked(&run->places, events, run->places.clusters[at]);
     dn_arena_reset(asker->arena);
     dn_epoch_enter(asker->reader);
     enum dn_code code = dn_eval_session_read(&run->state, step->session, asker->arena, &session, err);
@@ -355,9 +342,10 @@ static enum dn_code ask_step(struct asker *asker, const struct dn_eval_step *ste
     return code;
 }
 
-static enum dn_code live(struct run *run, const struct dn_eval_step *steps, size_t count,
-                         struct dn_error *err)
+static enum dn_code live(struct run *run, struct dn_error *err)
 {
+    const struct dn_eval_step *steps = run->steps;
+    size_t count = run->step_count;
     struct asker asker;
     size_t at = 0;
     enum dn_code code = asker_open(&asker, run)
@@ -406,21 +394,63 @@ static size_t steps_expected(const struct run *run, size_t live_count)
     return count;
 }
 
-static bool open_places(struct run *run, size_t count)
+/* One after the other: which prediction is which. last[1] is what comes. */
+static void plan_one(struct dn_eval_places *places, size_t at, const struct dn_eval_event *last,
+                     size_t cluster)
+{
+    const uint32_t asked[] = {(uint32_t)cluster, last[0].item, last[1].item};
+
+    places->clusters[at] = asked[0];
+    places->hash = dn_hash64(asked, sizeof asked, places->hash);
+}
+
+static bool plan_cases(struct run *run)
 {
     struct dn_eval_places *places = &run->places;
-    bool whole;
 
-    places->count = count;
+    if (!choose_cases(run))
+        return false;
+    places->clusters = calloc(places->count + 1, sizeof *places->clusters);
+    for (size_t at = 0; places->clusters != NULL && at < places->count; at++) {
+        const struct dn_eval_case *known = run->cases[at];
+        DN_ASSERT(known != NULL);
+        plan_one(places, at, &run->set->events[known->first + known->length - 1], known->cluster);
+    }
+    return places->clusters != NULL;
+}
+
+static bool plan_live(struct run *run)
+{
+    const struct dn_eval_set *set = run->set;
+    struct dn_eval_places *places = &run->places;
+    size_t from = set->train_count, at = 0;
+    struct dn_eval_step *steps = dn_eval_steps(set, from, from + live_sessions(run), &run->step_count);
+
+    run->steps = steps;
+    for (size_t i = 0; steps != NULL && i < run->step_count; i++)
+        places->count += steps[i].position > 0;
+    places->clusters = calloc(places->count + 1, sizeof *places->clusters);
+    if (steps == NULL || places->clusters == NULL)
+        return false;
+    for (size_t i = 0; i < run->step_count; i++)
+        if (steps[i].position > 0)
+            plan_one(places, at++,
+                     &set->events[set->sessions[steps[i].session].first + steps[i].position - 1],
+                     steps[i].session - from);
+    return true;
+}
+
+static bool open_places(struct run *run)
+{
+    struct dn_eval_places *places = &run->places;
+    bool whole = true;
+
     places->slot_max = run->state.slot_max;
-    places->cluster_count = run->set->cluster_count;
-    places->clusters = calloc(count + 1, sizeof *places->clusters);
-    whole = places->clusters != NULL;
     for (unsigned method = 0; method < DN_EVAL_METHODS && whole; method++) {
         if (!is_asked(run, method))
             continue;
-        places->of[method] = calloc(count + 1, sizeof *places->of[method]);
-        places->found[method] = calloc(count + 1, 1);
+        places->of[method] = calloc(places->count + 1, sizeof *places->of[method]);
+        places->found[method] = calloc(places->count + 1, 1);
         places->shown[method] = calloc(places->slot_max + 1, sizeof *places->shown[method]);
         whole = places->of[method] != NULL && places->found[method] != NULL && places->shown[method] != NULL;
     }
@@ -436,40 +466,47 @@ static void close_run(struct run *run)
     }
     free(run->places.clusters);
     free((void *)run->cases);
+    free(run->steps);
+    free(run->against);
+    if (run->save != NULL)
+        fclose(run->save);
     dn_eval_state_close(&run->state);
     pthread_mutex_destroy(&run->lock);
     free(run);
 }
 
-static enum dn_code ask_everything(struct run *run, struct dn_error *err)
+/* What can be wrong with files is told before the work, which may take hours. The other run's is read whole
+ * first: it may be the one that is then written. */
+static enum dn_code open_files(struct run *run, struct dn_error *err)
 {
-    const struct dn_eval_set *set = run->set;
-    struct dn_eval_step *steps = NULL;
-    size_t count = 0, asked = 0;
+    const struct dn_eval_options *options = run->options;
     enum dn_code code = DN_OK;
 
-    if (run->options->live) {
-        steps = dn_eval_steps(set, set->train_count, set->train_count + live_sessions(run), &count);
-        for (size_t i = 0; steps != NULL && i < count; i++)
-            asked += steps[i].position > 0;
-    } else if (choose_cases(run)) {
-        asked = run->places.count;
-    }
-    bool whole = run->options->live ? steps != NULL : run->cases != NULL;
-    if (!whole || !open_places(run, asked))
-        code = dn_fail(err, DN_NO_MEMORY, "out of memory for %zu predictions", asked);
-    for (size_t i = 0; code == DN_OK && !run->options->live && i < asked; i++) {
-        const struct dn_eval_case *at = run->cases[i];
-        run->places.clusters[i] = at->cluster;
-        note_asked(&run->places, &set->events[at->first + at->length - 1], at->cluster);
-    }
-    size_t expected = steps_expected(run, run->options->live ? asked : 0);
+    if (options->against != NULL)
+        code = dn_eval_places_read(&run->places, run->k, options->against, &run->against, err);
+    run->places.against = run->against;
+    if (code == DN_OK && options->save != NULL)
+        code = dn_eval_places_create(options->save, &run->save, err);
+    return code;
+}
+
+static enum dn_code ask_everything(struct run *run, struct dn_error *err)
+{
+    /* What will be asked: all of it is known before anything is learned. */
+    bool whole = run->options->live ? plan_live(run) : plan_cases(run);
+    enum dn_code code = whole ? open_files(run, err) : DN_OK;
+
+    if (whole && code == DN_OK)
+        code = dn_eval_state_open(&run->state, run->set, run->options, err);
+    if (code != DN_OK)
+        return code;
+    if (!whole || !open_places(run))
+        return dn_fail(err, DN_NO_MEMORY, "out of memory for %zu predictions", run->places.count);
+    size_t expected = steps_expected(run, run->options->live ? run->places.count : 0);
     run->state.loss_from = expected - expected / 10;
+    code = train(run, err);
     if (code == DN_OK)
-        code = train(run, err);
-    if (code == DN_OK)
-        code = run->options->live ? live(run, steps, count, err) : batch(run, err);
-    free(steps);
+        code = run->options->live ? live(run, err) : batch(run, err);
     return code;
 }
 
@@ -528,29 +565,20 @@ static void tell_state(const struct dn_eval_state *state, struct dn_eval_result 
     }
 }
 
-/* Places to results. */
+/* Places to results. They are told even where the places cannot be written. */
 static enum dn_code conclude(struct run *run, struct dn_eval_result *result, struct dn_error *err)
 {
-    const struct dn_eval_options *options = run->options;
-    uint16_t *against = NULL;
     unsigned first = 0;
-    enum dn_code code = DN_OK;
 
     while (!is_asked(run, first))
         first++;
-    if (options->against != NULL)
-        code = dn_eval_places_read(&run->places, run->k, options->against, &against, err);
-    run->places.against = against;
-    if (code == DN_OK &&
-        !dn_eval_measure(&run->places, options, dn_catalog_item_count(run->state.catalog), result))
-        code = dn_fail(err, DN_NO_MEMORY, "out of memory for %zu sessions", run->places.cluster_count);
-    free(against);
-    run->places.against = NULL;
-    if (code == DN_OK && options->save != NULL)
-        code = dn_eval_places_write(&run->places, first, run->k, options->save, err);
-    if (code == DN_OK)
-        tell_state(&run->state, result);
-    return code;
+    if (!dn_eval_measure(&run->places, run->options, dn_catalog_item_count(run->state.catalog), result))
+        return dn_fail(err, DN_NO_MEMORY, "out of memory for %zu sessions", run->places.cluster_count);
+    if (run->save != NULL)
+        dn_eval_places_write(&run->places, first, run->k, run->options->save, run->save, &result->unsaved);
+    run->save = NULL;
+    tell_state(&run->state, result);
+    return DN_OK;
 }
 
 enum dn_code dn_eval_run(const struct dn_eval_set *set, const struct dn_eval_options *options,
@@ -566,12 +594,11 @@ enum dn_code dn_eval_run(const struct dn_eval_set *set, const struct dn_eval_opt
         return code != DN_OK ? code : dn_fail(err, DN_NO_MEMORY, "out of memory");
     }
     run->set = set;
+    run->places.cluster_count = set->cluster_count;
     run->options = options;
     run->k = options->ks[options->k_count - 1];
     pthread_mutex_init(&run->lock, NULL);
-    code = dn_eval_state_open(&run->state, set, options, err);
-    if (code == DN_OK)
-        code = ask_everything(run, err);
+    code = ask_everything(run, err);
     if (code == DN_OK)
         code = conclude(run, result, err);
     close_run(run);

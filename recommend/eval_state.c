@@ -7,6 +7,7 @@
 
 #include "session/record.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +19,7 @@
 #define CATALOG_SPARE 2000000u /* items that have a vector but no event */
 #define INDEX_WAIT_MS 600000
 #define INDEX_POLL_MS 10
+#define DEFAULT_FACTORY "Flat"
 
 /* ---- the catalogue ----------------------------------------------------------------------------------- */
 
@@ -92,17 +94,26 @@ static enum dn_code fill_catalog(struct dn_eval_state *state, struct dn_error *e
     return code;
 }
 
-/* An index is built beside: what is asked before it is there is searched exactly, and slowly. */
-static void wait_for_index(const struct dn_eval_state *state)
+/* An index is built beside: what is asked before it is there, or of items it has not, is searched exactly,
+ * and would be told as the index's. */
+static enum dn_code wait_for_index(const struct dn_eval_state *state, struct dn_error *err)
 {
     struct dn_retrieval_status status;
 
+    if (dn_catalog_dim(state->catalog) == 0)
+        return DN_OK;
     for (int waited_ms = 0; waited_ms < INDEX_WAIT_MS; waited_ms += INDEX_POLL_MS) {
         dn_retrieval_status(state->retrieval, &status);
-        if (!status.building && (status.builds > 0 || dn_catalog_dim(state->catalog) == 0))
-            return;
+        if (status.error[0] != '\0')
+            return dn_fail(err, DN_UNAVAILABLE, "the index '%s' is not built: %s",
+                           state->options->factory != NULL ? state->options->factory : DEFAULT_FACTORY,
+                           status.error);
+        if (!status.building && status.builds > 0 && status.pending == 0)
+            return DN_OK;
         nanosleep(&(struct timespec){.tv_nsec = INDEX_POLL_MS * 1000000L}, NULL);
     }
+    return dn_fail(err, DN_UNAVAILABLE, "the index is not built after %d s: %" PRIu64 " items are not in it",
+                   INDEX_WAIT_MS / 1000, status.pending);
 }
 
 /* ---- popularity -------------------------------------------------------------------------------------- */
@@ -335,19 +346,21 @@ static bool get_memory(struct dn_eval_state *state)
 enum dn_code dn_eval_state_open(struct dn_eval_state *state, const struct dn_eval_set *set,
                                 const struct dn_eval_options *options, struct dn_error *err)
 {
-    struct dn_retrieval_options how = {.factory = options->factory != NULL ? options->factory : "Flat"};
+    struct dn_retrieval_options how = {.factory =
+                                           options->factory != NULL ? options->factory : DEFAULT_FACTORY};
 
     *state = (struct dn_eval_state){.set = set, .options = options};
     if (!get_memory(state))
         return dn_fail(err, DN_NO_MEMORY, "out of memory for the state");
     enum dn_code code = open_shards(state, err);
     if (code == DN_OK)
+        code = fill_catalog(state, err);
+    if (code == DN_OK) /* of a full catalogue: one build has all of it */
         code = dn_retrieval_create(state->catalog, state->epoch, &how, &state->retrieval, err);
     if (code == DN_OK)
-        code = fill_catalog(state, err);
+        code = wait_for_index(state, err);
     if (code != DN_OK)
         return code;
-    wait_for_index(state);
     state->slot_max = dn_catalog_slot_bound(state->catalog) + set->item_count;
     state->world = (struct dn_recommend_world){.catalog = state->catalog,
                                                .retrieval = state->retrieval,

@@ -598,6 +598,8 @@ enum dn_code dn_recommend(const struct dn_recommend_world *world,
     enum dn_code code = dn_pipeline_begin(pipeline, &held, world, settings, query, arena, err);
     if (code == DN_OK)
         code = pick(pipeline, err);
+    if (code == DN_OK && query->ret_named)
+        *query->ret_named = dn_slot_map_get(&pipeline->picked, query->watched) != DN_SLOT_NONE;
     if (code == DN_OK)
         code = fill_up(pipeline, err);
     if (code != DN_OK)

@@ -116,6 +116,10 @@ struct dn_recommend_query {
     /* The item that the answer is to go with: the session's newest event is that of dn_session_anchored,
      * which the user did not make, and the id is among the excluded. For reasons. NULL: none. */
     const struct dn_item *anchor;
+    /* Set to whether a source named the item of the slot `watched`, for the k asked for: what only fills
+     * places was not named. NULL: nobody asks. */
+    bool *ret_named;
+    uint32_t watched;
 };
 
 struct dn_recommended {
