@@ -437,6 +437,9 @@ void clicks_close(struct clicks *clicks)
     free(clicks->ranks);
     free(clicks->among.sums);
     free(clicks->within.sums);
+    free(clicks->appeal);
+    free(clicks->life_ms);
+    free(clicks->sections);
     free(clicks->active);
     free(clicks->sums);
     free(clicks->section_ends);

@@ -67,6 +67,8 @@ struct clicks {
     struct best everywhere;
     /* news: what draws attention in this slot of time, by section. */
     int64_t slot;
+    double *appeal, *life_ms; /* of each item */
+    uint8_t *sections;
     uint32_t *active, active_count;
     double *sums; /* of the attention to active[0..i) */
     uint32_t *section_ends;

@@ -201,15 +201,9 @@ static double hash_normal(uint64_t hash) /* a normal number that a hash chooses:
     return sum;
 }
 
-/* Twenty shares of 1 / rank^0.7 are few: looked for. */
 static uint32_t section_of(const struct clicks *clicks, uint32_t item)
 {
-    double wanted = share_of(own(clicks, item, 0));
-    uint32_t section = 0;
-
-    while (section + 1 < SECTIONS && clicks->among.sums[section] <= wanted * clicks->among.sums[SECTIONS - 1])
-        section++;
-    return section;
+    return clicks->sections[item];
 }
 
 static int64_t news_every_ms(const struct clicks *clicks)
@@ -221,10 +215,21 @@ static int64_t news_every_ms(const struct clicks *clicks)
 
 static double attention(const struct clicks *clicks, uint32_t item, double age_ms)
 {
-    double most = exp(1.3 * hash_normal(own(clicks, item, 1)));
-    double life_ms = NEWS_LIFE_MS * exp(0.7 * hash_normal(own(clicks, item, 2)));
+    return clicks->appeal[item] * (1 - exp(-age_ms / NEWS_RISE_MS)) * exp(-age_ms / clicks->life_ms[item]);
+}
 
-    return most * (1 - exp(-age_ms / NEWS_RISE_MS)) * exp(-age_ms / life_ms);
+/* What an item is and stays. */
+static void news_item(struct clicks *clicks, uint32_t item)
+{
+    double wanted = share_of(own(clicks, item, 0));
+    uint8_t section = 0;
+
+    while (section + 1u < SECTIONS &&
+           clicks->among.sums[section] <= wanted * clicks->among.sums[SECTIONS - 1])
+        section++;
+    clicks->sections[item] = section;
+    clicks->appeal[item] = exp(1.3 * hash_normal(own(clicks, item, 1)));
+    clicks->life_ms[item] = NEWS_LIFE_MS * exp(0.7 * hash_normal(own(clicks, item, 2)));
 }
 
 static bool news_open(struct clicks *clicks)
@@ -232,12 +237,20 @@ static bool news_open(struct clicks *clicks)
     uint32_t items = clicks->options.items;
 
     clicks->slot = -1;
+    clicks->appeal = malloc(items * sizeof *clicks->appeal);
+    clicks->life_ms = malloc(items * sizeof *clicks->life_ms);
+    clicks->sections = malloc(items);
     clicks->active = malloc(items * sizeof *clicks->active);
     clicks->sums = malloc(((size_t)items + 1) * sizeof *clicks->sums);
     clicks->section_ends = calloc(SECTIONS + 1, sizeof *clicks->section_ends);
     clicks->section_best = calloc(SECTIONS, sizeof *clicks->section_best);
-    return zipf_open(&clicks->among, 0.7, SECTIONS) && clicks->active != NULL && clicks->sums != NULL &&
-           clicks->section_ends != NULL && clicks->section_best != NULL;
+    if (clicks->appeal == NULL || clicks->life_ms == NULL || clicks->sections == NULL ||
+        clicks->active == NULL || clicks->sums == NULL || clicks->section_ends == NULL ||
+        clicks->section_best == NULL || !zipf_open(&clicks->among, 0.7, SECTIONS))
+        return false;
+    for (uint32_t i = 0; i < items; i++)
+        news_item(clicks, i);
+    return true;
 }
 
 /* The items of the last two days by section, and their attention now. */
