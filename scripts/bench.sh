@@ -10,13 +10,14 @@ case "${1:-}" in
         echo "       scripts/bench.sh --failover [OPTIONS]    leaders killed and stopped (--failover --help)"
         echo "       scripts/bench.sh --stream [OPTIONS]      events from Kafka and files (--stream --help)"
         echo "       scripts/bench.sh --near [OPTIONS]        tables of what is near an item: CPU and memory (--near --help)"
+        echo "       scripts/bench.sh --recommend [OPTIONS]   a request beside 500,000 items and many sessions (--recommend --help)"
         echo "  --json   results as JSON on standard output (progress goes to standard error)"
         echo "  --small  small sizes: to see that it runs, not to measure"
         echo "Runs for some minutes. Recorded results are in docs/performance.md."
         exit 0 ;;
 esac
 special=""
-case "${1:-}" in --commit|--failover|--transfer|--stream|--near) special=${1#--}; shift ;; esac
+case "${1:-}" in --commit|--failover|--transfer|--stream|--near|--recommend) special=${1#--}; shift ;; esac
 for option in "$@"; do
     [ -z "$special" ] || break
     case "$option" in --json|--small) ;; *) echo "bench.sh: unknown option '$option'; see --help" >&2; exit 2 ;; esac
