@@ -494,7 +494,7 @@ static void what_is_no_label(void **state)
 
 static void the_model_as_bytes(void **state)
 {
-    struct dn_model model, back;
+    struct dn_model model = {0}, back;
     struct dn_buffer out;
     struct dn_error err;
 
