@@ -180,7 +180,7 @@ static enum dn_code learn(struct dn_learner *learner, const struct dn_pipeline *
                                      .probabilities = probabilities,
                                      .label = label};
     uint32_t best[DN_NETWORK_BEST];
-    click.best_count = dn_network_best(scores, count, probabilities, best);
+    click.best_count = dn_network_best(scores, count, best);
     click.best = best;
     memcpy(probabilities, scores, count * sizeof *scores);
     double probability = softmax(probabilities, count, label);

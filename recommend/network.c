@@ -7,6 +7,8 @@
 #define UNITS DN_NETWORK_UNITS
 #define LANES 4u
 #define PARTS (UNITS / LANES)
+#define BINS 512u
+#define BINS_OF_ONE 32.0f    /* log odds */
 #define LEAD_ONE 8.0f        /* log odds behind the best that count as far behind */
 #define CORRECTION_MAX 20.0f /* log odds; so no exp overflows */
 #define PROBABILITY_MIN 1e-30
@@ -20,56 +22,47 @@
 
 typedef float lanes __attribute__((vector_size(LANES * sizeof(float)), may_alias));
 typedef int32_t masks __attribute__((vector_size(LANES * sizeof(float)), may_alias));
-_Static_assert(UNITS % LANES == 0, "units fill their lanes");
+_Static_assert(PARTS == 4, "sums of units are four vectors by name: only so they stay in registers");
 
 /* ---- the best ---------------------------------------------------------------------------------------- */
 
-/* The nth highest, from 1 (Hoare, "Algorithm 65: find", 1961). Moves them. */
-static float nth_highest(float *values, size_t count, size_t nth)
+static float highest(const float *scores, size_t count)
 {
-    ptrdiff_t from = 0, to = (ptrdiff_t)count - 1, at = (ptrdiff_t)nth - 1;
+    float most[LANES] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};
+    size_t i = 0;
 
-    while (from < to) {
-        float pivot = values[at];
-        ptrdiff_t i = from, j = to;
-        while (i <= j) {
-            while (values[i] > pivot)
-                i++;
-            while (values[j] < pivot)
-                j--;
-            if (i <= j) {
-                float moved = values[i];
-                values[i++] = values[j];
-                values[j--] = moved;
-            }
-        }
-        from = j < at ? i : from;
-        to = at < i ? j : to;
-    }
-    return values[at];
+    for (; i + LANES <= count; i += LANES) /* four chains: each waits for its own last comparison only */
+        for (size_t l = 0; l < LANES; l++)
+            most[l] = scores[i + l] > most[l] ? scores[i + l] : most[l];
+    for (; i < count; i++)
+        most[0] = scores[i] > most[0] ? scores[i] : most[0];
+    return fmaxf(fmaxf(most[0], most[1]), fmaxf(most[2], most[3]));
 }
 
-size_t dn_network_best(const float *scores, size_t count, float *scratch, uint32_t ret[DN_NETWORK_BEST])
+/* By bins of how far behind the best they are, as many whole bins as there is room for: no sorting, and no
+ * branch that depends on a score. The last bin is for what is far behind, and for what is no number. */
+size_t dn_network_best(const float *scores, size_t count, uint32_t ret[DN_NETWORK_BEST])
 {
-    size_t found = 0, enough = 0;
-    float threshold = -INFINITY;
+    uint32_t bins[BINS] = {0};
+    float most = highest(scores, count);
+    size_t found = 0, whole = 0, room = DN_NETWORK_BEST;
 
-    if (count > DN_NETWORK_BEST) {
-        memcpy(scratch, scores, count * sizeof *scratch);
-        threshold = nth_highest(scratch, count, DN_NETWORK_BEST);
-        for (size_t i = 0; i < count; i++)
-            enough += scores[i] >= threshold;
+    for (size_t i = 0; i < count; i++) {
+        float place = (most - scores[i]) * BINS_OF_ONE;
+        bins[place < (float)(BINS - 1) ? (size_t)(int32_t)place : BINS - 1]++;
     }
-    bool equal_too = enough <= DN_NETWORK_BEST;
-    for (size_t i = 0; i < count && found < DN_NETWORK_BEST; i++)
-        if (scores[i] > threshold || (equal_too && scores[i] == threshold))
-            ret[found++] = (uint32_t)i;
+    for (; whole < BINS && bins[whole] <= room; whole++)
+        room -= bins[whole];
+    for (size_t i = 0; i < count && found < DN_NETWORK_BEST; i++) {
+        ret[found] = (uint32_t)i;
+        found += whole == BINS || (most - scores[i]) * BINS_OF_ONE < (float)whole;
+    }
     return found;
 }
 
 /* ---- inputs ------------------------------------------------------------------------------------------ */
 
-/* Features that are 0 together, wherever the first of them that `marks` is: most candidates come from one or
+/* Features that are all 0 wherever the one that `marks` is: most candidates come from one or
  * two sources only. */
 struct group {
     const float *marks; /* NULL: hardly ever 0 */
@@ -77,7 +70,9 @@ struct group {
 };
 #define GROUPS_MAX (DN_SCORED + 2u)
 struct inputs {
+    const struct dn_network *network;
     const float *values[DN_FEATURE_COUNT]; /* of all candidates */
+    const float *weights[DN_FEATURE_COUNT];
     size_t rows[DN_FEATURE_COUNT];
     struct group groups[GROUPS_MAX];
     size_t count, group_count;
@@ -88,10 +83,13 @@ struct inputs {
 
 static void add_input(struct inputs *inputs, const struct dn_features *features, size_t feature)
 {
+    size_t row = DN_NETWORK_FEATURES + feature;
+
     if (features->of[feature] == NULL)
         return;
     inputs->values[inputs->count] = features->of[feature];
-    inputs->rows[inputs->count++] = DN_NETWORK_FEATURES + feature;
+    inputs->weights[inputs->count] = inputs->network->weights[row];
+    inputs->rows[inputs->count++] = row;
 }
 
 static void add_group(struct inputs *inputs, const struct dn_features *features, size_t first, size_t last,
@@ -106,11 +104,12 @@ static void add_group(struct inputs *inputs, const struct dn_features *features,
             (struct group){.marks = features->of[marks], .from = from, .to = inputs->count};
 }
 
-static void read_inputs(const struct dn_features *features, const float *scores, const uint32_t *best,
-                        size_t best_count, struct inputs *ret)
+static void read_inputs(const struct dn_network *network, const struct dn_features *features,
+                        const float *scores, const uint32_t *best, size_t best_count, struct inputs *ret)
 {
     float most = -INFINITY;
 
+    ret->network = network;
     ret->count = ret->group_count = 0;
     ret->best = best;
     ret->best_count = best_count;
@@ -137,7 +136,7 @@ static size_t members(const struct inputs *inputs, const struct group *group, ui
 
     for (uint32_t i = 0; i < inputs->best_count; i++) {
         ret[count] = i; /* without a branch: it would be a coin's */
-        count += group->marks == NULL || group->marks[inputs->best[i]] != 0;
+        count += group->marks == NULL ? 1 : group->marks[inputs->best[i]] > 0;
     }
     return count;
 }
@@ -158,8 +157,7 @@ static inline void set_part(float *units, size_t p, lanes value)
     *(lanes *)(void *)(units + p * LANES) = value;
 }
 
-static void add_features(const struct dn_network *network, const struct inputs *inputs,
-                         const struct group *group, struct layer *units)
+static void add_features(const struct inputs *inputs, const struct group *group, struct layer *units)
 {
     uint32_t list[DN_NETWORK_BEST];
     size_t count = members(inputs, group, list);
@@ -167,17 +165,19 @@ static void add_features(const struct dn_network *network, const struct inputs *
     for (size_t m = 0; m < count; m++) {
         float *to = units->of[list[m]];
         size_t at = inputs->best[list[m]];
-        lanes sums[PARTS];
-        for (size_t p = 0; p < PARTS; p++)
-            sums[p] = part(to, p);
+        lanes a = part(to, 0), b = part(to, 1), c = part(to, 2), d = part(to, 3);
         for (size_t f = group->from; f < group->to; f++) {
-            const float *weights = network->weights[inputs->rows[f]];
+            const float *weights = inputs->weights[f];
             float value = inputs->values[f][at];
-            for (size_t p = 0; p < PARTS; p++)
-                sums[p] += value * part(weights, p);
+            a += value * part(weights, 0);
+            b += value * part(weights, 1);
+            c += value * part(weights, 2);
+            d += value * part(weights, 3);
         }
-        for (size_t p = 0; p < PARTS; p++)
-            set_part(to, p, sums[p]);
+        set_part(to, 0, a);
+        set_part(to, 1, b);
+        set_part(to, 2, c);
+        set_part(to, 3, d);
     }
 }
 
@@ -188,13 +188,16 @@ static void forward(const struct dn_network *network, const struct inputs *input
     const float *thresholds = network->weights[DN_NETWORK_LENGTHS + dn_model_vector(length) - 1];
     const float *lead = network->weights[DN_NETWORK_LEAD], *outer = network->weights[DN_NETWORK_OUT];
 
-    for (size_t i = 0; i < inputs->best_count; i++)
+    for (size_t i = 0; i < inputs->best_count; i++) {
+#pragma GCC unroll 4
         for (size_t p = 0; p < PARTS; p++)
             set_part(units->of[i], p, part(thresholds, p) + inputs->lead[i] * part(lead, p));
+    }
     for (size_t g = 0; g < inputs->group_count; g++)
-        add_features(network, inputs, &inputs->groups[g], units);
+        add_features(inputs, &inputs->groups[g], units);
     for (size_t i = 0; i < inputs->best_count; i++) {
         lanes sums = {0};
+#pragma GCC unroll 4
         for (size_t p = 0; p < PARTS; p++) {
             lanes unit = part(units->of[i], p);
             unit = (lanes)((masks)unit & (unit > 0));
@@ -208,24 +211,19 @@ static void forward(const struct dn_network *network, const struct inputs *input
     }
 }
 
-enum dn_code dn_network_scores(const struct dn_network *network, size_t length,
-                               const struct dn_features *features, size_t count, struct dn_arena *arena,
-                               float *scores, struct dn_error *err)
+void dn_network_scores(const struct dn_network *network, size_t length, const struct dn_features *features,
+                       size_t count, float *scores)
 {
     uint32_t best[DN_NETWORK_BEST];
     float corrections[DN_NETWORK_BEST];
     struct inputs inputs;
     struct layer units;
-    float *scratch = dn_arena_alloc(arena, (count + 1) * sizeof *scratch);
+    size_t found = dn_network_best(scores, count, best);
 
-    if (scratch == NULL)
-        return dn_arena_full(err);
-    size_t found = dn_network_best(scores, count, scratch, best);
-    read_inputs(features, scores, best, found, &inputs);
+    read_inputs(network, features, scores, best, found, &inputs);
     forward(network, &inputs, length, &units, corrections);
     for (size_t i = 0; i < found; i++)
         scores[best[i]] += corrections[i];
-    return DN_OK;
 }
 
 /* ---- backward ---------------------------------------------------------------------------------------- */
@@ -250,14 +248,20 @@ static void backward_features(const struct inputs *inputs, const struct group *g
     size_t count = members(inputs, group, list);
 
     for (size_t f = group->from; f < group->to; f++) {
-        lanes sums[PARTS] = {{0}};
+        float *to = gradient[inputs->rows[f]];
+        lanes a = {0}, b = {0}, c = {0}, d = {0};
         for (size_t m = 0; m < count; m++) {
+            const float *units = back->of[list[m]];
             float value = inputs->values[f][inputs->best[list[m]]];
-            for (size_t p = 0; p < PARTS; p++)
-                sums[p] += value * part(back->of[list[m]], p);
+            a += value * part(units, 0);
+            b += value * part(units, 1);
+            c += value * part(units, 2);
+            d += value * part(units, 3);
         }
-        for (size_t p = 0; p < PARTS; p++)
-            set_part(gradient[inputs->rows[f]], p, sums[p]);
+        set_part(to, 0, a);
+        set_part(to, 1, b);
+        set_part(to, 2, c);
+        set_part(to, 3, d);
     }
 }
 
@@ -271,6 +275,7 @@ static void backward(const struct dn_network *network, const struct inputs *inpu
     memset(gradient, 0, sizeof(float) * DN_NETWORK_ROWS * UNITS);
     for (size_t i = 0; i < inputs->best_count; i++) {
         backward_outer(network, slopes[i], units->of[i], gradient[DN_NETWORK_OUT]);
+#pragma GCC unroll 4
         for (size_t p = 0; p < PARTS; p++) {
             lanes back = part(units->of[i], p);
             set_part(thresholds, p, part(thresholds, p) + back);
@@ -290,7 +295,7 @@ float dn_network_loss(const struct dn_network *network, const struct dn_network_
     struct inputs inputs;
     struct layer units;
 
-    read_inputs(click->features, click->scores, click->best, click->best_count, &inputs);
+    read_inputs(network, click->features, click->scores, click->best, click->best_count, &inputs);
     forward(network, &inputs, click->length, &units, corrections);
     for (size_t i = 0; i < click->best_count; i++) {
         size_t at = click->best[i];

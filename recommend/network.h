@@ -3,10 +3,10 @@
  *
  *   score = model's score + out . max(0, threshold[length] + lead * weight[lead] + features * weights)
  *
- * lead: how near the model's score is to its best one, 1 to 0. Only the best DN_NETWORK_BEST by the model are
- * corrected, in requests as in learning: that bounds what a request pays. The outer weights begin at 0, so
- * that the network begins as the model. It learns from the same clicks by the same loss, AdaGrad (learn.h),
- * and serves only while its mean loss is the lower one (dn_network.leads). */
+ * lead: how near the model's score is to its best one, 1 to 0. Only the best by the model, at most
+ * DN_NETWORK_BEST, are corrected, in requests as in learning: that bounds what a request pays. The outer
+ * weights begin at 0, so that the network begins as the model. It learns from the same clicks by the same
+ * loss, AdaGrad (learn.h), and serves only while its mean loss is the lower one (dn_network.leads). */
 #ifndef DN_RECOMMEND_NETWORK_H
 #define DN_RECOMMEND_NETWORK_H
 
@@ -15,13 +15,12 @@
 
 /* ---- what is served (any thread) --------------------------------------------------------------------- */
 
-/* Places of the best DN_NETWORK_BEST scores, rising; where equal scores would be cut apart none of these is
- * taken, so that the order of candidates decides nothing. scratch: count floats. Returns how many. */
-size_t dn_network_best(const float *scores, size_t count, float *scratch, uint32_t ret[DN_NETWORK_BEST]);
-/* Corrects the model's scores of a session of this length. DN_EXHAUSTED: the arena is full. */
-enum dn_code dn_network_scores(const struct dn_network *network, size_t length,
-                               const struct dn_features *features, size_t count, struct dn_arena *arena,
-                               float *scores, struct dn_error *err);
+/* Places of the best scores, rising, at most DN_NETWORK_BEST: nearly equal ones are taken all or none, so
+ * that the order of candidates decides nothing. Returns how many. */
+size_t dn_network_best(const float *scores, size_t count, uint32_t ret[DN_NETWORK_BEST]);
+/* Corrects the model's scores of a session of this length. */
+void dn_network_scores(const struct dn_network *network, size_t length, const struct dn_features *features,
+                       size_t count, float *scores);
 
 /* ---- learning (the learner's thread) ----------------------------------------------------------------- */
 

@@ -33,21 +33,37 @@ void dn_challenger_encode(const struct dn_challenger *challenger, struct dn_buff
     encode_rows(challenger->squares, out);
 }
 
-/* False: cut short, or a number that is not within these. */
-static bool decode_rows(struct dn_reader *in, size_t rows, float least, float most,
-                        float ret[DN_NETWORK_ROWS][DN_NETWORK_UNITS])
-{
-    const uint8_t *bytes = dn_reader_bytes(in, sizeof(float) * rows * DN_NETWORK_UNITS);
-    bool good = bytes != NULL;
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "weights are copied as they are");
 
-    for (size_t i = 0; good && i < rows * DN_NETWORK_UNITS; i++, bytes += sizeof(float)) {
-        uint32_t bits = (uint32_t)bytes[0] | (uint32_t)bytes[1] << 8 | (uint32_t)bytes[2] << 16 |
-                        (uint32_t)bytes[3] << 24; /* every request does this: one load */
-        float *value = &ret[i / DN_NETWORK_UNITS][i % DN_NETWORK_UNITS];
-        memcpy(value, &bits, sizeof bits);
-        good = *value >= least && *value <= most; /* no number neither */
+/* Every request does this: all at once. */
+static bool decode_weights(struct dn_reader *in, size_t rows, float ret[DN_NETWORK_ROWS][DN_NETWORK_UNITS])
+{
+    const float most = DN_NETWORK_WEIGHT_MAX;
+    uint32_t limit, row[DN_NETWORK_UNITS], beyond = 0;
+    const uint8_t *bytes = dn_reader_bytes(in, sizeof row * rows);
+
+    if (bytes == NULL)
+        return false;
+    memcpy(&limit, &most, sizeof limit);
+    memcpy(ret, bytes, sizeof row * rows);
+    for (size_t r = 0; r < rows; r++) {
+        memcpy(row, ret[r], sizeof row);
+        for (size_t u = 0; u < DN_NETWORK_UNITS; u++) /* as bits, what is no number is beyond all numbers */
+            beyond |= limit - (row[u] & 0x7fffffffu);
     }
-    return good;
+    return (beyond & 0x80000000u) == 0;
+}
+
+static bool decode_squares(struct dn_reader *in, size_t rows, float ret[DN_NETWORK_ROWS][DN_NETWORK_UNITS])
+{
+    bool good = true;
+
+    for (size_t i = 0; good && i < rows * DN_NETWORK_UNITS; i++) {
+        float *square = &ret[i / DN_NETWORK_UNITS][i % DN_NETWORK_UNITS];
+        *square = dn_reader_f32(in);
+        good = *square >= FLT_MIN && *square <= DN_NETWORK_SQUARE_MAX; /* no number neither */
+    }
+    return good && !in->failed;
 }
 
 /* False: no network's, cut short, or what no learner writes. ret_features: 0 where the size is another
@@ -85,11 +101,10 @@ enum dn_code dn_challenger_decode(struct dn_reader *in, struct dn_challenger *re
     }
     /* What a build with fewer features did not see says nothing until it is learned. */
     memset(read.network.weights, 0, sizeof read.network.weights);
-    if (!decode_rows(in, DN_NETWORK_FEATURES + features, -DN_NETWORK_WEIGHT_MAX, DN_NETWORK_WEIGHT_MAX,
-                     read.network.weights))
+    if (!decode_weights(in, DN_NETWORK_FEATURES + features, read.network.weights))
         return dn_fail(err, DN_CORRUPT, "a network's weight is beyond %g, no number or missing",
                        (double)DN_NETWORK_WEIGHT_MAX);
-    if (!decode_rows(in, DN_NETWORK_FEATURES + features, FLT_MIN, DN_NETWORK_SQUARE_MAX, read.squares))
+    if (!decode_squares(in, DN_NETWORK_FEATURES + features, read.squares))
         return dn_fail(err, DN_CORRUPT, "a network's square is not above 0, too large, no number or missing");
     *ret = read;
     return DN_OK;
@@ -107,8 +122,7 @@ bool dn_network_find(const uint8_t *bytes, size_t length, struct dn_network *ret
     size_t vectors = dn_reader_u16(&in), each = dn_reader_u16(&in);
     (void)dn_reader_bytes(&in, sizeof(float) * vectors * each);
     if (decode_head(&in, ret, &features) && features > 0 &&
-        decode_rows(&in, DN_NETWORK_FEATURES + features, -DN_NETWORK_WEIGHT_MAX, DN_NETWORK_WEIGHT_MAX,
-                    ret->weights))
+        decode_weights(&in, DN_NETWORK_FEATURES + features, ret->weights))
         return true;
     *ret = (struct dn_network){0};
     return false;

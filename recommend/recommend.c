@@ -273,10 +273,7 @@ static enum dn_code pick_by_model(struct dn_pipeline *pipeline, const struct dn_
     dn_model_weights(model, gathered->length, weights);
     dn_model_scores(weights, &features, gathered->count, scores);
     if (model->network.leads)
-        code = dn_network_scores(&model->network, gathered->length, &features, gathered->count,
-                                 pipeline->arena, scores, err);
-    if (code != DN_OK)
-        return code;
+        dn_network_scores(&model->network, gathered->length, &features, gathered->count, scores);
     for (size_t i = 0; i < gathered->count; i++)
         add_pick(pipeline, speaker(gathered, &features, weights, i), &gathered->list[i].item, scores[i],
                  false);
