@@ -497,6 +497,7 @@ struct dn_learning *dn_learning_create(const struct dn_learning_options *options
         free(learning);
         return NULL;
     }
+    dn_learner_challenge(learning->learner, !options->alone);
     learning->world = (struct dn_recommend_world){
         .catalog = options->catalog,
         .shards = (const struct dn_shard *const *)options->shards,
