@@ -297,7 +297,7 @@ float dn_network_loss(const struct dn_network *network, const struct dn_network_
 
     read_inputs(network, click->features, click->scores, click->best, click->best_count, &inputs);
     forward(network, &inputs, click->length, &units, corrections);
-    for (size_t i = 0; i < click->best_count; i++) {
+    for (size_t i = 0; i < inputs.best_count; i++) {
         size_t at = click->best[i];
         after[i] = before[at] * expf(corrections[i]);
         sum += (double)after[i];
@@ -305,7 +305,7 @@ float dn_network_loss(const struct dn_network *network, const struct dn_network_
         label = at == click->label ? (double)after[i] : label;
     }
     sum += others > 0 ? others : 0; /* they stay as they are */
-    for (size_t i = 0; i < click->best_count; i++)
+    for (size_t i = 0; i < inputs.best_count; i++)
         corrections[i] = (float)((double)after[i] / sum) - (click->best[i] == click->label ? 1.0f : 0.0f);
     if (gradient != NULL)
         backward(network, &inputs, click->length, corrections, &units, gradient);
