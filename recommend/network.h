@@ -41,7 +41,8 @@ struct dn_network_click {
     const uint32_t *best; /* dn_network_best of the scores */
     size_t best_count;
 };
-/* -log of the label's probability by the network. gradient: of that; NULL: not wanted. */
+/* -log of the label's probability by the network. gradient: of that, aligned
+ * to 16 bytes; NULL: not wanted. */
 float dn_network_loss(const struct dn_network *network, const struct dn_network_click *click,
                       float gradient[DN_NETWORK_ROWS][DN_NETWORK_UNITS]);
 /* Judges both on the click, decides who leads, then learns. Returns the network's loss. */
