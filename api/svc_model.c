@@ -53,12 +53,27 @@ static bool vectors_give(struct dn_call *call, struct dn_model *model, Dunlin__V
     return true;
 }
 
+static void network_give(const struct dn_network *network, Dunlin__V1__ModelNetwork *ret,
+                         Dunlin__V1__GetModelResponse *response)
+{
+    if (network->steps == 0)
+        return;
+    dunlin__v1__model_network__init(ret);
+    ret->leads = network->leads;
+    ret->units = DN_NETWORK_UNITS;
+    ret->steps = network->steps;
+    ret->loss = network->loss;
+    ret->weights_loss = network->model_loss;
+    response->network = ret;
+}
+
 static void get_next(struct dn_call *call, const struct dn_read *read, void *state)
 {
     (void)state;
     struct dn_catalog_model from;
     struct dn_model model;
     Dunlin__V1__Freshness freshness;
+    Dunlin__V1__ModelNetwork network;
     Dunlin__V1__GetModelResponse response = DUNLIN__V1__GET_MODEL_RESPONSE__INIT;
     response.learned = dn_catalog_model(dn_call_app(call)->options.catalog, &from);
     if (!weights_read(call, &from, &model))
@@ -72,6 +87,7 @@ static void get_next(struct dn_call *call, const struct dn_read *read, void *sta
     response.node_id = from.node_id;
     response.node = text(dn_member_name(dn_call_app(call), from.node_id));
     response.changed_ms = from.time_ms;
+    network_give(&model.network, &network, &response);
     if (vectors_give(call, &model, &response))
         dn_call_reply(call, &response.base);
     else

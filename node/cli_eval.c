@@ -93,7 +93,10 @@ static const struct argp_option options[] = {
      21},
     {"only", KEY_ONLY, "NAME", 0, "this one alone, which may be blend", 21},
     {"without", KEY_WITHOUT, "LIST", 0,
-     "sources that the blend, and its learning, do without; by themselves they are asked all the same", 21},
+     "sources that the blend, and its learning, do without; by themselves they are asked all the same; "
+     "network: "
+     "no challenger of the learned model",
+     21},
     {"k", KEY_K, "LIST", 0, "places that count (1,5,10,20); all are of one request for the largest", 21},
     {"max", KEY_MAX, "N", 0, "predictions: a sample; with --live those of the first sessions (all)", 21},
     {"seed", KEY_SEED, "N", 0, "of the sample (7)", 21},
@@ -168,8 +171,12 @@ static void add_method(struct argp_state *state, const char *option, const char 
 static void add_without(struct argp_state *state, const char *option, const char *name)
 {
     struct arguments *arguments = state->input;
-    unsigned method = method_of(state, option, name);
 
+    if (strcmp(name, "network") == 0) {
+        arguments->options.no_network = true;
+        return;
+    }
+    unsigned method = method_of(state, option, name);
     if (method < DN_EVAL_SOURCES)
         argp_error(state, "%s: '%s' is no source", option, name);
     else

@@ -37,6 +37,9 @@ static void print_facts(const struct dn_cli_eval_report *report)
                result->loss);
     else
         printf("learning: off\n");
+    if (result->network_loss > 0)
+        printf("the network beside the weights: loss %.3f; %s\n", result->network_loss,
+               result->network_leads ? "it leads" : "it does not lead");
 }
 
 static void print_value(struct dn_eval_value value)
@@ -189,12 +192,13 @@ bool dn_cli_eval_json(const struct dn_cli_eval_report *report)
     for (size_t m = 0; m < result->method_count; m++)
         json_array_append_new(methods, method_json(report, &result->methods[m]));
     return dn_cli_print_json(json_pack(
-        "{s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:{s:o, s:o, s:o, s:o}, s:o, s:o, s:o, s:o}", "log",
-        facts_json(report), "mode", result->live ? "live" : "batch", "predictions",
+        "{s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:{s:o, s:o, s:o, s:o, s:o, s:b}, s:o, s:o, s:o, s:o}",
+        "log", facts_json(report), "mode", result->live ? "live" : "batch", "predictions",
         count(result->predictions), "sessions", count(result->sessions), "catalog", count(result->catalog),
         "events", count(result->events), "refused", count(result->refused), "apply_us",
         number(result->apply_us), "memory_bytes", count((size_t)result->memory_bytes), "learning", "steps",
         count(result->steps), "used", count(result->used), "loss", number(result->loss), "cpu_us",
-        number(result->learn_us), "window_k", count(result->window_k), "read_s", number(report->read_s),
+        number(result->learn_us), "network_loss", number(result->network_loss), "network_leads",
+        (int)result->network_leads, "window_k", count(result->window_k), "read_s", number(report->read_s),
         "run_s", number(report->run_s), "methods", methods));
 }

@@ -87,6 +87,16 @@ static bool whole(const Dunlin__V1__GetModelResponse *model)
     return true;
 }
 
+/* Steals nothing; null where there is no network. */
+static json_t *network_json(const Dunlin__V1__ModelNetwork *network)
+{
+    if (network == NULL)
+        return json_null();
+    return json_pack("{s:b, s:I, s:I, s:f, s:f}", "leads", network->leads != 0, "units",
+                     (json_int_t)network->units, "steps", (json_int_t)network->steps, "loss",
+                     (double)network->loss, "weights_loss", (double)network->weights_loss);
+}
+
 static void show_json(const Dunlin__V1__GetModelResponse *model)
 {
     json_t *vectors = json_object();
@@ -99,12 +109,12 @@ static void show_json(const Dunlin__V1__GetModelResponse *model)
                                 json_real((double)model->vectors[v]->weights[f]));
         json_object_set_new(vectors, model->vectors[v]->name, weights);
     }
-    dn_cli_print_json(json_pack("{s:b, s:I, s:I, s:b, s:I, s:I, s:s, s:I, s:o, s:o}", "learned",
-                                model->learned != 0, "version", (json_int_t)model->version, "generation",
-                                (json_int_t)model->generation, "frozen", model->frozen != 0, "steps",
-                                (json_int_t)model->steps, "node_id", (json_int_t)model->node_id, "node",
-                                model->node, "changed_ms", (json_int_t)model->changed_ms, "weights", vectors,
-                                "freshness", dn_cli_json_freshness(model->freshness)));
+    dn_cli_print_json(json_pack(
+        "{s:b, s:I, s:I, s:b, s:I, s:I, s:s, s:I, s:o, s:o, s:o}", "learned", model->learned != 0, "version",
+        (json_int_t)model->version, "generation", (json_int_t)model->generation, "frozen", model->frozen != 0,
+        "steps", (json_int_t)model->steps, "node_id", (json_int_t)model->node_id, "node", model->node,
+        "changed_ms", (json_int_t)model->changed_ms, "network", network_json(model->network), "weights",
+        vectors, "freshness", dn_cli_json_freshness(model->freshness)));
 }
 
 static void print_head(const Dunlin__V1__GetModelResponse *model)
@@ -126,9 +136,19 @@ static void print_head(const Dunlin__V1__GetModelResponse *model)
                (unsigned long long)model->node_id, dn_cli_clean(model->node));
 }
 
+static void print_network(const Dunlin__V1__ModelNetwork *network)
+{
+    if (network == NULL)
+        return;
+    printf("network of %u units, from %u clicks: loss %.4f, the weights' %.4f; %s\n", network->units,
+           network->steps, (double)network->loss, (double)network->weights_loss,
+           network->leads ? "it corrects their scores" : "the weights serve alone");
+}
+
 static void show_text(const Dunlin__V1__GetModelResponse *model)
 {
     print_head(model);
+    print_network(model->network);
     printf("%-16s", "weight of");
     for (size_t v = 0; v < model->n_vectors; v++)
         printf(" %*s", v == 0 ? 9 : 18, dn_cli_clean(model->vectors[v]->name));

@@ -98,7 +98,7 @@ struct dn_config { /* names and units are those of the keys */
         double recency_decay;
         uint64_t time_half_life_s, events_used, shown_users;
         struct {
-            bool enabled;
+            bool enabled, network;
             uint64_t samples_per_s, interval_ms;
         } learning;
     } recommend;

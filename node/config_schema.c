@@ -212,6 +212,10 @@ static const struct dn_config_key KEYS[] = {
          "The node that leads group 0 learns the weights of recommendations from clicks, and the cluster "
          "keeps "
          "them. The same on every node. Weights can be seen, frozen and reset: `dunlin model`."),
+    BOOL("recommend.learning.network", recommend.learning.network, "true",
+         "A small network learns beside the weights and corrects their scores while that makes the clicks "
+         "that "
+         "come more likely. false: the next node that learns drops it. The same on every node."),
     UINT("recommend.learning.samples_per_s", recommend.learning.samples_per_s, 1, DN_LEARN_SAMPLES_PER_S_MAX,
          "1000", "clicks", "Most clicks a second that are learned from."),
     UINT("recommend.learning.interval_ms", recommend.learning.interval_ms, 100, 3600000, "5000", "ms",

@@ -156,8 +156,12 @@ static void update_model(struct dn_node *node)
 {
     struct shelf shelf = {.metrics = node->metrics};
     struct dn_catalog_model model;
+    struct dn_model weights;
 
     bool learned = dn_catalog_model(node->catalog, &model);
+    bool known = learned && dn_model_decode(model.bytes, model.length, &weights, NULL) == DN_OK;
+    set(&shelf, "dunlin_model_network_leads", known && weights.network.leads,
+        "1 while the network serves, 0 while the weights do alone");
     set(&shelf, "dunlin_model_learned", learned, "1 while there are weights, 0 while the default counts");
     set(&shelf, "dunlin_model_version", (double)model.version,
         "Applied index of the last change of the model's weights");

@@ -62,7 +62,7 @@ enum { OUT_OK, OUT_MOVED, OUT_FROZEN, OUT_OFF, OUT_UNKNOWN, OUT_COUNT };
 
 struct meters {
     struct dn_counter *steps, *misses, *useless, *errors, *proposals[OUT_COUNT];
-    struct dn_gauge *active, *loss, *hits, *reciprocal_rank;
+    struct dn_gauge *active, *loss, *network_loss, *hits, *reciprocal_rank;
     struct dn_histogram *seconds;
 };
 
@@ -85,7 +85,7 @@ struct dn_learning {
     uint64_t unsaved; /* steps since the last proposal */
     uint64_t proposed_us, fact_us;
     uint64_t shown; /* steps in the shown means, up to DECAY_STEPS */
-    double loss, hits, reciprocal_rank;
+    double loss, network_loss, hits, reciprocal_rank;
     struct recent recent[RECENT];
 
     /* One proposal. The consensus thread writes the answer, and `answered` last. */
@@ -273,7 +273,9 @@ static void show(struct dn_learning *learning, const struct dn_learned *learned)
         return;
     }
     learning->loss += share * ((double)learned->loss - learning->loss);
+    learning->network_loss += share * ((double)learned->network_loss - learning->network_loss);
     dn_gauge_set(learning->meters.loss, learning->loss);
+    dn_gauge_set(learning->meters.network_loss, learning->network_loss);
     dn_counter_add(learning->meters.steps, 1);
     learning->unsaved++;
 }
@@ -468,6 +470,8 @@ static void make_meters(struct dn_learning *learning, struct dn_metrics *metrics
     m->loss = dn_metrics_gauge(metrics, "dunlin_learning_loss", "",
                                "Mean -log probability of the click before it was learned from, of about the "
                                "last 1,000 here");
+    m->network_loss = dn_metrics_gauge(metrics, "dunlin_learning_network_loss", "",
+                                       "The same of the network that challenges the weights");
     m->hits = dn_metrics_gauge(metrics, "dunlin_learning_hit_share", "",
                                "Share of clicks, of about the last 1,000 here, that were among the first 20");
     m->reciprocal_rank = dn_metrics_gauge(metrics, "dunlin_learning_reciprocal_rank", "",
@@ -493,6 +497,7 @@ struct dn_learning *dn_learning_create(const struct dn_learning_options *options
         free(learning);
         return NULL;
     }
+    dn_learner_challenge(learning->learner, !options->alone);
     learning->world = (struct dn_recommend_world){
         .catalog = options->catalog,
         .shards = (const struct dn_shard *const *)options->shards,

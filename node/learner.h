@@ -29,6 +29,7 @@ struct dn_learning_options { /* what it points to outlives the learner */
     struct dn_metrics *metrics;
     uint64_t node_id;
     bool enabled; /* false: it learns nothing, and only sees to it that others may set weights */
+    bool alone;   /* the weights learn without their challenger, the network (recommend/learn.h) */
     unsigned samples_per_s, interval_ms;
     /* Hands a proposal for group 0 to consensus; false: not taken (dn_consensus_propose). */
     bool (*propose)(void *data, struct dn_proposal *proposal);

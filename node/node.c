@@ -172,6 +172,7 @@ static struct dn_learning *make_learning(struct dn_node *node)
         .metrics = node->metrics,
         .node_id = config->node.id,
         .enabled = config->recommend.learning.enabled,
+        .alone = !config->recommend.learning.network,
         .samples_per_s = (unsigned)config->recommend.learning.samples_per_s,
         .interval_ms = (unsigned)config->recommend.learning.interval_ms,
         .propose = propose,

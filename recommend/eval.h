@@ -78,6 +78,7 @@ struct dn_eval_options {
     unsigned threads;
     uint32_t shards;
     size_t learn;      /* newest training sessions that are learned from; 0: nothing is learned */
+    bool no_network;   /* the model learns without its challenger (learn.h) */
     bool hide_seen;    /* never recommend what is in the session */
     bool recall;       /* shown: did a source name the item, in the request that is measured? */
     bool cold;         /* items are in the catalogue before their first click */
@@ -119,6 +120,8 @@ struct dn_eval_result {
     size_t events, refused;    /* applied; not taken by the state */
     size_t steps, used;        /* of learning; of these the clicked item was a candidate */
     double loss;               /* mean over the used ones, of the last tenth of steps */
+    double network_loss;       /* the challenger's, of the same; 0: there is none */
+    bool network_leads;        /* in the end */
     double apply_us, learn_us; /* CPU of one event, of one step */
     uint64_t memory_bytes;     /* of the shards */
     struct dn_error unsaved;   /* why options->save was not written; its code is DN_OK: there is nothing */

@@ -117,7 +117,7 @@ struct dn_eval_state {
     size_t top_count, top_max;
     size_t slot_max; /* slots are below */
     size_t events, refused, steps, used;
-    double loss_sum;
+    double loss_sum, network_loss_sum;
     size_t loss_count, loss_from; /* of steps from that one on */
     double apply_s, learn_s;
 };

@@ -555,7 +555,11 @@ static void tell_state(const struct dn_eval_state *state, struct dn_eval_result 
     result->refused = state->refused;
     result->steps = state->steps;
     result->used = state->used;
-    result->loss = state->loss_count > 0 ? state->loss_sum / (double)state->loss_count : 0;
+    if (state->loss_count > 0) {
+        result->loss = state->loss_sum / (double)state->loss_count;
+        result->network_loss = state->network_loss_sum / (double)state->loss_count;
+    }
+    result->network_leads = state->model.network.leads;
     result->apply_us = state->events > 0 ? state->apply_s * 1e6 / (double)state->events : 0;
     result->learn_us = state->steps > 0 ? state->learn_s * 1e6 / (double)state->steps : 0;
     for (uint32_t i = 0; i < state->shard_count; i++) {

@@ -244,6 +244,7 @@ static enum dn_code learn(struct dn_eval_state *state, size_t session, struct dn
     state->used += learned.used;
     if (learned.used && state->steps > state->loss_from) {
         state->loss_sum += (double)learned.loss;
+        state->network_loss_sum += (double)learned.network_loss;
         state->loss_count++;
     }
     return DN_OK;
@@ -340,6 +341,8 @@ static bool get_memory(struct dn_eval_state *state)
     state->catalog = dn_catalog_create(state->epoch, (uint32_t)set->item_count + CATALOG_SPARE);
     dn_model_default(&state->model);
     state->learner = state->options->learn > 0 ? dn_learner_create(&state->model) : NULL;
+    if (state->learner != NULL)
+        dn_learner_challenge(state->learner, !state->options->no_network);
     return state->catalog != NULL && (state->options->learn == 0 || state->learner != NULL);
 }
 

@@ -27,7 +27,7 @@
 #define REST_MAX 4096u /* ... but not more of it, of all shards */
 
 static const size_t KEPT[DN_NEAR_SOURCES] = {
-    [DN_SOURCE_VSTAN] = 200, [DN_SOURCE_VMIS] = 150, [DN_SOURCE_RULES] = 120, [DN_SOURCE_COVIS] = 100};
+    [DN_SOURCE_VSTAN] = 100, [DN_SOURCE_VMIS] = 60, [DN_SOURCE_RULES] = 60, [DN_SOURCE_COVIS] = 50};
 
 struct gather {
     const struct dn_pipeline *pipeline;

@@ -2,6 +2,7 @@
  * probabilities. */
 #include "recommend/learn.h"
 #include "recommend/gather.h"
+#include "recommend/network.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -14,6 +15,8 @@
 struct dn_learner {
     double weights[DN_MODEL_VECTORS][DN_FEATURE_COUNT];
     double squares[DN_MODEL_VECTORS][DN_FEATURE_COUNT]; /* of the gradients so far */
+    struct dn_challenger challenger;
+    bool alone; /* no challenger */
 };
 
 void dn_learner_reset(struct dn_learner *learner, const struct dn_model *start)
@@ -22,6 +25,7 @@ void dn_learner_reset(struct dn_learner *learner, const struct dn_model *start)
     for (size_t v = 0; v < DN_MODEL_VECTORS; v++)
         for (size_t f = 0; f < DN_FEATURE_COUNT; f++)
             learner->weights[v][f] = (double)start->weights[v][f];
+    dn_challenger_reset(&learner->challenger);
 }
 
 struct dn_learner *dn_learner_create(const struct dn_model *start)
@@ -33,6 +37,12 @@ struct dn_learner *dn_learner_create(const struct dn_model *start)
     return learner;
 }
 
+void dn_learner_challenge(struct dn_learner *learner, bool challenge)
+{
+    learner->alone = !challenge;
+    dn_challenger_reset(&learner->challenger);
+}
+
 void dn_learner_destroy(struct dn_learner *learner)
 {
     free(learner);
@@ -40,15 +50,17 @@ void dn_learner_destroy(struct dn_learner *learner)
 
 void dn_learner_model(const struct dn_learner *learner, struct dn_model *ret)
 {
+    memset(ret, 0, sizeof *ret);
     for (size_t v = 0; v < DN_MODEL_VECTORS; v++)
         for (size_t f = 0; f < DN_FEATURE_COUNT; f++)
             ret->weights[v][f] = (float)learner->weights[v][f];
+    if (learner->challenger.network.steps > 0)
+        ret->network = learner->challenger.network;
 }
 
-/* ---- saved: the model, then u32 magic, u16 vectors, u16 features, vectors x features f32 squares ---------
- */
+/* ---- saved: the model, then u32 magic, u16 vectors, u16 features, vectors x features f32 squares, then the
+ * challenger (network_bytes.c), where it has begun ------------------------------------------------------- */
 
-#define SAVED_MAGIC 0x51534e44u /* "DNSQ" */
 #define SQUARE_MAX 1e30f
 
 void dn_learner_save(const struct dn_learner *learner, struct dn_buffer *out)
@@ -57,12 +69,14 @@ void dn_learner_save(const struct dn_learner *learner, struct dn_buffer *out)
 
     dn_learner_model(learner, &model);
     dn_model_encode(&model, out);
-    dn_buffer_u32(out, SAVED_MAGIC);
+    dn_buffer_u32(out, DN_SQUARES_MAGIC);
     dn_buffer_u16(out, DN_MODEL_VECTORS);
     dn_buffer_u16(out, DN_FEATURE_COUNT);
     for (size_t v = 0; v < DN_MODEL_VECTORS; v++)
         for (size_t f = 0; f < DN_FEATURE_COUNT; f++)
             dn_buffer_f32(out, (float)fmin(learner->squares[v][f], (double)SQUARE_MAX));
+    if (learner->challenger.network.steps > 0)
+        dn_challenger_encode(&learner->challenger, out);
 }
 
 /* What is behind the model's bytes; features of another build that are not here are left out. */
@@ -72,7 +86,7 @@ static enum dn_code load_squares(struct dn_reader *in, double squares[DN_MODEL_V
     uint32_t magic = dn_reader_u32(in);
     size_t vectors = dn_reader_u16(in), features = dn_reader_u16(in);
 
-    if (in->failed || magic != SAVED_MAGIC || vectors != DN_MODEL_VECTORS || features < 1 ||
+    if (in->failed || magic != DN_SQUARES_MAGIC || vectors != DN_MODEL_VECTORS || features < 1 ||
         features > DN_FEATURES_MAX || dn_reader_left(in) < 4 * vectors * features)
         return dn_fail(err, DN_CORRUPT, "what is behind the weights is no learner's");
     for (size_t v = 0; v < vectors; v++)
@@ -90,19 +104,25 @@ enum dn_code dn_learner_load(struct dn_learner *learner, const uint8_t *bytes, s
                              struct dn_error *err)
 {
     double squares[DN_MODEL_VECTORS][DN_FEATURE_COUNT] = {{0}};
+    struct dn_challenger challenger;
     struct dn_model model;
     struct dn_reader in;
     size_t used = 0;
     enum dn_code code = dn_model_decode_head(bytes, length, &model, &used, err);
 
+    dn_challenger_reset(&challenger);
     if (code == DN_OK && used < length) {
         dn_reader_init(&in, bytes + used, length - used);
         code = load_squares(&in, squares, err);
+        if (code == DN_OK && dn_reader_left(&in) > 0) /* an older build wrote no more */
+            code = dn_challenger_decode(&in, &challenger, err);
     }
     if (code != DN_OK)
         return code;
     dn_learner_reset(learner, &model);
     memcpy(learner->squares, squares, sizeof learner->squares);
+    if (!learner->alone)
+        learner->challenger = challenger;
     return DN_OK;
 }
 
@@ -140,31 +160,42 @@ static enum dn_code learn(struct dn_learner *learner, const struct dn_pipeline *
 {
     size_t vector = dn_model_vector(gathered->length), count = gathered->count;
     float *scores = dn_arena_alloc(pipeline->arena, count * sizeof *scores);
+    float *probabilities = dn_arena_alloc(pipeline->arena, count * sizeof *probabilities);
     struct dn_features features;
-    struct dn_model model;
     float weights[DN_FEATURE_COUNT];
     enum dn_code code = dn_features_read(pipeline, gathered, &features, err);
 
     if (code != DN_OK)
         return code;
-    if (scores == NULL)
+    if (scores == NULL || probabilities == NULL)
         return dn_arena_full(err);
-    dn_learner_model(learner, &model);
-    dn_model_weights(&model, gathered->length, weights);
+    for (size_t f = 0; f < DN_FEATURE_COUNT; f++)
+        weights[f] = (float)learner->weights[0][f] + (float)learner->weights[vector][f];
     dn_model_scores(weights, &features, count, scores);
     ret->rank = 1;
     for (size_t i = 0; i < count; i++)
         ret->rank += scores[i] > scores[label];
-    double probability = softmax(scores, count, label);
-    ret->loss = (float)-log(probability > 1e-30 ? probability : 1e-30);
+    struct dn_network_click click = {.length = gathered->length,
+                                     .features = &features,
+                                     .scores = scores,
+                                     .probabilities = probabilities,
+                                     .label = label};
+    uint32_t best[DN_NETWORK_BEST];
+    click.best_count = dn_network_best(scores, count, best);
+    click.best = best;
+    memcpy(probabilities, scores, count * sizeof *scores);
+    double probability = softmax(probabilities, count, label);
+    ret->loss = click.loss = (float)-log(probability > 1e-30 ? probability : 1e-30);
     ret->used = true;
+    if (!learner->alone)
+        ret->network_loss = dn_challenger_step(&learner->challenger, &click);
     for (size_t f = 0; f < DN_FEATURE_COUNT; f++) {
         const float *values = features.of[f];
         if (values == NULL)
             continue;
         double gradient = (double)values[label];
         for (size_t i = 0; i < count; i++)
-            gradient -= (double)scores[i] * (double)values[i];
+            gradient -= (double)probabilities[i] * (double)values[i];
         step(learner, 0, f, gradient);
         step(learner, vector, f, gradient);
     }

@@ -2,6 +2,7 @@
  *
  *   u32 magic, u16 vectors, u16 features, then vectors x features i32 in 1/65536; little endian */
 #include "recommend/model.h"
+#include "recommend/network.h"
 
 #include <math.h>
 #include <string.h>
@@ -57,9 +58,12 @@ void dn_model_encode(const struct dn_model *model, struct dn_buffer *out)
 
 enum dn_code dn_model_decode(const uint8_t *bytes, size_t length, struct dn_model *ret, struct dn_error *err)
 {
-    size_t used;
+    size_t used = 0;
+    enum dn_code code = dn_model_decode_head(bytes, length, ret, &used, err);
 
-    return dn_model_decode_head(bytes, length, ret, &used, err);
+    if (code == DN_OK)
+        (void)dn_network_find(bytes + used, length - used, &ret->network);
+    return code;
 }
 
 enum dn_code dn_model_decode_head(const uint8_t *bytes, size_t length, struct dn_model *ret, size_t *ret_used,

@@ -10,6 +10,7 @@
 #include "base/buffer.h"
 #include "base/error.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -44,8 +45,27 @@ enum dn_feature {
 #define DN_MODEL_VECTORS (1 + DN_MODEL_LENGTHS) /* [0]: shared */
 #define DN_WEIGHT_MAX 1000.0f
 
+/* The challenger (network.h): what it adds to a candidate's score, and who of the two serves. */
+#define DN_NETWORK_UNITS 16u
+#define DN_NETWORK_BEST 128u /* best candidates by the model's scores: the network sees no others */
+#define DN_NETWORK_WEIGHT_MAX 64.0f
+#define DN_NETWORK_SQUARE_MAX 1e30f
+#define DN_NETWORK_LOSS_MAX 80.0f /* of one click, in the means */
+/* Rows of weights, one for each unit: new features come at the end. */
+enum { DN_NETWORK_OUT, DN_NETWORK_LENGTHS, DN_NETWORK_LEAD = DN_NETWORK_LENGTHS + DN_MODEL_LENGTHS };
+#define DN_NETWORK_FEATURES (DN_NETWORK_LEAD + 1u)
+#define DN_NETWORK_ROWS (DN_NETWORK_FEATURES + DN_FEATURE_COUNT)
+struct dn_network {
+    uint32_t steps;   /* clicks it was taught by, up to UINT32_MAX; 0: there is none */
+    bool leads;       /* it serves */
+    float loss;       /* decayed mean, before each click was learned from */
+    float model_loss; /* the model's of the same clicks */
+    _Alignas(16) float weights[DN_NETWORK_ROWS][DN_NETWORK_UNITS];
+};
+
 struct dn_model {
     float weights[DN_MODEL_VECTORS][DN_FEATURE_COUNT];
+    struct dn_network network;
 };
 
 /* What is served before anything was learned: neighbours first, then rules. */
@@ -59,13 +79,14 @@ static inline size_t dn_model_vector(size_t length)
 }
 
 /* As it is replicated: fixed point, so that all nodes have the same bits. Weights beyond DN_WEIGHT_MAX, or
- * that are no number, are cut to it. */
+ * that are no number, are cut to it. Without the network, which only a learner's bytes have. */
 #define DN_MODEL_BYTES_MAX (16u + 4u * DN_MODEL_VECTORS * DN_FEATURES_MAX)
 void dn_model_encode(const struct dn_model *model, struct dn_buffer *out);
 /* DN_CORRUPT with what is wrong. Bytes of another build may have fewer features (those left out are 0) or
- * more (they are left out). What stands behind the weights (learn.h) is not looked at. */
+ * more (they are left out). What stands behind the weights (learn.h) fails nothing: a network there that is
+ * damaged, or of another size, is none. */
 enum dn_code dn_model_decode(const uint8_t *bytes, size_t length, struct dn_model *ret, struct dn_error *err);
-/* The same; says how many bytes the weights take. */
+/* The same without the network; says how many bytes the weights take. */
 enum dn_code dn_model_decode_head(const uint8_t *bytes, size_t length, struct dn_model *ret, size_t *ret_used,
                                   struct dn_error *err);
 

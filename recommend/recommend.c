@@ -9,6 +9,7 @@
 #include "base/text.h"
 #include "recommend/caps.h"
 #include "recommend/gather.h"
+#include "recommend/network.h"
 #include "recommend/rerank.h"
 
 #include <math.h>
@@ -218,16 +219,17 @@ static uint8_t speaker(const struct dn_gathered *gathered, const struct dn_featu
 
 /* What the request brings, or what was learned, or the default. Weights that cannot be read are those of a
  * later build: better the default than no answer. */
-static void read_model(const struct dn_pipeline *pipeline, struct dn_model *ret)
+static const struct dn_model *read_model(const struct dn_pipeline *pipeline, struct dn_model *room)
 {
     struct dn_catalog_model learned;
     struct dn_error err;
 
     if (pipeline->world->model)
-        *ret = *pipeline->world->model;
-    else if (!dn_catalog_model(pipeline->world->catalog, &learned) ||
-             dn_model_decode(learned.bytes, learned.length, ret, &err) != DN_OK)
-        dn_model_default(ret);
+        return pipeline->world->model;
+    if (!dn_catalog_model(pipeline->world->catalog, &learned) ||
+        dn_model_decode(learned.bytes, learned.length, room, &err) != DN_OK)
+        dn_model_default(room);
+    return room;
 }
 
 /* Rules and co-visitation by themselves are those of the newest item that has any. */
@@ -261,7 +263,7 @@ static enum dn_code pick_by_model(struct dn_pipeline *pipeline, const struct dn_
 {
     float weights[DN_FEATURE_COUNT];
     struct dn_features features;
-    struct dn_model model;
+    struct dn_model room;
 
     float *scores = dn_arena_alloc(pipeline->arena, gathered->count * sizeof(*scores));
     if (!scores)
@@ -271,9 +273,11 @@ static enum dn_code pick_by_model(struct dn_pipeline *pipeline, const struct dn_
         code = grow(pipeline, gathered->count, err);
     if (code != DN_OK)
         return code;
-    read_model(pipeline, &model);
-    dn_model_weights(&model, gathered->length, weights);
+    const struct dn_model *model = read_model(pipeline, &room);
+    dn_model_weights(model, gathered->length, weights);
     dn_model_scores(weights, &features, gathered->count, scores);
+    if (model->network.leads)
+        dn_network_scores(&model->network, gathered->length, &features, gathered->count, scores);
     for (size_t i = 0; i < gathered->count; i++)
         add_pick(pipeline, speaker(gathered, &features, weights, i), &gathered->list[i].item, scores[i],
                  false);

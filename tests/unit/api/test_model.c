@@ -1,6 +1,7 @@
 /* Model.Get and Model.Change against a played consensus and a catalogue that the test writes itself. */
 #include "played.h"
-#include "recommend/model.h"
+#include "recommend/learn.h"
+#include "recommend/network.h"
 
 #include <math.h>
 
@@ -166,6 +167,7 @@ static void test_what_was_learned_is_shown(void **state)
     assert_string_equal(model->node, "first");
     assert_int_equal(model->changed_ms, 1700000000123);
     assert_true(model->vectors[3]->weights[5] == -7.5f && model->vectors[3]->weights[4] == 0);
+    assert_null(model->network);
     dunlin__v1__get_model_response__free_unpacked(model, NULL);
     /* Weights of a build that is newer than this one. */
     change.op = DN_MODEL_FIXED;
@@ -176,6 +178,51 @@ static void test_what_was_learned_is_shown(void **state)
     assert_int_equal(answer.grpc_status, 15);
     assert_non_null(strstr(answer.message, "not understood here"));
     dn_buffer_free(&bytes);
+}
+
+static void test_the_network_is_shown(void **state)
+{
+    (void)state;
+    static struct dn_challenger challenger;
+    struct dn_model start;
+    struct dn_buffer bytes;
+    struct dn_catalog_model now;
+    know_models();
+    dn_model_default(&start);
+    struct dn_learner *learner = dn_learner_create(&start);
+    dn_buffer_init(&bytes, DN_LEARNER_BYTES_MAX);
+    dn_learner_save(learner, &bytes);
+    dn_challenger_reset(&challenger);
+    challenger.network.steps = 6543;
+    challenger.network.leads = true;
+    challenger.network.loss = 2.25f;
+    challenger.network.model_loss = 2.5f;
+    dn_challenger_encode(&challenger, &bytes);
+    apply_change(&(struct dn_model_change){.op = DN_MODEL_UNFREEZE});
+    apply_change(&(struct dn_model_change){.op = DN_MODEL_RESET});
+    (void)dn_catalog_model(catalog, &now);
+    apply_change(&(struct dn_model_change){.op = DN_MODEL_LEARNED,
+                                           .generation = now.generation,
+                                           .version = now.version,
+                                           .node_id = 1,
+                                           .bytes = bytes.bytes,
+                                           .length = bytes.length});
+    Dunlin__V1__GetModelResponse *model = get();
+    assert_non_null(model);
+    assert_non_null(model->network);
+    assert_true(model->network->leads);
+    assert_int_equal(model->network->units, DN_NETWORK_UNITS);
+    assert_int_equal(model->network->steps, 6543);
+    assert_true(model->network->loss == 2.25f && model->network->weights_loss == 2.5f);
+    dunlin__v1__get_model_response__free_unpacked(model, NULL);
+    /* Reset drops it. */
+    apply_change(&(struct dn_model_change){.op = DN_MODEL_RESET});
+    model = get();
+    assert_non_null(model);
+    assert_null(model->network);
+    dunlin__v1__get_model_response__free_unpacked(model, NULL);
+    dn_buffer_free(&bytes);
+    dn_learner_destroy(learner);
 }
 
 static void test_changes(void **state)
@@ -328,6 +375,7 @@ int main(void)
         cmocka_unit_test_setup(test_no_change_before_all_members_know, reset),
         cmocka_unit_test_setup(test_the_default_is_shown, reset),
         cmocka_unit_test_setup(test_what_was_learned_is_shown, reset),
+        cmocka_unit_test_setup(test_the_network_is_shown, reset),
         cmocka_unit_test_setup(test_changes, reset),
         cmocka_unit_test_setup(test_weights_are_set, reset),
         cmocka_unit_test_setup(test_bad_requests, reset),

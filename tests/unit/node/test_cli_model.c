@@ -17,7 +17,8 @@ static struct tiny_server server;
 static struct dn_cli cli;
 static char path[] = "/tmp/dunlin-model-XXXXXX", out_path[] = "/tmp/dunlin-model-out-XXXXXX", printed[8192];
 static atomic_int asked, changes;
-static bool torn; /* the answer of Get lacks a weight */
+static bool torn;  /* the answer of Get lacks a weight */
+static bool leads; /* its network does */
 static Dunlin__V1__ChangeModelRequest *last;
 
 static char *text(const char *constant)
@@ -31,6 +32,7 @@ static size_t get_answer(uint8_t *bytes)
     char *features[FEATURES] = {text("seen"), text("rules")};
     Dunlin__V1__ModelVector vectors[VECTORS], *pointers[VECTORS];
     Dunlin__V1__GetModelResponse response = DUNLIN__V1__GET_MODEL_RESPONSE__INIT;
+    Dunlin__V1__ModelNetwork network;
 
     for (size_t v = 0; v < VECTORS; v++) {
         dunlin__v1__model_vector__init(&vectors[v]);
@@ -51,6 +53,13 @@ static size_t get_answer(uint8_t *bytes)
     response.n_features = FEATURES;
     response.vectors = pointers;
     response.n_vectors = VECTORS;
+    dunlin__v1__model_network__init(&network);
+    network.leads = leads;
+    network.units = 16;
+    network.steps = 9876;
+    network.loss = 2.25f;
+    network.weights_loss = 2.5f;
+    response.network = &network;
     return dunlin__v1__get_model_response__pack(&response, bytes);
 }
 
@@ -152,6 +161,11 @@ static void the_model_is_shown(void **state)
     expect_printed("learned, generation 3, version 77, changed 2023-11-14T22:13:20Z; FROZEN");
     expect_printed("from 12345 clicks; last by node 2 second?[2J");
     expect_printed("-2.0000");
+    expect_printed(
+        "network of 16 units, from 9876 clicks: loss 2.2500, the weights' 2.5000; the weights serve");
+    leads = true;
+    assert_int_equal(model("show", NULL), DN_CLI_OK);
+    expect_printed("2.5000; it corrects their scores");
     cli.json = true;
     assert_int_equal(model("show", NULL), DN_CLI_OK);
     json_t *shown = json_loads(printed, 0, NULL);
@@ -160,6 +174,10 @@ static void the_model_is_shown(void **state)
     assert_true(json_real_value(json_object_get(shared, "rules")) == -2.0);
     assert_true(json_is_true(json_object_get(shown, "frozen")));
     assert_int_equal(json_integer_value(json_object_get(shown, "steps")), 12345);
+    json_t *network = json_object_get(shown, "network");
+    assert_true(json_is_true(json_object_get(network, "leads")));
+    assert_int_equal(json_integer_value(json_object_get(network, "steps")), 9876);
+    assert_true(json_real_value(json_object_get(network, "loss")) == 2.25);
     json_decref(shown);
     torn = true;
     assert_int_equal(model("show", NULL), DN_CLI_FAILED);

@@ -314,6 +314,7 @@ static void test_weights_come_into_the_state_and_go_on(void **state)
     assert_int_equal(dn_model_decode(model.bytes, model.length, &learned, &err), DN_OK);
     dn_model_default(&standard);
     assert_memory_not_equal(&learned, &standard, sizeof(learned));
+    assert_int_equal(learned.network.steps, model.steps);
     /* Another node that leads now begins with the same. */
     dn_learning_destroy(rig.learning);
     rig.options.node_id = NODE + 1;
@@ -325,6 +326,20 @@ static void test_weights_come_into_the_state_and_go_on(void **state)
     struct dn_catalog_model next = model_of(&rig);
     assert_int_equal(next.node_id, NODE + 1);
     assert_true(next.steps > model.steps);
+    assert_int_equal(dn_model_decode(next.bytes, next.length, &learned, &err), DN_OK);
+    assert_int_equal(learned.network.steps, next.steps); /* the challenger too */
+    assert_true(learned.network.loss > 0 && learned.network.model_loss > 0);
+    /* One that is to do without drops it. */
+    dn_learning_destroy(rig.learning);
+    rig.options.alone = true;
+    rig.learning = dn_learning_create(&rig.options);
+    dn_learning_lead(rig.learning, true);
+    assert_true(turn(&rig));
+    assert_true(until_proposed(&rig));
+    answer(&rig, true, true);
+    next = model_of(&rig);
+    assert_int_equal(dn_model_decode(next.bytes, next.length, &learned, &err), DN_OK);
+    assert_int_equal(learned.network.steps, 0);
     rig_close(&rig);
 }
 

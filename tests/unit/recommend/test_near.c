@@ -545,6 +545,54 @@ static void the_learner_finds_what_predicts(void **state)
     world_destroy(w);
 }
 
+/* Corrections move an answer while the network leads, and not before; a learner brings it that far. */
+static void a_network_that_leads_serves(void **state)
+{
+    struct world *w = world_create();
+    struct dn_event_view events[4];
+    struct dn_learned learned = {0};
+    struct dn_model model;
+    int items[3] = {0, 1, 2};
+    float before = 0;
+
+    (void)state;
+    for (int user = 1; user < 10; user++)
+        walk(w, user, 6, user % 3 ? "abc" : "abd");
+    dn_model_default(&model);
+    w->view.model = &model;
+    ask(w, "ab", (struct dn_recommend_query){.k = 4, .include_seen = true});
+    char first = w->items[0].item.id[0], second = w->items[1].item.id[0];
+    /* One unit, open where the item is not the best one: lifted. */
+    model.network.steps = 1;
+    model.network.weights[DN_NETWORK_LENGTHS + 1][0] = 1;
+    model.network.weights[DN_NETWORK_LEAD][0] = -1;
+    model.network.weights[DN_NETWORK_OUT][0] = 19;
+    ask(w, "ab", (struct dn_recommend_query){.k = 4, .include_seen = true});
+    assert_int_equal(at(w, 0), first);
+    model.network.leads = true;
+    ask(w, "ab", (struct dn_recommend_query){.k = 4, .include_seen = true});
+    assert_int_not_equal(at(w, 0), first);
+    assert_true(second != first);
+    dn_model_default(&model);
+    struct dn_learner *learner = dn_learner_create(&model);
+    struct dn_session_view session = session_of(events, items, 3, START_MS + 100000);
+    for (int step = 0; step < 30; step++) {
+        dn_arena_reset(w->arena);
+        assert_int_equal(dn_learner_step(learner, &w->view, &w->settings, user_hash(77), &session, w->arena,
+                                         &learned, &w->err),
+                         DN_OK);
+        assert_true(learned.used && learned.network_loss > 0);
+        before = step == 0 ? learned.network_loss : before;
+        assert_true(step > 0 || fabsf(learned.network_loss - learned.loss) < 1e-3f);
+    }
+    assert_true(learned.network_loss < before);
+    dn_learner_model(learner, &model);
+    assert_int_equal(model.network.steps, 30);
+    assert_false(model.network.leads);
+    dn_learner_destroy(learner);
+    world_destroy(w);
+}
+
 static void what_is_no_label(void **state)
 {
     struct world *w = world_create();
@@ -588,7 +636,7 @@ static void what_is_no_label(void **state)
 
 static void the_model_as_bytes(void **state)
 {
-    struct dn_model model, back;
+    struct dn_model model = {0}, back;
     struct dn_buffer out;
     struct dn_error err;
 
@@ -632,6 +680,7 @@ int main(void)
         cmocka_unit_test(dislikes_are_not_counted),
         cmocka_unit_test(the_own_session_is_left_out),
         cmocka_unit_test(the_learner_finds_what_predicts),
+        cmocka_unit_test(a_network_that_leads_serves),
         cmocka_unit_test(what_is_no_label),
         cmocka_unit_test(the_model_as_bytes),
     };
