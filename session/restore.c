@@ -472,6 +472,12 @@ enum dn_code dn_core_restore(struct dn_core *core, struct dn_source *in, struct 
                        "snapshot of a shard: state hash %016" PRIx64 " where %016" PRIx64 " was written",
                        dn_core_hash(core), hash);
     }
+    for (uint32_t id = 0; id < core->item_bound; id++) {
+        uint32_t clicks = atomic_load_explicit(&dn_item_slot(core, id)->clicks, memory_order_relaxed);
+        if (clicks != 0) {
+            dn_top_rise(core, DN_TOP_CLICKS, id, clicks);
+        }
+    }
     dn_trend_publish(core, true);
     return DN_OK;
 }

@@ -1,5 +1,6 @@
 /* The named cases: what each rule of the state machine is for, one test a rule. */
 #include "harness.h"
+#include "session/near.h"
 
 #include <math.h>
 #include <sys/resource.h>
@@ -449,6 +450,21 @@ static void test_bad_events_are_answered_one_by_one(void **state)
 #define TREND_ITEMS 400
 #define TREND_EVENTS 6000
 
+static double trending_of(int item)
+{
+    char name[16];
+    struct dn_near_item named;
+    double trending = 0;
+    snprintf(name, sizeof name, "i%d", item);
+    dn_epoch_enter(rig.reader);
+    uint32_t id = dn_near_find(rig.shard, dn_hash64(name, strlen(name), 0), name, (uint16_t)strlen(name));
+    if (id != DN_NEAR_NONE && dn_near_item(rig.shard, id, &named)) {
+        trending = named.trending;
+    }
+    dn_epoch_leave(rig.reader);
+    return trending;
+}
+
 static void test_trending(void **state)
 {
     (void)state;
@@ -504,6 +520,32 @@ static void test_trending(void **state)
               want[item]);
     }
     dn_epoch_leave(rig.reader);
+    for (int item = 0; item < TREND_ITEMS; item++) { /* the counters of all of them */
+        double trending = trending_of(item);
+        CHECK(fabs(trending - want[item]) <= 0.03 * want[item] + 0.01, "item %d: %f, not %f", item, trending,
+              want[item]);
+    }
+    /* What one event adds is known to the last bit of the table, also of one from before the landmark. */
+    for (int i = 0; i < 200; i++) {
+        char name[16];
+        int item = (int)rng_below(&rng, TREND_ITEMS), weight = 1 + (int)rng_below(&rng, 600);
+        int64_t time_ms = rig.now_ms - (int64_t)rng_below(&rng, 10 * (uint64_t)HOUR);
+        snprintf(name, sizeof name, "i%d", item);
+        struct dn_event_in in = event_of(1000 + (uint64_t)i, 1 + rng_next(&rng), time_ms, name);
+        in.weight = (uint16_t)weight;
+        double was = trending_of(item);
+        rig_events(&rig, &in, 1);
+        assert_int_equal(rig.answer.outcomes[0], DN_OUTCOME_ACCEPTED);
+        double more = trending_of(item) - was;
+        dn_epoch_enter(rig.reader);
+        double said = dn_near_trending(rig.shard, time_ms, (float)weight / 256);
+        dn_epoch_leave(rig.reader);
+        CHECK(fabs(more - said) < 1e-9 * (1 + was), "%g, not %g", said, more);
+    }
+    rig_tick(&rig, 1000);
+    dn_epoch_enter(rig.reader);
+    dn_shard_trending(rig.shard, got, 1);
+    dn_epoch_leave(rig.reader);
 
     /* A new half-life changes how it goes on, not what it is. */
     settings.trend_half_life_ms = 10 * MINUTE;
@@ -525,6 +567,56 @@ static void test_trending(void **state)
     rig_tick(&rig, 1000);
     dn_epoch_enter(rig.reader);
     assert_int_equal(dn_shard_trending(rig.shard, got, DN_TREND_MAX), 0);
+    dn_epoch_leave(rig.reader);
+}
+
+/* ---- the items with the most events ever -------------------------------------------------------------- */
+
+static void test_most_clicked(void **state)
+{
+    (void)state;
+    enum { ITEMS = 600, EVENTS = 6000 };
+    int want[ITEMS] = {0};
+    struct rng rng = {11};
+    struct dn_trend_view got[DN_TREND_MAX], again[DN_TREND_MAX];
+    struct dn_shard_settings settings;
+    dn_shard_settings_default(&settings); /* with tables */
+    rig_settings(&rig, &settings);
+    for (int i = 0; i < EVENTS; i++) {
+        char name[16];
+        int item = (int)(rng_below(&rng, ITEMS) * rng_below(&rng, ITEMS) / ITEMS);
+        snprintf(name, sizeof name, "i%d", item);
+        want[item] +=
+            rig_click(&rig, rng_below(&rng, 50), 1 + rng_next(&rng), rig.now_ms, name) == DN_OUTCOME_ACCEPTED;
+    }
+    rig_tick(&rig, 24 * HOUR); /* it does not fade */
+    dn_epoch_enter(rig.reader);
+    size_t count = dn_shard_most_clicked(rig.shard, got, DN_TREND_MAX);
+    assert_int_equal(count, DN_TREND_MAX);
+    int least = (int)got[count - 1].score, better = 0;
+    for (size_t i = 0; i < count; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "%.*s", got[i].item_length, got[i].item);
+        int item = atoi(name + 1);
+        assert_true(got[i].score == (float)want[item] && (i == 0 || got[i - 1].score >= got[i].score));
+    }
+    for (int item = 0; item < ITEMS; item++) {
+        better += want[item] > least;
+    }
+    assert_true(better > 0 && (size_t)better < count);
+    assert_true(got[better].score == (float)least && got[better - 1].score > (float)least);
+    dn_epoch_leave(rig.reader);
+    /* A restored shard has the same. */
+    struct dn_buffer bytes;
+    dn_buffer_init(&bytes, 64u << 20);
+    rig_snapshot(&rig, &bytes);
+    rig_restore(&rig, &bytes);
+    dn_buffer_free(&bytes);
+    dn_epoch_enter(rig.reader);
+    assert_int_equal(dn_shard_most_clicked(rig.shard, again, DN_TREND_MAX), count);
+    for (size_t i = 0; i < count; i++) {
+        CHECK(again[i].score == got[i].score, "place %zu", i);
+    }
     dn_epoch_leave(rig.reader);
 }
 
@@ -654,6 +746,7 @@ int main(void)
         CASE(test_settings_are_checked),
         CASE(test_bad_events_are_answered_one_by_one),
         CASE(test_trending),
+        CASE(test_most_clicked),
         CASE(test_arena_cap),
         CASE(test_memory_comes_back),
         CASE(test_tables_shrink),
