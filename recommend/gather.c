@@ -5,6 +5,7 @@
  * followed them and what came near. Each shard's best are looked up in the catalogue, and added up over the
  * shards. Then come what the session itself had, and what is nearest by vectors. */
 #include "recommend/gather.h"
+#include "recommend/counters.h"
 #include "recommend/neighbours.h"
 #include "recommend/tally.h"
 
@@ -385,6 +386,9 @@ static void add_entry(struct gather *gather, size_t shard, const struct dn_tally
     }
     candidate->clicks += less((float)named->clicks, own_clicks);
     candidate->recent += less(named->recent, own_near);
+    candidate->trending += own_clicks > 0
+                               ? dn_counters_of_others(gather->pipeline, gather->label, shard, named)
+                               : (float)named->trending;
 }
 
 /* What the session itself had may come again. */

@@ -35,6 +35,7 @@ struct dn_candidate {
     struct dn_item item;
     float score[DN_SCORED]; /* on the source's own scale, > 0; 0: it did not name it */
     float clicks, recent;   /* over all shards: events ever, and decayed events near others */
+    float trending;         /* over all shards: decayed event weights now */
     float after_last;       /* share of what followed the newest item */
     float near_last;        /* decayed events near the newest item that has a row */
     uint32_t position;      /* in the session, as in dn_recent; DN_POSITION_NONE: not there */
@@ -57,6 +58,8 @@ struct dn_label {
     const char *name;
     uint16_t length;
     uint64_t hash;
+    int64_t time_ms;
+    float weight;
 };
 
 /* Candidates of all sources that pass the filter and are not excluded, in no order. label: NULL: none. */
