@@ -112,13 +112,19 @@ static void put(struct world *w, const char *id, double degrees, const char *cat
                                   .available = true});
 }
 
-static void put_bare(struct world *w, const char *id, bool available)
+static void put_plain(struct world *w, const char *id, const char *category, bool available)
 {
     put_item(w, &(struct dn_item){.id = id,
                                   .id_length = (uint16_t)strlen(id),
-                                  .category = "",
+                                  .category = category,
+                                  .category_length = (uint16_t)strlen(category),
                                   .price = NAN,
                                   .available = available});
+}
+
+static void put_bare(struct world *w, const char *id, bool available)
+{
+    put_plain(w, id, "", available);
 }
 
 /* Ten items i0..i9 at 0, 10, .. 90 degrees; even ones in category "even"; price = number. */
@@ -462,16 +468,6 @@ static void similar_and_trending(void **state)
     assert_string_equal(id_at(w, 1), "bare");
 }
 
-static void put_small(struct world *w, const char *id)
-{
-    put_item(w, &(struct dn_item){.id = id,
-                                  .id_length = (uint16_t)strlen(id),
-                                  .category = "small",
-                                  .category_length = 5,
-                                  .price = NAN,
-                                  .available = true});
-}
-
 static struct dn_filter only_small(void)
 {
     static struct dn_attribute small = {.value = "small", .value_length = 5};
@@ -488,16 +484,16 @@ static void a_small_category_has_its_own_trends(void **state)
     struct dn_filter filter = only_small();
     char id[16];
 
-    put_small(w, "none");
+    put_plain(w, "none", "small", true);
     for (int i = 0; i < DN_TREND_MAX + 10; i++) {
         snprintf(id, sizeof id, "big%d", i);
         put(w, id, 0.2 * i, "big", 1);
         trend(w, 0, id, 3);
         trend(w, 1, id, 3);
     }
-    put_small(w, "one");
-    put_small(w, "three");
-    put_small(w, "two");
+    put_plain(w, "one", "small", true);
+    put_plain(w, "three", "small", true);
+    put_plain(w, "two", "small", true);
     trend(w, 0, "one", 1);
     trend(w, 0, "two", 2);
     trend(w, 0, "three", 1);
@@ -524,26 +520,17 @@ static void picks_do_not_count_as_filling(void **state)
     struct world *w = *state;
     struct dn_filter filter = only_small();
     struct dn_event_view events[] = {event("liked", DN_EVENT_VIEW, 0)};
-    float vector[DIM] = {1};
     char id[16];
 
-    put_small(w, "first");
+    put_plain(w, "first", "small", true);
     put(w, "liked", 0, "big", 1);
     for (int i = 0; i < 100; i++) {
         snprintf(id, sizeof id, "big%d", i);
-        put_small(w, id);
         put(w, id, 90, "big", 1);
         trend(w, 0, id, 3);
     }
-    put_item(w, &(struct dn_item){.id = "picked",
-                                  .id_length = 6,
-                                  .category = "small",
-                                  .category_length = 5,
-                                  .vector = vector,
-                                  .dim = DIM,
-                                  .price = NAN,
-                                  .available = true});
-    put_small(w, "second");
+    put(w, "picked", 0, "small", 1);
+    put_plain(w, "second", "small", true);
     trend(w, 0, "picked", 9);
     trend(w, 0, "second", 1);
     assert_int_equal(ask(w, events, 1, (struct dn_recommend_query){.k = 2, .filter = &filter}), DN_OK);
