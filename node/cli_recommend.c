@@ -66,9 +66,10 @@ enum {
 static const struct argp_option list_options[] = {OPTION_K, {0}};
 static const struct argp_option trending_options[] = {
     OPTION_K,
-    {"window", KEY_WINDOW, "trend|recent|ever", 0,
-     "Popular when: now, by events that halve in hours (default); of late, by how often with others in a "
-     "session; ever, by all events",
+    {"window", KEY_WINDOW, "trend|hour|day|week|ever", 0,
+     "Which events count: all (ever), or those of late, whose weights halve every hour, day or week, or "
+     "(trend, "
+     "the default) as session.trend_half_life_s says",
      10},
     {0},
 };
@@ -119,12 +120,13 @@ static void split(struct argp_state *state, const char *name, const char *text, 
 
 static Dunlin__V1__PopularityWindow window_of(struct argp_state *state, const char *text)
 {
-    static const char *const WINDOWS[] = {"trend", "recent", "ever"}; /* as the enum counts them */
+    static const char *const WINDOWS[] = {"trend", "hour", "day", "week",
+                                          "ever"}; /* as the enum counts them */
 
     for (size_t i = 0; i < sizeof WINDOWS / sizeof WINDOWS[0]; i++)
         if (strcmp(text, WINDOWS[i]) == 0)
             return (Dunlin__V1__PopularityWindow)i;
-    argp_error(state, "--window %s: it must be trend, recent or ever", text);
+    argp_error(state, "--window %s: it must be trend, hour, day, week or ever", text);
     return DUNLIN__V1__POPULARITY_WINDOW__POPULARITY_WINDOW_TREND;
 }
 

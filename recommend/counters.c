@@ -41,15 +41,19 @@ float dn_counters_of_others(const struct dn_pipeline *pipeline, const struct dn_
 
 /* ---- many items -------------------------------------------------------------------------------------- */
 
-static double counter_of(const struct dn_near_item *named, enum dn_window window)
+static float counter_of(const struct dn_shard *shard, const struct dn_near_item *named, enum dn_window window)
 {
     switch (window) {
+    case DN_WINDOW_HOUR:
+        return dn_near_popular(shard, named->id, DN_POPULAR_HOUR);
+    case DN_WINDOW_DAY:
+        return dn_near_popular(shard, named->id, DN_POPULAR_DAY);
+    case DN_WINDOW_WEEK:
+        return dn_near_popular(shard, named->id, DN_POPULAR_WEEK);
     case DN_WINDOW_EVER:
-        return (double)named->clicks;
-    case DN_WINDOW_RECENT:
-        return (double)named->recent;
+        return (float)named->clicks;
     default:
-        return named->trending;
+        return (float)named->trending;
     }
 }
 
@@ -70,7 +74,7 @@ static void add_shard(const struct dn_shard *shard, enum dn_window window, struc
         struct dn_near_item named;
         uint32_t id = dn_near_find(shard, item->id_hash, item->id, item->id_length);
         if (id != DN_NEAR_NONE && dn_near_item(shard, id, &named) && named.hash == item->id_hash)
-            offer->score += (float)counter_of(&named, window);
+            offer->score += counter_of(shard, &named, window);
     }
 }
 

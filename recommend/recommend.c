@@ -608,8 +608,8 @@ enum dn_code dn_trending(const struct dn_recommend_world *world, enum dn_window 
                          struct dn_recommended **ret_items, size_t *ret_count, struct dn_error *err)
 {
     static const char *const REASONS[DN_WINDOW_COUNT] = {
-        [DN_WINDOW_TREND] = "trending now",
-        [DN_WINDOW_RECENT] = "popular of late",
+        [DN_WINDOW_TREND] = "trending now",    [DN_WINDOW_HOUR] = "popular this hour",
+        [DN_WINDOW_DAY] = "popular today",     [DN_WINDOW_WEEK] = "popular this week",
         [DN_WINDOW_EVER] = "most events ever",
     };
     struct dn_recommend_world held = pinned(world);

@@ -1,4 +1,4 @@
-/* Source "trending": what everybody does just now, or did of late, or ever. Users are split over the shards,
+/* Source "trending": what everybody does just now, or did today, or ever. Users are split over the shards,
  * so an item's count is the sum over them.
  *
  * The happy path: the shards' lists of their tops name items that pass the filter, and there are enough of
@@ -30,7 +30,7 @@ static enum dn_code begin(struct collecting *collecting, size_t per_list, size_t
 {
     const struct dn_pipeline *pipeline = collecting->pipeline;
 
-    size_t lists = collecting->window == DN_WINDOW_RECENT ? 2 : 1;
+    size_t lists = collecting->window == DN_WINDOW_TREND || collecting->window == DN_WINDOW_EVER ? 1 : 2;
     collecting->max = lists * per_list * pipeline->world->shard_count + room;
     collecting->views_max = per_list;
     collecting->count = collecting->fresh = 0;
@@ -73,7 +73,7 @@ static void add_views(struct collecting *collecting, size_t got)
     }
 }
 
-/* What is asked for lately is near the top now, or ever was. */
+/* What is popular in any window is near the top of now or of ever. */
 static void add_lists(struct collecting *collecting)
 {
     const struct dn_recommend_world *world = collecting->pipeline->world;

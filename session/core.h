@@ -173,10 +173,13 @@ struct dn_item_slot {
     _Atomic uint64_t hash;   /* readers; the item's, so that it need not be touched; 0: free or evicted */
     _Atomic uint32_t clicks; /* readers */
     _Atomic uint32_t trend_epoch;
-    _Atomic uint64_t trend;   /* readers, by dn_trend_now; as of trend_epoch; the rest is the writer's */
-    uint64_t unref;           /* when the last event that named it went away; 0: named now */
-    uint32_t refs;            /* events in blocks that name it */
-    uint32_t previous, next;  /* unreferenced items in order of unref, or (next) free ids */
+    _Atomic uint64_t trend;  /* readers, by dn_trend_now; as of trend_epoch; the rest is the writer's */
+    uint64_t unref;          /* when the last event that named it went away; 0: named now */
+    uint32_t refs;           /* events in blocks that name it */
+    uint32_t previous, next; /* unreferenced items in order of unref, or (next) free ids */
+    /* Readers, by dn_near_popular: a float's bits, as of the epoch; derived, no part of the state. */
+    _Atomic uint32_t popular[DN_POPULAR_SPANS];
+    _Atomic uint16_t popular_epoch[DN_POPULAR_SPANS];
     uint16_t top_at[DN_TOPS]; /* place in the top + 1; 0: not in it */
     uint8_t state;
 };
@@ -281,6 +284,12 @@ struct dn_top {
     struct dn_top_list *_Atomic list;
 };
 
+struct dn_popular {
+    float one;              /* what an event now of weight 1 / DN_WEIGHT_ONE adds */
+    uint16_t epoch;         /* modulo 2^16: for hours, that is 59 years */
+    _Atomic uint64_t clock; /* as trend_clock, for readers */
+};
+
 struct dn_near_counts { /* of the tables; for people: not part of the state */
     uint64_t rows, cells, visitors;
     uint64_t bytes; /* rows and rings, with what the slab rounds up */
@@ -379,6 +388,7 @@ struct dn_core {
     /* For readers: the trend epoch << 32 | the bits of the float by which a counter of that epoch becomes
      * events as of the group's time. One number, so that nobody sees half of it. */
     _Atomic uint64_t trend_clock;
+    struct dn_popular popular[DN_POPULAR_SPANS];
 
     struct dn_parsed *parsed; /* scratch of apply */
     size_t parsed_capacity;
@@ -527,6 +537,11 @@ void dn_trend_publish(struct dn_core *core, bool now);
 void dn_trend_half_life(struct dn_core *core, int64_t half_life_ms);
 /* The counter in events, decayed up to the group's time. Readers too. */
 double dn_trend_now(const struct dn_core *core, const struct dn_item_slot *slot);
+
+/* ---- popular.c ---- */
+/* Moves the clocks up to the group's time; call when that moved. */
+void dn_popular_advance(struct dn_core *core);
+void dn_popular_add(struct dn_core *core, uint32_t item, int64_t time_ms, uint16_t weight);
 
 /* ---- top.c ---- */
 /* The item's score is this now, and not less than before. */

@@ -56,6 +56,11 @@ static void slot_copy(struct dn_item_slot *to, const struct dn_item_slot *from)
     to->previous = from->previous;
     to->next = from->next;
     memcpy(to->top_at, from->top_at, sizeof to->top_at);
+    for (enum dn_popular_span span = 0; span < DN_POPULAR_SPANS; span++) {
+        atomic_init(&to->popular[span], atomic_load_explicit(&from->popular[span], memory_order_relaxed));
+        atomic_init(&to->popular_epoch[span],
+                    atomic_load_explicit(&from->popular_epoch[span], memory_order_relaxed));
+    }
     atomic_init(&to->row, atomic_load_explicit(&from->row, memory_order_relaxed));
     atomic_init(&to->visitors, atomic_load_explicit(&from->visitors, memory_order_relaxed));
     atomic_init(&to->clicks, atomic_load_explicit(&from->clicks, memory_order_relaxed));
@@ -129,6 +134,9 @@ static struct dn_item_slot *fill(struct dn_core *core, uint32_t id, uint64_t has
     atomic_store_explicit(&slot->row, NULL, memory_order_relaxed);
     atomic_store_explicit(&slot->visitors, NULL, memory_order_relaxed);
     atomic_store_explicit(&slot->clicks, 0, memory_order_relaxed);
+    for (enum dn_popular_span span = 0; span < DN_POPULAR_SPANS; span++) {
+        atomic_store_explicit(&slot->popular[span], 0, memory_order_relaxed);
+    }
     atomic_store_explicit(&slot->trend, 0, memory_order_relaxed);
     atomic_store_explicit(&slot->trend_epoch, core->meta.trend_epoch, memory_order_release);
     atomic_store_explicit(&slot->item, item, memory_order_release);

@@ -87,6 +87,7 @@ static enum dn_code read_meta(struct dn_core *core, struct dn_source *in, uint16
         !time_ok(meta->near_landmark_ms) || meta->near_landmark_ms > meta->time_ms) {
         return corrupt(in, err, DN_SECTION_META, "bad time");
     }
+    dn_popular_advance(core);
     return DN_OK;
 }
 
@@ -349,6 +350,9 @@ static bool read_body(struct dn_core *core, const uint8_t *at, const uint32_t *n
         rank = dn_event_rank(block, i, rank);
         core->sum += dn_event_hash(block->user, event, dn_item_get(core, event->item)->hash, rank);
         dn_item_slot(core, event->item)->refs++;
+        if (event->type != DN_EVENT_DISLIKE && event->type != DN_EVENT_REMOVE) {
+            dn_popular_add(core, event->item, event->time_ms, event->weight);
+        }
     }
     struct dn_window_id *ids = (struct dn_window_id *)(void *)(block->events + block->event_count);
     for (size_t i = 0; i < block->id_count; i++) {

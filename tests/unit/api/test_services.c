@@ -454,8 +454,8 @@ static void test_similar_and_trending(void **state)
     assert_non_null(response);
     assert_int_equal(response->n_items, 0); /* these shards keep no tables, and count nothing for ever */
     FREE(response);
-    trending.window = (Dunlin__V1__PopularityWindow)3;
-    refused("/dunlin.v1.Recommendations/Trending", &trending, 3, "window: 3");
+    trending.window = (Dunlin__V1__PopularityWindow)5;
+    refused("/dunlin.v1.Recommendations/Trending", &trending, 3, "window: 5");
     trending.window = (Dunlin__V1__PopularityWindow)-1;
     refused("/dunlin.v1.Recommendations/Trending", &trending, 3, "window: -1");
     trending.window = DUNLIN__V1__POPULARITY_WINDOW__POPULARITY_WINDOW_TREND;

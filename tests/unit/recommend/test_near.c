@@ -487,26 +487,36 @@ static void assert_popular(struct world *w, enum dn_window window, const char *o
 
 static void popularity_by_window(void **state)
 {
-    const int64_t DAY_MS = 24 * 3600 * (int64_t)1000;
+    const int64_t HOUR_MS = 3600 * 1000, DAY_MS = 24 * HOUR_MS;
     struct world *w = world_create();
 
     (void)state;
-    assert_popular(w, DN_WINDOW_EVER, "");
-    for (int user = 1; user <= 20; user++) /* long ago, one item a session */
+    for (enum dn_window window = 0; window < DN_WINDOW_COUNT; window++)
+        assert_popular(w, window, "");
+    for (int user = 1; user <= 20; user++) /* three weeks ago */
         click(w, user, 0, START_MS);
-    walk(w, 30, 5, "bc");
-    tick(w, START_MS + 20 * DAY_MS);
-    for (int user = 50; user < 53; user++)
-        click(w, user, 3, w->time_ms);
+    tick(w, START_MS + 19 * DAY_MS);
+    for (int user = 20; user < 28; user++) /* two days ago */
+        click(w, user, 1, w->time_ms);
+    tick(w, w->time_ms + 2 * DAY_MS - 4 * HOUR_MS);
+    for (int user = 30; user < 34; user++) /* four hours ago */
+        click(w, user, 2, w->time_ms);
+    tick(w, w->time_ms + 4 * HOUR_MS);
+    click(w, 50, 3, w->time_ms);
     click_type(w, 60, 4, w->time_ms, DN_EVENT_DISLIKE);
     tick(w, w->time_ms + 2000);
-    assert_popular(w, DN_WINDOW_TREND, "d");
+    assert_popular(w, DN_WINDOW_HOUR, "dcb"); /* 504 halvings leave nothing of the first */
+    assert_true(fabsf(w->items[1].score - 0.25f) < 0.01f);
+    assert_string_equal(w->items[0].reason, "popular this hour");
+    assert_popular(w, DN_WINDOW_TREND, "cdb");
     assert_string_equal(w->items[0].reason, "trending now");
-    assert_popular(w, DN_WINDOW_EVER, "abcd"); /* equal ones by id */
-    assert_true(w->items[0].score == 20 && w->items[2].score == 5 && w->items[3].score == 3);
+    assert_popular(w, DN_WINDOW_DAY, "cbda");
+    assert_true(fabsf(w->items[1].score - 2) < 0.02f);
+    assert_popular(w, DN_WINDOW_WEEK, "bcad");
+    assert_true(fabsf(w->items[2].score - 2.5f) < 0.02f);
+    assert_popular(w, DN_WINDOW_EVER, "abcd");
+    assert_true(w->items[0].score == 20 && w->items[2].score == 4 && w->items[3].score == 1);
     assert_string_equal(w->items[0].reason, "most events ever");
-    assert_popular(w, DN_WINDOW_RECENT, "bc"); /* what was seen alone is near nothing */
-    assert_true(w->items[0].score == 5);
     world_destroy(w);
 }
 

@@ -620,6 +620,75 @@ static void test_most_clicked(void **state)
     dn_epoch_leave(rig.reader);
 }
 
+/* ---- counters that halve every hour, day and week ------------------------------------------------------ */
+
+enum { POPULAR_ITEMS = 40, POPULAR_EVENTS = 1500 };
+static const int64_t SPAN_MS[DN_POPULAR_SPANS] = {HOUR, 24 * HOUR, 7 * 24 * HOUR};
+static struct {
+    int item;
+    int64_t time_ms;
+    double weight;
+} popular_events[POPULAR_EVENTS];
+
+static void check_popular(void)
+{
+    for (int item = 0; item < POPULAR_ITEMS; item++) {
+        char name[16];
+        snprintf(name, sizeof name, "i%d", item);
+        dn_epoch_enter(rig.reader);
+        uint32_t id = dn_near_find(rig.shard, dn_hash64(name, strlen(name), 0), name, (uint16_t)strlen(name));
+        for (enum dn_popular_span span = 0; span < DN_POPULAR_SPANS && id != DN_NEAR_NONE; span++) {
+            double want = 0, got = (double)dn_near_popular(rig.shard, id, span);
+            for (int i = 0; i < POPULAR_EVENTS; i++) {
+                if (popular_events[i].item == item) {
+                    want += popular_events[i].weight *
+                            exp2(-(double)(rig.now_ms - popular_events[i].time_ms) / (double)SPAN_MS[span]);
+                }
+            }
+            CHECK(fabs(got - want) <= 1e-4 * want + 1e-6, "item %d, span %d: %g, not %g", item, (int)span,
+                  got, want);
+        }
+        dn_epoch_leave(rig.reader);
+    }
+}
+
+static void test_popular(void **state)
+{
+    (void)state;
+    struct rng rng = {17};
+    struct dn_shard_settings settings;
+    dn_shard_settings_default(&settings);
+    settings.lateness_ms = 24 * HOUR;
+    settings.idle_ms = 365 * 24 * HOUR; /* nobody is forgotten */
+    rig_settings(&rig, &settings);
+    for (int i = 0; i < POPULAR_EVENTS; i++) { /* 90 days: all landmarks move, and sessions hold all events */
+        char name[16];
+        uint64_t user = rng_below(&rng, 300);
+        popular_events[i].item = (int)rng_below(&rng, POPULAR_ITEMS);
+        popular_events[i].time_ms = rig.now_ms - (int64_t)rng_below(&rng, 3 * (uint64_t)HOUR);
+        snprintf(name, sizeof name, "i%d", popular_events[i].item);
+        struct dn_event_in in = event_of(user, 1 + rng_next(&rng), popular_events[i].time_ms, name);
+        in.weight = (uint16_t)(1 + rng_below(&rng, 600));
+        in.type = (uint8_t)(1 + rng_below(&rng, DN_EVENT_TYPE_MAX));
+        rig_events(&rig, &in, 1);
+        assert_int_equal(rig.answer.outcomes[0], DN_OUTCOME_ACCEPTED);
+        bool negative = in.type == DN_EVENT_DISLIKE || in.type == DN_EVENT_REMOVE;
+        popular_events[i].weight = negative ? 0 : (double)in.weight / 256;
+        rig_tick(&rig, (int64_t)rng_below(&rng, 3 * (uint64_t)HOUR));
+    }
+    rig_tick(&rig, 1000);
+    check_popular();
+    /* Made anew from the sessions. */
+    struct dn_buffer bytes;
+    dn_buffer_init(&bytes, 64u << 20);
+    rig_snapshot(&rig, &bytes);
+    rig_restore(&rig, &bytes);
+    dn_buffer_free(&bytes);
+    check_popular();
+    rig_tick(&rig, 9 * HOUR); /* and they go on fading */
+    check_popular();
+}
+
 static void test_arena_cap(void **state)
 {
     (void)state;
@@ -747,6 +816,7 @@ int main(void)
         CASE(test_bad_events_are_answered_one_by_one),
         CASE(test_trending),
         CASE(test_most_clicked),
+        CASE(test_popular),
         CASE(test_arena_cap),
         CASE(test_memory_comes_back),
         CASE(test_tables_shrink),
