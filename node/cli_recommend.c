@@ -66,10 +66,9 @@ enum {
 static const struct argp_option list_options[] = {OPTION_K, {0}};
 static const struct argp_option trending_options[] = {
     OPTION_K,
-    {"window", KEY_WINDOW, "trend|hour|day|week|ever", 0,
-     "Which events count: all (ever), or those of late, whose weights halve every hour, day or week, or "
-     "(trend, "
-     "the default) as session.trend_half_life_s says",
+    {"window", KEY_WINDOW, "WINDOW", 0,
+     "Events of when: trend (default; weights halve as session.trend_half_life_s says), hour, day or week "
+     "(weights halve in that time), or ever",
      10},
     {0},
 };
@@ -437,12 +436,12 @@ int dn_cli_similar(struct dn_cli *cli, int argc, char **argv)
 
 int dn_cli_trending(struct dn_cli *cli, int argc, char **argv)
 {
-    static const struct argp argp = {
-        .options = trending_options,
-        .parser = parse,
-        .children = children,
-        .doc = "Items with the most events of late.\vExample: dunlin trending --filter 'category = shoes' "
-               "--window ever"};
+    static const struct argp argp = {.options = trending_options,
+                                     .parser = parse,
+                                     .children = children,
+                                     .doc = "Items with the most events, of late or ever.\vExample: dunlin "
+                                            "trending --filter 'category = shoes' "
+                                            "--window ever"};
     Dunlin__V1__TrendingRequest request = DUNLIN__V1__TRENDING_REQUEST__INIT;
     struct arguments arguments;
     int exit_code;
