@@ -368,8 +368,8 @@ static void trending_next(struct dn_call *call, const struct dn_read *read, void
     struct dn_recommended *items = NULL;
     size_t count = 0;
     struct dn_error err = {.code = DN_OK};
-    enum dn_code code =
-        dn_trending(&app->world, request->k, &filter, dn_call_work(call), &items, &count, &err);
+    enum dn_code code = dn_trending(&app->world, (enum dn_window)request->window, request->k, &filter,
+                                    dn_call_work(call), &items, &count, &err);
     if (code != DN_OK)
         fail_inside(call, code, &err);
     else
@@ -403,6 +403,11 @@ void dn_svc_trending(struct dn_call *call, const uint8_t *message, size_t length
         dn_call_unpack(call, &dunlin__v1__trending_request__descriptor, message, length);
     if (!request || !dn_check_k(call, request->k))
         return;
+    if ((unsigned)request->window >= DN_WINDOW_COUNT) {
+        dn_call_fail(call, DN_INVALID, "window: %d is none: it must be 0 to %d", (int)request->window,
+                     DN_WINDOW_COUNT - 1);
+        return;
+    }
     uint32_t groups[DN_GROUPS_MAX];
     uint32_t shards = app->options.shard_count;
     for (uint32_t i = 0; i < shards; i++)

@@ -272,6 +272,15 @@ enum dn_code dn_catalog_get(const struct dn_catalog *catalog, const char *id, si
     return dn_catalog_get_hashed(catalog, dn_hash64(id, id_length, 0), id, id_length, ret);
 }
 
+void dn_catalog_prefetch_slot(const struct dn_catalog *catalog, uint32_t slot)
+{
+    const char *block = (const char *)dn_state_block(dn_catalog_state(catalog), slot);
+    if (block != NULL) {
+        __builtin_prefetch(block);
+        __builtin_prefetch(block + 64);
+    }
+}
+
 enum dn_code dn_catalog_get_slot(const struct dn_catalog *catalog, uint32_t slot, struct dn_item *ret)
 {
     const struct dn_block *block = dn_state_block(dn_catalog_state(catalog), slot);

@@ -157,6 +157,8 @@ enum dn_code dn_catalog_get_hashed(const struct dn_catalog *catalog, uint64_t id
 /* Whoever looks many ids up asks for those it will want soon: for the place in the table some steps ahead,
  * for the item behind it (the place is here by then) some steps later. */
 void dn_catalog_prefetch(const struct dn_catalog *catalog, uint64_t id_hash, bool behind);
+/* The same, for whoever walks over slots: for the item at the slot, if there is one. */
+void dn_catalog_prefetch_slot(const struct dn_catalog *catalog, uint32_t slot);
 enum dn_code dn_catalog_get_slot(const struct dn_catalog *catalog, uint32_t slot, struct dn_item *ret);
 /* Slots are 0..bound-1; some may be empty. */
 uint32_t dn_catalog_slot_bound(const struct dn_catalog *catalog);

@@ -39,6 +39,8 @@ struct arguments {
     uint32_t category_cap;
     bool exclude_purchased, do_not_record;
     const char *anchor, *variant;
+    /* trending only */
+    Dunlin__V1__PopularityWindow window;
 };
 
 enum {
@@ -53,6 +55,7 @@ enum {
     KEY_ANCHOR,
     KEY_VARIANT,
     KEY_PRIVATE,
+    KEY_WINDOW,
 };
 
 #define OPTION_K                                                                                             \
@@ -61,6 +64,14 @@ enum {
     }
 
 static const struct argp_option list_options[] = {OPTION_K, {0}};
+static const struct argp_option trending_options[] = {
+    OPTION_K,
+    {"window", KEY_WINDOW, "WINDOW", 0,
+     "Events of when: trend (default; weights halve as session.trend_half_life_s says), hour, day or week "
+     "(weights halve in that time), or ever",
+     10},
+    {0},
+};
 static const struct argp_option recommend_options[] = {
     OPTION_K,
     {"include-seen", KEY_SEEN, NULL, 0, "Also items of the user's recent events", 10},
@@ -104,6 +115,18 @@ static void split(struct argp_state *state, const char *name, const char *text, 
     else
         while (rest != NULL)
             list->ids[list->count++] = strsep(&rest, ",");
+}
+
+static Dunlin__V1__PopularityWindow window_of(struct argp_state *state, const char *text)
+{
+    static const char *const WINDOWS[] = {"trend", "hour", "day", "week",
+                                          "ever"}; /* as the enum counts them */
+
+    for (size_t i = 0; i < sizeof WINDOWS / sizeof WINDOWS[0]; i++)
+        if (strcmp(text, WINDOWS[i]) == 0)
+            return (Dunlin__V1__PopularityWindow)i;
+    argp_error(state, "--window %s: it must be trend, hour, day, week or ever", text);
+    return DUNLIN__V1__POPULARITY_WINDOW__POPULARITY_WINDOW_TREND;
 }
 
 /* "x2:FILTER", "+1:FILTER". */
@@ -194,6 +217,9 @@ static error_t parse_rules(int key, char *text, struct argp_state *state)
         break;
     case KEY_PRIVATE:
         arguments->do_not_record = true;
+        break;
+    case KEY_WINDOW:
+        arguments->window = window_of(state, text);
         break;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -410,10 +436,12 @@ int dn_cli_similar(struct dn_cli *cli, int argc, char **argv)
 
 int dn_cli_trending(struct dn_cli *cli, int argc, char **argv)
 {
-    static const struct argp argp = {.options = list_options,
+    static const struct argp argp = {.options = trending_options,
                                      .parser = parse,
                                      .children = children,
-                                     .doc = "Items with the most events of late."};
+                                     .doc = "Items with the most events, of late or ever.\vExample: dunlin "
+                                            "trending --filter 'category = shoes' "
+                                            "--window ever"};
     Dunlin__V1__TrendingRequest request = DUNLIN__V1__TRENDING_REQUEST__INIT;
     struct arguments arguments;
     int exit_code;
@@ -423,6 +451,7 @@ int dn_cli_trending(struct dn_cli *cli, int argc, char **argv)
     request.k = arguments.k;
     request.filter = &arguments.filter.filter;
     request.read = &arguments.read.options;
+    request.window = arguments.window;
     exit_code = call_items(cli, "/dunlin.v1.Recommendations/Trending", &request.base);
     end(&arguments);
     return exit_code;

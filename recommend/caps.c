@@ -95,7 +95,7 @@ static enum dn_code from_trending(const struct beyond *beyond, struct dn_offers 
 
     all.k = DN_TREND_MAX;
     all.pick_count = 0;
-    enum dn_code code = dn_source_trending(&all, ret, err);
+    enum dn_code code = dn_source_trending(&all, DN_WINDOW_TREND, ret, err);
     if (code != DN_OK)
         return code;
     for (size_t i = 0; i < ret->count; i++)

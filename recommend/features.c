@@ -11,6 +11,7 @@
 #define SHARE_ONE 7.0f /* log of a share of 1 is about this; so features stay within 0 to 1 or so */
 #define CLICKS_ONE 10.0f
 #define RECENT_ONE 7.0f
+#define TRENDING_ONE 7.0f
 #define SOURCES_ONE 4.0f
 #define CATEGORY_ITEMS 5u /* newest items whose categories count */
 
@@ -98,7 +99,7 @@ static void read_counts(struct reading *reading)
 {
     const struct dn_gathered *gathered = reading->gathered;
     float *after = array(reading, DN_FEATURE_AFTER_LAST), *clicks = array(reading, DN_FEATURE_CLICKS);
-    float *recent = array(reading, DN_FEATURE_RECENT_CLICKS);
+    float *recent = array(reading, DN_FEATURE_RECENT_CLICKS), *trending = array(reading, DN_FEATURE_TRENDING);
 
     for (size_t i = 0; i < gathered->count && !reading->full; i++) {
         const struct dn_candidate *candidate = &gathered->list[i];
@@ -106,6 +107,7 @@ static void read_counts(struct reading *reading)
             after[i] = logf(1 + SHARE_SCALE * candidate->after_last) / SHARE_ONE;
         clicks[i] = logf(1 + candidate->clicks) / CLICKS_ONE;
         recent[i] = logf(1 + candidate->recent) / RECENT_ONE;
+        trending[i] = logf(1 + candidate->trending) / TRENDING_ONE;
     }
 }
 

@@ -5,6 +5,7 @@
  * followed them and what came near. Each shard's best are looked up in the catalogue, and added up over the
  * shards. Then come what the session itself had, and what is nearest by vectors. */
 #include "recommend/gather.h"
+#include "recommend/counters.h"
 #include "recommend/neighbours.h"
 #include "recommend/own.h"
 #include "recommend/tally.h"
@@ -266,6 +267,9 @@ static bool add_entry(struct gather *gather, size_t shard, const struct dn_tally
         own = dn_own_counts_of(&gather->own, &gather->known, shard, entry->id);
     candidate->clicks += dn_own_less((float)named->clicks, own.clicks);
     candidate->recent += dn_own_less(named->recent, own.near);
+    candidate->trending += own.clicks > 0
+                               ? dn_counters_of_others(gather->pipeline, gather->label, shard, named)
+                               : (float)named->trending;
     return true;
 }
 

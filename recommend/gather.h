@@ -35,8 +35,9 @@ struct dn_recent { /* an item of the session, newest first, once each */
 struct dn_candidate {
     struct dn_item item;
     float score[DN_SCORED]; /* on the source's own scale, > 0; 0: it did not name it */
-    /* Events ever, and decayed events near others: of the shards in which a source named it. */
-    float clicks, recent;
+    /* Events ever, decayed events near others, and decayed event weights of hours: of the shards in which a
+     * source named it. */
+    float clicks, recent, trending;
     float after_last;  /* share of what followed the newest item */
     float near_last;   /* decayed events near the newest item that has a row */
     uint32_t position; /* in the session, as in dn_recent; DN_POSITION_NONE: not there */
@@ -60,6 +61,8 @@ struct dn_label {
     const char *name;
     uint16_t length;
     uint64_t hash;
+    int64_t time_ms;
+    float weight;
 };
 
 /* Candidates of all sources that pass the filter and are not excluded, in no order. label: NULL: none. */

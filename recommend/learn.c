@@ -223,8 +223,11 @@ enum dn_code dn_learner_step(struct dn_learner *learner, const struct dn_recomme
     before.session_events--;
     before.last_ms = clicked[-1].time_ms;
     struct dn_recommend_query query = {.session = &before, .user = user, .k = USUAL_K, .include_seen = true};
-    struct dn_label label = {
-        .name = clicked->item, .length = clicked->item_length, .hash = clicked->item_hash};
+    struct dn_label label = {.name = clicked->item,
+                             .length = clicked->item_length,
+                             .hash = clicked->item_hash,
+                             .time_ms = clicked->time_ms,
+                             .weight = clicked->weight};
     struct dn_recommend_world held;
     struct dn_pipeline pipeline;
     struct dn_gathered gathered;

@@ -169,7 +169,7 @@ static enum dn_code fill_up(struct dn_pipeline *pipeline, struct dn_error *err)
     enum dn_code code = DN_OK;
 
     if (pipeline->pick_count < pipeline->k && !(off & 1u << DN_SOURCE_TRENDING))
-        code = dn_source_trending(pipeline, &offers, err);
+        code = dn_source_trending(pipeline, DN_WINDOW_TREND, &offers, err);
     if (code == DN_OK)
         code = fill(pipeline, DN_SOURCE_TRENDING, FILL_WEIGHT[DN_SOURCE_TRENDING], &offers, err);
     offers = (struct dn_offers){0};
@@ -653,10 +653,15 @@ enum dn_code dn_similar(const struct dn_recommend_world *world, const float *vec
     return DN_OK;
 }
 
-enum dn_code dn_trending(const struct dn_recommend_world *world, size_t k, const struct dn_filter *filter,
-                         struct dn_arena *arena, struct dn_recommended **ret_items, size_t *ret_count,
-                         struct dn_error *err)
+enum dn_code dn_trending(const struct dn_recommend_world *world, enum dn_window window, size_t k,
+                         const struct dn_filter *filter, struct dn_arena *arena,
+                         struct dn_recommended **ret_items, size_t *ret_count, struct dn_error *err)
 {
+    static const char *const REASONS[DN_WINDOW_COUNT] = {
+        [DN_WINDOW_TREND] = "trending now",    [DN_WINDOW_HOUR] = "popular this hour",
+        [DN_WINDOW_DAY] = "popular today",     [DN_WINDOW_WEEK] = "popular this week",
+        [DN_WINDOW_EVER] = "most events ever",
+    };
     struct dn_recommend_world held = pinned(world);
     struct dn_pipeline pipeline = {
         .world = &held,
@@ -668,12 +673,15 @@ enum dn_code dn_trending(const struct dn_recommend_world *world, size_t k, const
     enum dn_code code = check(&held, k, filter, err);
 
     if (code == DN_OK)
-        code = dn_source_trending(&pipeline, &offers, err);
+        code = dn_source_trending(&pipeline, window, &offers, err);
     if (code == DN_OK)
         code = grow(&pipeline, offers.count, err);
     if (code != DN_OK)
         return code;
     for (size_t i = 0; i < offers.count; i++) /* the score here is the plain count, in events */
         add_pick(&pipeline, DN_SOURCE_TRENDING, &offers.list[i].item, offers.list[i].score, true);
-    return answer(&pipeline, ret_items, ret_count, err);
+    code = answer(&pipeline, ret_items, ret_count, err);
+    for (size_t i = 0; code == DN_OK && i < *ret_count; i++)
+        (*ret_items)[i].reason = REASONS[window];
+    return code;
 }

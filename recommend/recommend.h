@@ -141,9 +141,19 @@ enum dn_code dn_similar(const struct dn_recommend_world *world, const float *vec
                         uint32_t self_slot, size_t k, const struct dn_filter *filter, struct dn_arena *arena,
                         struct dn_recommended **ret_items, size_t *ret_count, struct dn_error *err);
 
-/* Most trending items over all shards that pass the filter. */
-enum dn_code dn_trending(const struct dn_recommend_world *world, size_t k, const struct dn_filter *filter,
-                         struct dn_arena *arena, struct dn_recommended **ret_items, size_t *ret_count,
-                         struct dn_error *err);
+/* Most popular: of when? */
+enum dn_window {
+    DN_WINDOW_TREND, /* event weights, halved every trend_half_life_ms */
+    DN_WINDOW_HOUR,  /* event weights, halved every hour (near.h: dn_near_popular), */
+    DN_WINDOW_DAY,   /* day, */
+    DN_WINDOW_WEEK,  /* and week */
+    DN_WINDOW_EVER,  /* events since the item is known; needs the shards' tables (near.h) */
+    DN_WINDOW_COUNT,
+};
+/* The k items that pass the filter with the largest counters of the window over all shards; the score is the
+ * counter. Dislikes and removals count nowhere. */
+enum dn_code dn_trending(const struct dn_recommend_world *world, enum dn_window window, size_t k,
+                         const struct dn_filter *filter, struct dn_arena *arena,
+                         struct dn_recommended **ret_items, size_t *ret_count, struct dn_error *err);
 
 #endif

@@ -103,9 +103,10 @@ size_t dn_session_vector_max(const struct dn_pipeline *pipeline);
 /* Items nearest to the session vector. */
 enum dn_code dn_source_session_vector(const struct dn_pipeline *pipeline, struct dn_offers *ret,
                                       struct dn_error *err);
-/* Most trending items over all shards. The score is the sum of the shards' decayed counts. */
-enum dn_code dn_source_trending(const struct dn_pipeline *pipeline, struct dn_offers *ret,
-                                struct dn_error *err);
+/* The items most asked for over all shards, by the window's counter, in no order: enough for the places that
+ * are left, if there are so many. */
+enum dn_code dn_source_trending(const struct dn_pipeline *pipeline, enum dn_window window,
+                                struct dn_offers *ret, struct dn_error *err);
 /* The catalogue in slot order: just as many as places are still empty. */
 enum dn_code dn_source_catalog(const struct dn_pipeline *pipeline, struct dn_offers *ret,
                                struct dn_error *err);

@@ -2,6 +2,8 @@
  * stops as soon as the empty places are filled; only a filter that few items pass makes it walk far. */
 #include "recommend/source.h"
 
+enum { AHEAD = 8 }; /* slots between asking for an item's memory and reading it */
+
 enum dn_code dn_source_catalog(const struct dn_pipeline *pipeline, struct dn_offers *ret,
                                struct dn_error *err)
 {
@@ -18,6 +20,7 @@ enum dn_code dn_source_catalog(const struct dn_pipeline *pipeline, struct dn_off
     if (!list)
         return dn_arena_full(err);
     for (uint32_t slot = 0; slot < bound && count < missing; slot++) {
+        dn_catalog_prefetch_slot(catalog, slot + AHEAD);
         if (dn_slot_map_get(&pipeline->picked, slot) != DN_SLOT_NONE ||
             dn_catalog_get_slot(catalog, slot, &list[count].item) != DN_OK ||
             !dn_pipeline_wants(pipeline, &list[count].item))

@@ -538,6 +538,7 @@ static void time_move(struct dn_core *core, int64_t time_ms)
     if (time_ms > core->meta.time_ms && time_ms < DN_TIME_MAX_MS) {
         core->meta.time_ms = time_ms;
         dn_trend_advance(core);
+        dn_popular_advance(core);
         dn_near_advance(core);
     }
 }

@@ -25,6 +25,7 @@ struct dn_core *dn_core_create(struct dn_shard *shard)
     struct dn_source_list *none = dn_slab_zalloc(core->slab, sizeof *none);
     atomic_store_explicit(&core->sources, none, memory_order_release);
     dn_trend_publish(core, true);
+    dn_popular_advance(core);
     return core;
 }
 

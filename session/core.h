@@ -163,18 +163,27 @@ struct dn_visitors { /* a ring, newest at head - 1 */
     uint32_t users[]; /* atomic */
 };
 
+enum dn_top_kind {
+    DN_TOP_TREND,  /* by decayed events, as of the trend epoch */
+    DN_TOP_CLICKS, /* by events ever: derived, no part of the state */
+    DN_TOPS,
+};
+
 struct dn_item_slot {
     struct dn_item *_Atomic item; /* readers */
     struct dn_row *_Atomic row;   /* readers; NULL: empty */
     struct dn_visitors *_Atomic visitors;
     _Atomic uint64_t hash;   /* readers; the item's, so that it need not be touched; 0: free or evicted */
-    _Atomic uint32_t clicks; /* readers; the rest is the writer's */
-    uint64_t trend;          /* as of trend_epoch */
+    _Atomic uint32_t clicks; /* readers */
+    _Atomic uint32_t trend_epoch;
+    _Atomic uint64_t trend;  /* readers, by dn_trend_now; as of trend_epoch; the rest is the writer's */
     uint64_t unref;          /* when the last event that named it went away; 0: named now */
-    uint32_t trend_epoch;
     uint32_t refs;           /* events in blocks that name it */
     uint32_t previous, next; /* unreferenced items in order of unref, or (next) free ids */
-    uint16_t heap_at;        /* place in the trend heap + 1; 0: not in it */
+    /* Readers, by dn_near_popular: a float's bits, as of the epoch; derived, no part of the state. */
+    _Atomic uint32_t popular[DN_POPULAR_SPANS];
+    _Atomic uint16_t popular_epoch[DN_POPULAR_SPANS];
+    uint16_t top_at[DN_TOPS]; /* place in the top + 1; 0: not in it */
     uint8_t state;
 };
 
@@ -251,15 +260,16 @@ struct dn_tombstones {
     uint32_t capacity, count, free, head, tail;
 };
 
-struct dn_trend_entry {
+struct dn_top_entry {
     uint64_t score;
     uint64_t item_hash;
     uint32_t item;
 };
 
-struct dn_trend_list { /* what readers see: immutable, strings included */
+struct dn_top_list { /* what readers see: immutable, strings included */
     size_t size_bytes;
-    int64_t landmark_ms, half_life_ms;
+    int64_t landmark_ms, half_life_ms; /* of trending counters */
+    uint32_t trend_epoch;
     uint32_t count;
     struct {
         uint64_t score, item_hash;
@@ -267,6 +277,20 @@ struct dn_trend_list { /* what readers see: immutable, strings included */
         uint16_t length;
     } entries[DN_TREND_MAX];
     char text[];
+};
+
+struct dn_top {
+    struct dn_top_entry entries[DN_TREND_MAX]; /* a heap, the least first */
+    uint32_t count;
+    bool changed; /* since it was published */
+    int64_t published_ms;
+    struct dn_top_list *_Atomic list;
+};
+
+struct dn_popular {
+    float one;              /* what an event now of weight 1 / DN_WEIGHT_ONE adds */
+    uint16_t epoch;         /* modulo 2^16: for hours, that is 59 years */
+    _Atomic uint64_t clock; /* as trend_clock, for readers */
 };
 
 struct dn_near_counts { /* of the tables; for people: not part of the state */
@@ -362,11 +386,11 @@ struct dn_core {
     struct dn_stall *_Atomic stall; /* NULL: none */
     struct dn_tombstones tombstones;
 
-    struct dn_trend_entry heap[DN_TREND_MAX]; /* the least first */
-    uint32_t heap_count;
-    bool trend_changed;
-    int64_t trend_published_ms;
-    struct dn_trend_list *_Atomic trend;
+    struct dn_top tops[DN_TOPS];
+    /* For readers: the trend epoch << 32 | the bits of the float by which a counter of that epoch becomes
+     * events as of the group's time. One number, so that nobody sees half of it. */
+    _Atomic uint64_t trend_clock;
+    struct dn_popular popular[DN_POPULAR_SPANS];
 
     struct dn_parsed *parsed; /* scratch of apply */
     size_t parsed_capacity;
@@ -512,11 +536,26 @@ bool dn_order_sort(struct dn_order *order, size_t count);
 /* Moves the landmark up to the group's time; call when that moved. */
 void dn_trend_advance(struct dn_core *core);
 void dn_trend_add(struct dn_core *core, uint32_t item, int64_t time_ms, uint16_t weight);
-void dn_trend_remove(struct dn_core *core, uint32_t item); /* before the item is evicted */
-/* Puts an item whose counter is set into the heap (restore); false if the heap is full. */
+/* Puts an item whose counter is set into the top (restore); false if that is full. */
 bool dn_trend_restore(struct dn_core *core, uint32_t item);
+/* The clock, and the lists of all tops where they changed and are due; now: in any case. */
 void dn_trend_publish(struct dn_core *core, bool now);
 void dn_trend_half_life(struct dn_core *core, int64_t half_life_ms);
+/* The counter in events, decayed up to the group's time. Readers too. */
+double dn_trend_now(const struct dn_core *core, const struct dn_item_slot *slot);
+
+/* ---- popular.c ---- */
+/* Moves the clocks up to the group's time; call when that moved. */
+void dn_popular_advance(struct dn_core *core);
+void dn_popular_add(struct dn_core *core, uint32_t item, int64_t time_ms, uint16_t weight);
+
+/* ---- top.c ---- */
+/* The item's score is this now, and not less than before. */
+void dn_top_rise(struct dn_core *core, enum dn_top_kind which, uint32_t item, uint64_t score);
+void dn_top_remove(struct dn_core *core, enum dn_top_kind which, uint32_t item); /* before it is evicted */
+/* All scores are shifted to the right by so many bits. */
+void dn_top_fall(struct dn_core *core, enum dn_top_kind which, unsigned bits);
+void dn_top_publish(struct dn_core *core, enum dn_top_kind which, bool now);
 
 /* ---- near.c ---- */
 /* Counts the halvings that are due; call when the group's time moved. While there are no cells nobody sees or

@@ -335,6 +335,7 @@ enum dn_outcome dn_event_apply(struct dn_core *core, const struct dn_arrival *ar
     }
     if (in->type != DN_EVENT_DISLIKE && in->type != DN_EVENT_REMOVE) {
         dn_trend_add(core, item, in->time_ms, in->weight);
+        dn_popular_add(core, item, in->time_ms, in->weight);
     }
     meta->events_applied++;
     meta->max_event_ms = max_ms(meta->max_event_ms, in->time_ms);

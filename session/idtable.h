@@ -79,14 +79,14 @@ static inline uint32_t dn_idtable_find(const struct dn_idtable *table, uint64_t 
 
 static inline void dn_idtable_prefetch(const struct dn_idtable *table, uint64_t hash)
 {
-    const struct dn_idpart *part = atomic_load_explicit(&table->part, memory_order_relaxed);
+    const struct dn_idpart *part = atomic_load_explicit(&table->part, memory_order_acquire);
     __builtin_prefetch(&part->places[(uint32_t)hash & part->mask]);
 }
 
-/* A guess at what find would give, without looking at the objects: for prefetching. */
+/* A guess at what find would give, without looking at the objects: for prefetching. Any thread, as find. */
 static inline uint32_t dn_idtable_guess(const struct dn_idtable *table, uint64_t hash)
 {
-    const struct dn_idpart *part = atomic_load_explicit(&table->part, memory_order_relaxed);
+    const struct dn_idpart *part = atomic_load_explicit(&table->part, memory_order_acquire);
     uint32_t tag = (uint32_t)(hash >> 56);
     for (uint32_t at = (uint32_t)hash & part->mask;; at = (at + 1) & part->mask) {
         uint32_t place = atomic_load_explicit(&part->places[at], memory_order_relaxed);

@@ -49,13 +49,18 @@ void dn_items_init(struct dn_core *core)
 static void slot_copy(struct dn_item_slot *to, const struct dn_item_slot *from)
 {
     atomic_init(&to->item, atomic_load_explicit(&from->item, memory_order_relaxed));
-    to->trend = from->trend;
+    atomic_init(&to->trend, atomic_load_explicit(&from->trend, memory_order_relaxed));
+    atomic_init(&to->trend_epoch, atomic_load_explicit(&from->trend_epoch, memory_order_relaxed));
     to->unref = from->unref;
-    to->trend_epoch = from->trend_epoch;
     to->refs = from->refs;
     to->previous = from->previous;
     to->next = from->next;
-    to->heap_at = from->heap_at;
+    memcpy(to->top_at, from->top_at, sizeof to->top_at);
+    for (enum dn_popular_span span = 0; span < DN_POPULAR_SPANS; span++) {
+        atomic_init(&to->popular[span], atomic_load_explicit(&from->popular[span], memory_order_relaxed));
+        atomic_init(&to->popular_epoch[span],
+                    atomic_load_explicit(&from->popular_epoch[span], memory_order_relaxed));
+    }
     atomic_init(&to->row, atomic_load_explicit(&from->row, memory_order_relaxed));
     atomic_init(&to->visitors, atomic_load_explicit(&from->visitors, memory_order_relaxed));
     atomic_init(&to->clicks, atomic_load_explicit(&from->clicks, memory_order_relaxed));
@@ -121,16 +126,19 @@ static struct dn_item_slot *fill(struct dn_core *core, uint32_t id, uint64_t has
     item->length = length;
     memcpy(item->bytes, bytes, length);
     struct dn_item_slot *slot = dn_item_writable(core, id);
-    slot->trend = 0;
     slot->unref = 0;
-    slot->trend_epoch = core->meta.trend_epoch;
     slot->refs = 0;
     slot->previous = slot->next = DN_ID_NONE;
-    slot->heap_at = 0;
+    memset(slot->top_at, 0, sizeof slot->top_at);
     slot->state = DN_ITEM_LIVE;
     atomic_store_explicit(&slot->row, NULL, memory_order_relaxed);
     atomic_store_explicit(&slot->visitors, NULL, memory_order_relaxed);
     atomic_store_explicit(&slot->clicks, 0, memory_order_relaxed);
+    for (enum dn_popular_span span = 0; span < DN_POPULAR_SPANS; span++) {
+        atomic_store_explicit(&slot->popular[span], 0, memory_order_relaxed);
+    }
+    atomic_store_explicit(&slot->trend, 0, memory_order_relaxed);
+    atomic_store_explicit(&slot->trend_epoch, core->meta.trend_epoch, memory_order_release);
     atomic_store_explicit(&slot->item, item, memory_order_release);
     atomic_store_explicit(&slot->hash, hash, memory_order_release); /* see dn_item_evict */
     dn_idtable_insert(&core->items, hash, id);
@@ -157,8 +165,8 @@ bool dn_item_restore(struct dn_core *core, uint32_t id, const char *bytes, uint1
         return false;
     }
     struct dn_item_slot *slot = fill(core, id, hash, bytes, length);
-    slot->trend = trend;
-    slot->trend_epoch = trend_epoch;
+    atomic_store_explicit(&slot->trend, trend, memory_order_relaxed);
+    atomic_store_explicit(&slot->trend_epoch, trend_epoch, memory_order_relaxed);
     slot->unref = unref;
     core->sum += dn_item_slot_hash(slot);
     return true;
@@ -224,7 +232,9 @@ bool dn_item_evict(struct dn_core *core)
         return false;
     }
     atomic_store_explicit(&core->items_evicted, true, memory_order_relaxed);
-    dn_trend_remove(core, id);
+    for (enum dn_top_kind which = 0; which < DN_TOPS; which++) {
+        dn_top_remove(core, which, id);
+    }
     dn_near_drop(core, id);
     struct dn_item_slot *slot = dn_item_writable(core, id);
     core->sum -= dn_item_slot_hash(slot);

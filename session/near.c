@@ -401,7 +401,7 @@ void dn_near_prefetch_slots(const struct dn_core *core, const struct dn_block *b
     for (size_t i = first; i < block->event_count; i++) {
         const struct dn_item_slot *slot = dn_item_slot(core, block->events[i].item);
         __builtin_prefetch(slot);
-        __builtin_prefetch(&slot->clicks); /* a slot is in two lines */
+        __builtin_prefetch(&slot->trend); /* a slot is in two lines */
     }
 }
 
@@ -426,8 +426,10 @@ void dn_near_add(struct dn_core *core, uint32_t user, const struct dn_block *blo
     struct dn_item_slot *slot = dn_item_writable(core, event->item);
     uint32_t clicks = atomic_load_explicit(&slot->clicks, memory_order_relaxed);
     core->sum -= dn_item_slot_hash(slot);
-    atomic_store_explicit(&slot->clicks, clicks + (clicks != UINT32_MAX), memory_order_relaxed);
+    clicks += clicks != UINT32_MAX;
+    atomic_store_explicit(&slot->clicks, clicks, memory_order_relaxed);
     core->sum += dn_item_slot_hash(slot);
+    dn_top_rise(core, DN_TOP_CLICKS, event->item, clicks);
     visit(core, event->item, user, block->user, had);
     pairs(core, block, at);
 }

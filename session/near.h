@@ -36,6 +36,7 @@ struct dn_near_item {
     uint64_t hash;   /* dn_hash64(name, length, 0) */
     uint32_t clicks; /* events that counted, ever, saturating */
     float recent;    /* pairs it was in lately: its row's near_sum, decayed; 0: it has no row */
+    double trending; /* its trending counter: event weights, halved every trend_half_life_ms, as of now */
 };
 
 /* The shard's id of a user; DN_NEAR_NONE: it does not know them. */
@@ -44,6 +45,16 @@ uint32_t dn_near_user(const struct dn_shard *shard, struct dn_hash128 user);
 uint32_t dn_near_find(const struct dn_shard *shard, uint64_t hash, const char *name, uint16_t length);
 /* False: the id is nobody's now. */
 bool dn_near_item(const struct dn_shard *shard, uint32_t id, struct dn_near_item *ret);
+
+/* Event weights of an item (id: of dn_near_find), each halved every hour, day or week by its own time, as of
+ * now. Each node's own, beside the replicated state: after a restart or a restore they are counted from the
+ * events that the users' sessions still have. */
+enum dn_popular_span { DN_POPULAR_HOUR, DN_POPULAR_DAY, DN_POPULAR_WEEK, DN_POPULAR_SPANS };
+float dn_near_popular(const struct dn_shard *shard, uint32_t id, enum dn_popular_span span);
+
+/* What an event at time_ms of that weight, counted already, adds to its item's `trending`: to take it out
+ * again. */
+double dn_near_trending(const struct dn_shard *shard, int64_t time_ms, float weight);
 
 struct dn_near_cell {
     uint32_t id;
@@ -80,7 +91,10 @@ bool dn_near_session(const struct dn_shard *shard, uint32_t user, uint32_t id, s
 
 /* Whoever reads many of them at random places, each a miss or three, asks for those it will read soon: for
  * the slot some steps ahead, for what stands behind it (the slot is here by then) some steps later. */
-void dn_near_prefetch_item(const struct dn_shard *shard, uint32_t id, bool behind);   /* dn_near_item */
+void dn_near_prefetch_item(const struct dn_shard *shard, uint32_t id, bool behind); /* dn_near_item */
+/* The same for dn_near_find and dn_near_item by name: the table's place, the slot, what is behind it. */
+enum dn_near_stage { DN_NEAR_PLACE, DN_NEAR_SLOT, DN_NEAR_BEHIND };
+void dn_near_prefetch_named(const struct dn_shard *shard, uint64_t hash, enum dn_near_stage stage);
 void dn_near_prefetch_user(const struct dn_shard *shard, uint32_t user, bool behind); /* dn_near_session */
 
 #endif

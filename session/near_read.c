@@ -81,6 +81,7 @@ bool dn_near_item(const struct dn_shard *shard, uint32_t id, struct dn_near_item
         .hash = item->hash,
         .clicks = on ? atomic_load_explicit(&slot->clicks, memory_order_relaxed) : 0,
         .recent = row != NULL ? decay(core, row) * (float)load64(&row->near_sum) / DN_NEAR_ONE : 0,
+        .trending = dn_trend_now(core, slot),
     };
     return true;
 }
@@ -143,10 +144,21 @@ void dn_near_prefetch_item(const struct dn_shard *shard, uint32_t id, bool behin
         return;
     if (!behind) {
         __builtin_prefetch(slot);
+        __builtin_prefetch(&slot->trend); /* a slot is in two lines */
         return;
     }
     __builtin_prefetch(atomic_load_explicit(&slot->item, memory_order_relaxed));
     __builtin_prefetch(atomic_load_explicit(&slot->row, memory_order_relaxed));
+}
+
+void dn_near_prefetch_named(const struct dn_shard *shard, uint64_t hash, enum dn_near_stage stage)
+{
+    const struct dn_idtable *items = &dn_shard_core(shard)->items;
+
+    if (stage == DN_NEAR_PLACE)
+        dn_idtable_prefetch(items, hash);
+    else
+        dn_near_prefetch_item(shard, dn_idtable_guess(items, hash), stage == DN_NEAR_BEHIND);
 }
 
 void dn_near_prefetch_user(const struct dn_shard *shard, uint32_t user, bool behind)

@@ -75,14 +75,8 @@ size_t dn_shard_users(const struct dn_shard *shard, uint32_t *cursor, struct dn_
     return count;
 }
 
-size_t dn_shard_trending(const struct dn_shard *shard, struct dn_trend_view *ret, size_t max)
+static size_t read_top(const struct dn_top_list *list, double scale, struct dn_trend_view *ret, size_t max)
 {
-    const struct dn_core *core = dn_shard_core(shard);
-    const struct dn_trend_list *list = atomic_load_explicit(&core->trend, memory_order_acquire);
-    struct dn_shard_stats stats;
-    dn_shard_stats(shard, &stats);
-    double past = (double)(stats.time_ms - list->landmark_ms) / (double)list->half_life_ms;
-    double scale = exp2(-past) / ((double)DN_WEIGHT_ONE * 65536.0); /* trend.c: 16-bit fixed point */
     size_t count = list->count < max ? list->count : max;
     for (size_t i = 0; i < count; i++) {
         ret[i] = (struct dn_trend_view){
@@ -93,6 +87,24 @@ size_t dn_shard_trending(const struct dn_shard *shard, struct dn_trend_view *ret
         };
     }
     return count;
+}
+
+size_t dn_shard_trending(const struct dn_shard *shard, struct dn_trend_view *ret, size_t max)
+{
+    const struct dn_core *core = dn_shard_core(shard);
+    const struct dn_top_list *list =
+        atomic_load_explicit(&core->tops[DN_TOP_TREND].list, memory_order_acquire);
+    struct dn_shard_stats stats;
+    dn_shard_stats(shard, &stats);
+    double past = (double)(stats.time_ms - list->landmark_ms) / (double)list->half_life_ms;
+    return read_top(list, exp2(-past) / ((double)DN_WEIGHT_ONE * 65536.0), /* trend.c: 16-bit fixed point */
+                    ret, max);
+}
+
+size_t dn_shard_most_clicked(const struct dn_shard *shard, struct dn_trend_view *ret, size_t max)
+{
+    const struct dn_core *core = dn_shard_core(shard);
+    return read_top(atomic_load_explicit(&core->tops[DN_TOP_CLICKS].list, memory_order_acquire), 1, ret, max);
 }
 
 static const struct dn_stream_source *find(const struct dn_shard *shard, const char *source,

@@ -88,6 +88,7 @@ static enum dn_code read_meta(struct dn_core *core, struct dn_source *in, uint16
         !time_ok(meta->near_landmark_ms) || meta->near_landmark_ms > meta->time_ms) {
         return corrupt(in, err, DN_SECTION_META, "bad time");
     }
+    dn_popular_advance(core);
     return DN_OK;
 }
 
@@ -350,6 +351,9 @@ static bool read_body(struct dn_core *core, const uint8_t *at, const uint32_t *n
         rank = dn_event_rank(block, i, rank);
         core->sum += dn_event_hash(block->user, event, dn_item_get(core, event->item)->hash, rank);
         dn_item_slot(core, event->item)->refs++;
+        if (event->type != DN_EVENT_DISLIKE && event->type != DN_EVENT_REMOVE) {
+            dn_popular_add(core, event->item, event->time_ms, event->weight);
+        }
     }
     struct dn_window_id *ids = (struct dn_window_id *)(void *)(block->events + block->event_count);
     for (size_t i = 0; i < block->id_count; i++) {
@@ -472,6 +476,12 @@ enum dn_code dn_core_restore(struct dn_core *core, struct dn_source *in, struct 
         return dn_fail(err, DN_CORRUPT,
                        "snapshot of a shard: state hash %016" PRIx64 " where %016" PRIx64 " was written",
                        dn_core_hash(core), hash);
+    }
+    for (uint32_t id = 0; id < core->item_bound; id++) {
+        uint32_t clicks = atomic_load_explicit(&dn_item_slot(core, id)->clicks, memory_order_relaxed);
+        if (clicks != 0) {
+            dn_top_rise(core, DN_TOP_CLICKS, id, clicks);
+        }
     }
     dn_trend_publish(core, true);
     return DN_OK;

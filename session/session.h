@@ -124,6 +124,11 @@ struct dn_trend_view {
 /* The up to `max` most trending items of the shard (at most DN_TREND_MAX are kept), best first. */
 #define DN_TREND_MAX 256
 size_t dn_shard_trending(const struct dn_shard *shard, struct dn_trend_view *ret, size_t max);
+/* Those with the most events ever, best first; score: how many (near.h's clicks, up to a second old). None
+ * where the shard keeps no tables. Items that were evicted meanwhile leave a gap until another one's count
+ * rises.
+ */
+size_t dn_shard_most_clicked(const struct dn_shard *shard, struct dn_trend_view *ret, size_t max);
 
 struct dn_shard_stats {
     uint64_t users, items, events_applied, duplicates, late, refused, erased, evicted, expired;

@@ -153,10 +153,10 @@ static void write_items(const struct dn_capture *capture, struct dn_sink *sink, 
         DN_ASSERT(capture->meta.has_near || !dn_near_has_tables(slot));
         const struct dn_item *item = atomic_load_explicit(&slot->item, memory_order_acquire);
         dn_buffer_u32(out, id);
-        dn_buffer_u64(out, slot->trend);
-        dn_buffer_u32(out, slot->trend_epoch);
+        dn_buffer_u64(out, atomic_load_explicit(&slot->trend, memory_order_relaxed));
+        dn_buffer_u32(out, atomic_load_explicit(&slot->trend_epoch, memory_order_relaxed));
         dn_buffer_u64(out, slot->unref);
-        dn_buffer_u8(out, slot->heap_at != 0);
+        dn_buffer_u8(out, slot->top_at[DN_TOP_TREND] != 0);
         dn_buffer_u16(out, item->length);
         dn_buffer_append(out, item->bytes, item->length);
         written++;

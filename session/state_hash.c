@@ -70,9 +70,10 @@ uint64_t dn_item_slot_hash(const struct dn_item_slot *slot)
 {
     const struct dn_item *item = atomic_load_explicit(&slot->item, memory_order_relaxed);
     uint64_t h = mix(mix(SEED_ITEM, item->hash), item->length);
-    h = mix(h, slot->trend);
+    h = mix(h, atomic_load_explicit(&slot->trend, memory_order_relaxed));
     h = mix(h, slot->unref);
-    h = mix(h, (uint64_t)slot->trend_epoch | (uint64_t)(slot->heap_at != 0) << 32);
+    uint32_t epoch = atomic_load_explicit(&slot->trend_epoch, memory_order_relaxed);
+    h = mix(h, (uint64_t)epoch | (uint64_t)(slot->top_at[DN_TOP_TREND] != 0) << 32);
     uint32_t clicks = atomic_load_explicit(&slot->clicks, memory_order_relaxed);
     return finish(clicks != 0 ? mix(h, clicks) : h);
 }

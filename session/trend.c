@@ -7,11 +7,11 @@
  *
  * Invariants:
  *  1. landmark <= group time < landmark + SHIFT * half-life (once the group's time was set).
- *  2. heap[0] is the least in the order (score, item hash, string); scores in it are as of the current epoch.
- *  3. slot->heap_at is place + 1 for exactly the items in the heap. Who is in it is part of the state. */
+ *  2. Scores in the top are as of the current epoch. Who is in it is part of the state. */
 #include "base/error.h"
 #include "session/core.h"
 
+#include <math.h>
 #include <string.h>
 
 #define SHIFT DN_TREND_SHIFT
@@ -31,10 +31,10 @@ static uint64_t shifted(uint64_t score, uint64_t epochs)
     return epochs >= 64 / SHIFT ? 0 : score >> (epochs * SHIFT);
 }
 
-static uint64_t contribution(const struct dn_meta *meta, int64_t time_ms, uint16_t weight)
+/* What an event at time_ms, not after the group's time, adds to a counter. */
+static uint64_t contribution(int64_t half_life_ms, int64_t landmark_ms, int64_t time_ms, uint16_t weight)
 {
-    int64_t half_life_ms = meta->settings.trend_half_life_ms;
-    int64_t at_ms = (time_ms < meta->time_ms ? time_ms : meta->time_ms) - meta->trend_landmark_ms;
+    int64_t at_ms = time_ms - landmark_ms;
     int64_t whole = at_ms >= 0 ? at_ms / half_life_ms : -((-at_ms + half_life_ms - 1) / half_life_ms);
     int64_t rest_ms = at_ms - whole * half_life_ms;
     uint64_t value = (uint64_t)weight * exp2_table[rest_ms * FRACTIONS / half_life_ms];
@@ -44,150 +44,58 @@ static uint64_t contribution(const struct dn_meta *meta, int64_t time_ms, uint16
     return whole <= -64 ? 0 : value >> -whole;
 }
 
-/* ---- the heap -------------------------------------------------------------------------------------- */
-
-static bool less(const struct dn_core *core, const struct dn_trend_entry *a, const struct dn_trend_entry *b)
+/* The counter as of the group's epoch. */
+static uint64_t current(const struct dn_core *core, const struct dn_item_slot *slot)
 {
-    if (a->score != b->score) {
-        return a->score < b->score;
-    }
-    if (a->item_hash != b->item_hash) {
-        return a->item_hash < b->item_hash;
-    }
-    const struct dn_item *x = dn_item_get(core, a->item), *y = dn_item_get(core, b->item);
-    if (x->length != y->length) {
-        return x->length < y->length;
-    }
-    return memcmp(x->bytes, y->bytes, x->length) < 0;
-}
-
-static void put(struct dn_core *core, uint32_t at, struct dn_trend_entry entry)
-{
-    core->heap[at] = entry;
-    dn_item_writable(core, entry.item)->heap_at = (uint16_t)(at + 1);
-}
-
-static void sift_up(struct dn_core *core, uint32_t at)
-{
-    struct dn_trend_entry entry = core->heap[at];
-    while (at > 0 && less(core, &entry, &core->heap[(at - 1) / 2])) {
-        put(core, at, core->heap[(at - 1) / 2]);
-        at = (at - 1) / 2;
-    }
-    put(core, at, entry);
-}
-
-static void sift_down(struct dn_core *core, uint32_t at)
-{
-    struct dn_trend_entry entry = core->heap[at];
-    for (uint32_t child = 2 * at + 1; child < core->heap_count; child = 2 * at + 1) {
-        if (child + 1 < core->heap_count && less(core, &core->heap[child + 1], &core->heap[child])) {
-            child++;
-        }
-        if (!less(core, &core->heap[child], &entry)) {
-            break;
-        }
-        put(core, at, core->heap[child]);
-        at = child;
-    }
-    put(core, at, entry);
-}
-
-static void push(struct dn_core *core, struct dn_trend_entry entry)
-{
-    core->heap[core->heap_count] = entry;
-    sift_up(core, core->heap_count++);
-}
-
-/* Clears heap_at of the item at `at` without touching the order; the caller fills the place. */
-static void membership_end(struct dn_core *core, uint32_t at)
-{
-    struct dn_item_slot *slot = dn_item_writable(core, core->heap[at].item);
-    core->sum -= dn_item_slot_hash(slot);
-    slot->heap_at = 0;
-    core->sum += dn_item_slot_hash(slot);
+    uint64_t counter = atomic_load_explicit(&slot->trend, memory_order_relaxed);
+    uint32_t epoch = atomic_load_explicit(&slot->trend_epoch, memory_order_relaxed);
+    return shifted(counter, core->meta.trend_epoch - epoch);
 }
 
 void dn_trend_add(struct dn_core *core, uint32_t item, int64_t time_ms, uint16_t weight)
 {
     struct dn_item_slot *slot = dn_item_writable(core, item);
-    uint64_t add = contribution(&core->meta, time_ms, weight);
+    const struct dn_meta *meta = &core->meta;
+    uint64_t add = contribution(meta->settings.trend_half_life_ms, meta->trend_landmark_ms,
+                                time_ms < meta->time_ms ? time_ms : meta->time_ms, weight);
     if (add == 0) {
         return;
     }
     core->sum -= dn_item_slot_hash(slot);
-    uint64_t score = shifted(slot->trend, core->meta.trend_epoch - slot->trend_epoch);
+    uint64_t score = current(core, slot);
     score = score > UINT64_MAX - add ? UINT64_MAX : score + add;
-    slot->trend = score;
-    slot->trend_epoch = core->meta.trend_epoch;
-    struct dn_trend_entry entry = {.score = score, .item_hash = dn_item_hash(core, item), .item = item};
-    if (slot->heap_at != 0) {
-        uint32_t at = slot->heap_at - 1u;
-        core->heap[at].score = score;
-        sift_down(core, at);
-        core->trend_changed = true;
-    } else if (core->heap_count < DN_TREND_MAX) {
-        push(core, entry);
-        core->trend_changed = true;
-    } else if (less(core, &core->heap[0], &entry)) {
-        membership_end(core, 0);
-        core->heap[0] = entry;
-        sift_down(core, 0);
-        core->trend_changed = true;
-    }
+    /* In this order: see dn_trend_now. */
+    atomic_store_explicit(&slot->trend, score, memory_order_release);
+    atomic_store_explicit(&slot->trend_epoch, meta->trend_epoch, memory_order_release);
+    dn_top_rise(core, DN_TOP_TREND, item, score);
     core->sum += dn_item_slot_hash(slot);
-}
-
-void dn_trend_remove(struct dn_core *core, uint32_t item)
-{
-    const struct dn_item_slot *slot = dn_item_slot(core, item);
-    if (slot->heap_at == 0) {
-        return;
-    }
-    uint32_t at = slot->heap_at - 1u;
-    membership_end(core, at);
-    core->trend_changed = true;
-    if (at == --core->heap_count) {
-        return;
-    }
-    core->heap[at] = core->heap[core->heap_count];
-    sift_down(core, at);
-    sift_up(core, at);
 }
 
 bool dn_trend_restore(struct dn_core *core, uint32_t item)
 {
-    if (core->heap_count == DN_TREND_MAX) {
+    if (core->tops[DN_TOP_TREND].count == DN_TREND_MAX) {
         return false;
     }
     const struct dn_item_slot *slot = dn_item_slot(core, item);
     core->sum -= dn_item_slot_hash(slot);
-    push(core,
-         (struct dn_trend_entry){.score = shifted(slot->trend, core->meta.trend_epoch - slot->trend_epoch),
-                                 .item_hash = dn_item_hash(core, item),
-                                 .item = item});
+    dn_top_rise(core, DN_TOP_TREND, item, current(core, slot));
     core->sum += dn_item_slot_hash(slot);
     return true;
 }
 
-/* Shifting may make scores equal, and equal ones are ordered by hash: build the heap anew. */
-static void heap_shift(struct dn_core *core, uint64_t epochs)
+#define SCALE_ONE (1.0 / ((double)DN_WEIGHT_ONE * 65536.0)) /* an event of weight 1 at the landmark */
+
+/* Before anything of that time is counted: readers know no counter of an epoch that is not the clock's yet.
+ */
+static void clock_move(struct dn_core *core)
 {
-    uint32_t kept = 0;
-    for (uint32_t i = 0; i < core->heap_count; i++) {
-        struct dn_trend_entry entry = core->heap[i];
-        entry.score = shifted(entry.score, epochs);
-        if (entry.score == 0) {
-            membership_end(core, i);
-        } else {
-            put(core, kept++, entry);
-        }
-    }
-    core->heap_count = kept;
-    for (uint32_t i = kept / 2; i-- > 0;) {
-        sift_down(core, i);
-    }
-    core->trend_changed = true;
+    const struct dn_meta *meta = &core->meta;
+    double past =
+        (double)(meta->time_ms - meta->trend_landmark_ms) / (double)meta->settings.trend_half_life_ms;
+    float scale = (float)(exp2(-past) * SCALE_ONE);
+    uint32_t bits;
+    memcpy(&bits, &scale, sizeof bits);
+    atomic_store_explicit(&core->trend_clock, (uint64_t)meta->trend_epoch << 32 | bits, memory_order_release);
 }
 
 void dn_trend_advance(struct dn_core *core)
@@ -198,8 +106,9 @@ void dn_trend_advance(struct dn_core *core)
     if (epochs > 0) {
         meta->trend_landmark_ms += epochs * span_ms;
         meta->trend_epoch += (uint32_t)epochs;
-        heap_shift(core, (uint64_t)epochs);
+        dn_top_fall(core, DN_TOP_TREND, epochs < 64 / SHIFT ? (unsigned)epochs * SHIFT : 64);
     }
+    clock_move(core);
 }
 
 /* Moves the landmark so that an event now weighs what it weighed before: counters stay as they are. */
@@ -213,67 +122,51 @@ void dn_trend_half_life(struct dn_core *core, int64_t half_life_ms)
     int64_t fraction = (rest_ms << 20) / old_ms;
     meta->trend_landmark_ms = meta->time_ms - whole * half_life_ms - ((half_life_ms * fraction) >> 20);
     meta->settings.trend_half_life_ms = half_life_ms;
-    core->trend_changed = true;
-}
-
-/* The heap's entries: the second half of a heap sort, the least to the end first. */
-static void sort_best_first(const struct dn_core *core, struct dn_trend_entry ret[DN_TREND_MAX])
-{
-    memcpy(ret, core->heap, core->heap_count * sizeof *ret);
-    for (uint32_t left = core->heap_count; left > 1;) {
-        struct dn_trend_entry entry = ret[--left];
-        ret[left] = ret[0];
-        uint32_t at = 0;
-        for (uint32_t child = 1; child < left; child = 2 * at + 1) {
-            if (child + 1 < left && less(core, &ret[child + 1], &ret[child])) {
-                child++;
-            }
-            if (!less(core, &ret[child], &entry)) {
-                break;
-            }
-            ret[at] = ret[child];
-            at = child;
-        }
-        ret[at] = entry;
-    }
+    core->tops[DN_TOP_TREND].changed = true;
+    clock_move(core);
 }
 
 /* ---- what readers see ------------------------------------------------------------------------------ */
 
+/* A counter as of some epoch, in events as of the group's time. The clock is read after the counter: it is of
+ * the counter's epoch, or of a later one. */
+static double events_now(const struct dn_core *core, uint64_t counter, uint32_t epoch)
+{
+    uint64_t clock = atomic_load_explicit(&core->trend_clock, memory_order_acquire);
+    uint32_t bits = (uint32_t)clock, epochs = (uint32_t)(clock >> 32) - epoch;
+    float scale;
+    memcpy(&scale, &bits, sizeof scale);
+    return (double)shifted(counter, epochs) * (double)scale;
+}
+
+/* The epoch is read first and written last: a reader that comes between has the new counter with the epoch
+ * before, and takes it for less than it is, this once. Never for more. */
+double dn_trend_now(const struct dn_core *core, const struct dn_item_slot *slot)
+{
+    uint32_t epoch = atomic_load_explicit(&slot->trend_epoch, memory_order_acquire);
+    uint64_t counter = atomic_load_explicit(&slot->trend, memory_order_acquire);
+    return counter != 0 ? events_now(core, counter, epoch) : 0;
+}
+
+double dn_near_trending(const struct dn_shard *shard, int64_t time_ms, float weight)
+{
+    const struct dn_core *core = dn_shard_core(shard);
+    const struct dn_top_list *list =
+        atomic_load_explicit(&core->tops[DN_TOP_TREND].list, memory_order_acquire);
+    struct dn_shard_stats stats;
+    dn_shard_stats(shard, &stats);
+    uint64_t add =
+        contribution(list->half_life_ms, list->landmark_ms, time_ms < stats.time_ms ? time_ms : stats.time_ms,
+                     (uint16_t)lrintf(weight * DN_WEIGHT_ONE));
+    return events_now(core, add, list->trend_epoch);
+}
+
 void dn_trend_publish(struct dn_core *core, bool now)
 {
-    const struct dn_meta *meta = &core->meta;
-    struct dn_trend_list *old = atomic_load_explicit(&core->trend, memory_order_relaxed);
-    if (!now && (!core->trend_changed || meta->time_ms - core->trend_published_ms < DN_TREND_PUBLISH_MS)) {
-        return;
+    if (now) {
+        clock_move(core);
     }
-    struct dn_trend_entry sorted[DN_TREND_MAX];
-    uint32_t count = core->heap_count;
-    size_t text_bytes = 0;
-    for (uint32_t i = 0; i < count; i++) {
-        text_bytes += dn_item_get(core, core->heap[i].item)->length;
+    for (enum dn_top_kind which = 0; which < DN_TOPS; which++) {
+        dn_top_publish(core, which, now);
     }
-    sort_best_first(core, sorted);
-    size_t size_bytes = sizeof(struct dn_trend_list) + text_bytes;
-    struct dn_trend_list *list = dn_slab_alloc(core->slab, size_bytes);
-    list->size_bytes = size_bytes;
-    list->landmark_ms = meta->trend_landmark_ms;
-    list->half_life_ms = meta->settings.trend_half_life_ms;
-    list->count = count;
-    uint32_t offset = 0;
-    for (uint32_t i = 0; i < count; i++) {
-        const struct dn_item *item = dn_item_get(core, sorted[i].item);
-        list->entries[i].score = sorted[i].score;
-        list->entries[i].item_hash = item->hash;
-        list->entries[i].offset = offset;
-        list->entries[i].length = item->length;
-        memcpy(list->text + offset, item->bytes, item->length);
-        offset += item->length;
-    }
-    atomic_store_explicit(&core->trend, list, memory_order_release);
-    if (old != NULL) {
-        dn_core_retire(core, old, old->size_bytes);
-    }
-    core->trend_changed = false;
-    core->trend_published_ms = meta->time_ms;
 }

@@ -449,6 +449,16 @@ static void test_similar_and_trending(void **state)
         usleep(20000);
     }
     assert_true(found > 0);
+    trending.window = DUNLIN__V1__POPULARITY_WINDOW__POPULARITY_WINDOW_EVER;
+    response = CALL("Recommendations", "Trending", ItemsResponse, items_response, &trending);
+    assert_non_null(response);
+    assert_int_equal(response->n_items, 0); /* these shards keep no tables, and count nothing for ever */
+    FREE(response);
+    trending.window = (Dunlin__V1__PopularityWindow)5;
+    refused("/dunlin.v1.Recommendations/Trending", &trending, 3, "window: 5");
+    trending.window = (Dunlin__V1__PopularityWindow)-1;
+    refused("/dunlin.v1.Recommendations/Trending", &trending, 3, "window: -1");
+    trending.window = DUNLIN__V1__POPULARITY_WINDOW__POPULARITY_WINDOW_TREND;
     trending.k = 0;
     refused("/dunlin.v1.Recommendations/Trending", &trending, 3, "k: 0");
 }

@@ -13,7 +13,8 @@
 
 static struct tiny_server server;
 static struct dn_cli cli;
-static Dunlin__V1__RecommendRequest *got; /* the newest; written before the answer, read behind it */
+static Dunlin__V1__RecommendRequest *got;         /* the newest; written before the answer, read behind it */
+static Dunlin__V1__TrendingRequest *got_trending; /* the same bytes, as that */
 
 static void answer(struct tiny_server *tiny, struct tiny_stream *stream, const uint8_t *message,
                    size_t length)
@@ -23,6 +24,8 @@ static void answer(struct tiny_server *tiny, struct tiny_stream *stream, const u
 
     dunlin__v1__recommend_request__free_unpacked(got, NULL);
     got = dunlin__v1__recommend_request__unpack(NULL, length, message);
+    dunlin__v1__trending_request__free_unpacked(got_trending, NULL);
+    got_trending = dunlin__v1__trending_request__unpack(NULL, length, message);
     response.variant = (char *)(uintptr_t) "diverse";
     size_t size = dunlin__v1__recommend_response__pack(&response, bytes);
     tiny_body(stream, bytes, size, size);
@@ -43,6 +46,7 @@ static int tear_down(void **state)
     (void)state;
     dn_client_close(cli.client);
     tiny_stop(&server);
+    dunlin__v1__trending_request__free_unpacked(got_trending, NULL);
     dunlin__v1__recommend_request__free_unpacked(got, NULL);
     return 0;
 }
@@ -50,19 +54,24 @@ static int tear_down(void **state)
 #define ARGUMENTS_MAX 48
 
 /* The options end in NULL; argp may write into them. */
-static int run(const char *const *options)
+static int run_command(int (*command)(struct dn_cli *, int, char **), const char *const *options)
 {
-    char *arguments[ARGUMENTS_MAX + 1] = {strdup("dunlin recommend")};
+    char *arguments[ARGUMENTS_MAX + 1] = {strdup("dunlin x")};
     int count = 1;
 
     for (; options[count - 1] != NULL; count++) {
         assert_true(count < ARGUMENTS_MAX);
         arguments[count] = strdup(options[count - 1]);
     }
-    int exit_code = dn_cli_recommend(&cli, count, arguments);
+    int exit_code = command(&cli, count, arguments);
     for (int i = 0; i < count; i++)
         free(arguments[i]);
     return exit_code;
+}
+
+static int run(const char *const *options)
+{
+    return run_command(dn_cli_recommend, options);
 }
 
 static void test_plain(void **state)
@@ -126,6 +135,23 @@ static void test_rules(void **state)
     assert_string_equal(got->variant, "-");
 }
 
+static void test_windows(void **state)
+{
+    static const char *const windows[] = {"trend", "hour", "day", "week", "ever"};
+
+    (void)state;
+    assert_int_equal(run_command(dn_cli_trending, (const char *const[]){"-k", "3", NULL}), DN_CLI_OK);
+    assert_int_equal(got_trending->window, DUNLIN__V1__POPULARITY_WINDOW__POPULARITY_WINDOW_TREND);
+    for (size_t i = 0; i < sizeof windows / sizeof *windows; i++) {
+        assert_int_equal(
+            run_command(dn_cli_trending, (const char *const[]){"-k", "3", "--window", windows[i], NULL}),
+            DN_CLI_OK);
+        assert_int_equal(got_trending->k, 3);
+        assert_int_equal(got_trending->window, i);
+    }
+    assert_int_equal(got_trending->window, DUNLIN__V1__POPULARITY_WINDOW__POPULARITY_WINDOW_EVER);
+}
+
 /* Each in a process of its own: argp ends it. */
 static void test_refused(void **state)
 {
@@ -134,7 +160,7 @@ static void test_refused(void **state)
         {"--category-cap", "0"}, {"--boost", ""},        {"--boost", "x2"},      {"--boost", "x:a=b"},
         {"--boost", "2:a=b"},    {"--boost", "x0:a=b"},  {"--boost", "x-1:a=b"}, {"--boost", "x2:a="},
         {"--boost", "xnan:a=b"}, {"--pin", "item"},      {"--pin", "0:item"},    {"--pin", "1:"},
-        {"--pin", "1001:item"},
+        {"--pin", "1001:item"},  {"--window", "month"},
     };
 
     (void)state;
@@ -149,6 +175,9 @@ static void test_refused(void **state)
                 _exit(99);
             cli.client = NULL;
             cli.server = "127.0.0.1:1"; /* nobody is asked */
+            const char *const window[] = {cases[i][0], cases[i][1], NULL};
+            if (strcmp(cases[i][0], "--window") == 0)
+                _exit(run_command(dn_cli_trending, window));
             _exit(run((const char *const[]){"ada", cases[i][0], cases[i][1], NULL}));
         }
         assert_int_equal(waitpid(child, &status, 0), child);
@@ -160,6 +189,6 @@ static void test_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_refused), cmocka_unit_test(test_plain),
-                                       cmocka_unit_test(test_rules)};
+                                       cmocka_unit_test(test_rules), cmocka_unit_test(test_windows)};
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -112,13 +112,19 @@ static inline void put(struct world *w, const char *id, double degrees, const ch
                                   .available = true});
 }
 
-static inline void put_bare(struct world *w, const char *id, bool available)
+static inline void put_plain(struct world *w, const char *id, const char *category, bool available)
 {
     put_item(w, &(struct dn_item){.id = id,
                                   .id_length = (uint16_t)strlen(id),
-                                  .category = "",
+                                  .category = category,
+                                  .category_length = (uint16_t)strlen(category),
                                   .price = NAN,
                                   .available = available});
+}
+
+static inline void put_bare(struct world *w, const char *id, bool available)
+{
+    put_plain(w, id, "", available);
 }
 
 /* Ten items i0..i9 at 0, 10, .. 90 degrees; even ones in category "even"; price = number. */

@@ -134,12 +134,20 @@ static struct dn_hash128 user_hash(int user)
     return (struct dn_hash128){.low = 1000003u * (unsigned)user + 7, .high = 1 + (unsigned)user};
 }
 
-static void click_type(struct world *w, int user, int item, int64_t time_ms, uint8_t type)
+/* Time passes in all shards alike. */
+static void tick(struct world *w, int64_t time_ms)
+{
+    w->time_ms = time_ms > w->time_ms ? time_ms : w->time_ms;
+    for (int i = 0; i < SHARDS; i++)
+        dn_shard_entry_done(w->shards[i], ++w->index, w->time_ms);
+}
+
+static void click_weight(struct world *w, int user, int item, int64_t time_ms, uint8_t type, float weight)
 {
     struct dn_event_in event = {.user = user_hash(user),
                                 .event_id = w->index + 1000,
                                 .time_ms = time_ms,
-                                .weight = DN_WEIGHT_ONE,
+                                .weight = (uint16_t)(weight * DN_WEIGHT_ONE),
                                 .type = type,
                                 .item = NAMES[item],
                                 .item_length = (uint16_t)strlen(NAMES[item])};
@@ -150,6 +158,11 @@ static void click_type(struct world *w, int user, int item, int64_t time_ms, uin
     w->time_ms = time_ms > w->time_ms ? time_ms : w->time_ms;
     apply(w, user % SHARDS, &record);
     dn_buffer_free(&record);
+}
+
+static void click_type(struct world *w, int user, int item, int64_t time_ms, uint8_t type)
+{
+    click_weight(w, user, item, time_ms, type, 1);
 }
 
 static void click(struct world *w, int user, int item, int64_t time_ms)
@@ -372,11 +385,15 @@ struct gathered {
     bool there[ITEMS];
 };
 
-static void gather(struct world *w, const struct dn_session_view *session, int user, const char *label,
-                   struct gathered *ret)
+static void gather(struct world *w, const struct dn_session_view *session, int user,
+                   const struct dn_event_view *label, struct gathered *ret)
 {
     struct dn_recommend_query query = {.session = session, .k = 5, .include_seen = true};
-    struct dn_label clicked = {.name = label, .length = 1, .hash = label ? dn_hash64(label, 1, 0) : 0};
+    struct dn_label clicked = {.name = label ? label->item : "",
+                               .length = 1,
+                               .hash = label ? label->item_hash : 0,
+                               .time_ms = label ? label->time_ms : 0,
+                               .weight = label ? label->weight : 0};
     struct dn_recommend_world held;
     struct dn_pipeline pipeline;
     struct dn_gathered gathered;
@@ -431,6 +448,7 @@ static void assert_same(const struct gathered *a, const struct gathered *b)
         if (sum_of(a, i) > 0 && sum_of(b, i) > 0) {
             assert_near(a->of[i].clicks, b->of[i].clicks, "clicks", i);
             assert_near(a->of[i].recent, b->of[i].recent, "recent", i);
+            assert_near(a->of[i].trending, b->of[i].trending, "trending", i);
         }
     }
 }
@@ -479,8 +497,13 @@ static void the_own_session_is_left_out(void **state)
         for (size_t i = 0; i < count; i++)
             items[i] = (int)below(ITEMS - 4);
         struct dn_session_view session = session_of(events, items, count, START_MS + 30000);
-        for (size_t i = 0; i < count; i++)
-            click(with, 77, items[i], events[i].time_ms);
+        for (size_t i = 0; i < count; i++) {
+            events[i].weight = (float)(1 + below(512)) / DN_WEIGHT_ONE;
+            click_weight(with, 77, items[i], events[i].time_ms, DN_EVENT_VIEW, events[i].weight);
+        }
+        int64_t asked_ms = START_MS + 60000 + 3600 * 1000 * (int64_t)below(60); /* beyond a landmark or two */
+        tick(with, asked_ms);
+        tick(without, asked_ms);
         gather(without, &session, 0, NULL, &a);
         gather(with, &session, 77, NULL, &b);
         assert_same(&a, &b);
@@ -489,11 +512,106 @@ static void the_own_session_is_left_out(void **state)
         before.session_events--;
         before.last_ms -= 1000;
         gather(without, &before, 0, NULL, &a);
-        gather(with, &before, 77, NAMES[items[count - 1]], &b);
+        gather(with, &before, 77, &events[count - 1], &b);
         assert_same(&a, &b);
         world_destroy(without);
         world_destroy(with);
     }
+}
+
+/* ---- what trends ------------------------------------------------------------------------------------- */
+
+static double trending_of(struct world *w, const struct dn_session_view *session, int item)
+{
+    struct gathered gathered;
+
+    gather(w, session, 0, NULL, &gathered);
+    return gathered.there[item] ? (double)gathered.of[item].trending : -1;
+}
+
+/* Summed over shards, by event weight, halved every 6 hours; and a feature of its logarithm. */
+static void what_trends_is_a_feature(void **state)
+{
+    struct world *w = world_create();
+    struct dn_event_view events[4];
+    int items[1] = {0};
+    struct dn_features features;
+    struct dn_recommend_world held;
+    struct dn_pipeline pipeline;
+    struct dn_gathered gathered;
+
+    (void)state;
+    walk(w, 1, 6, "abc");
+    for (int user = 1; user <= 6; user++)
+        click_weight(w, user, 1, START_MS + 5000, DN_EVENT_CART, 2);
+    tick(w, START_MS + 10000);
+    struct dn_session_view session = session_of(events, items, 1, START_MS + 10000);
+    assert_true(fabs(trending_of(w, &session, 1) - 18) < 0.3);
+    assert_true(fabs(trending_of(w, &session, 2) - 6) < 0.1);
+    tick(w, START_MS + 6 * 3600 * 1000);
+    assert_true(fabs(trending_of(w, &session, 1) - 9) < 0.15);
+
+    struct dn_recommend_query query = {.session = &session, .k = 5, .include_seen = true};
+    dn_arena_reset(w->arena);
+    assert_int_equal(dn_pipeline_begin(&pipeline, &held, &w->view, &w->settings, &query, w->arena, &w->err),
+                     DN_OK);
+    assert_int_equal(dn_gather(&pipeline, NULL, &gathered, &w->err), DN_OK);
+    assert_int_equal(dn_features_read(&pipeline, &gathered, &features, &w->err), DN_OK);
+    assert_non_null(features.of[DN_FEATURE_TRENDING]);
+    float b = 0, c = 0;
+    for (size_t i = 0; i < gathered.count; i++) {
+        b = gathered.list[i].item.id[0] == 'b' ? features.of[DN_FEATURE_TRENDING][i] : b;
+        c = gathered.list[i].item.id[0] == 'c' ? features.of[DN_FEATURE_TRENDING][i] : c;
+    }
+    assert_true(b > c && c > 0.1f && b < 1);
+    world_destroy(w);
+}
+
+static void assert_popular(struct world *w, enum dn_window window, const char *order)
+{
+    dn_arena_reset(w->arena);
+    assert_int_equal(dn_trending(&w->view, window, ITEMS, NULL, w->arena, &w->items, &w->count, &w->err),
+                     DN_OK);
+    assert_int_equal(w->count, strlen(order));
+    for (size_t i = 0; i < w->count; i++) {
+        assert_int_equal(at(w, i), order[i]);
+        assert_true(i == 0 || w->items[i - 1].score >= w->items[i].score);
+    }
+}
+
+static void popularity_by_window(void **state)
+{
+    const int64_t HOUR_MS = 3600 * 1000, DAY_MS = 24 * HOUR_MS;
+    struct world *w = world_create();
+
+    (void)state;
+    for (enum dn_window window = 0; window < DN_WINDOW_COUNT; window++)
+        assert_popular(w, window, "");
+    for (int user = 1; user <= 20; user++) /* three weeks ago */
+        click(w, user, 0, START_MS);
+    tick(w, START_MS + 19 * DAY_MS);
+    for (int user = 20; user < 28; user++) /* two days ago */
+        click(w, user, 1, w->time_ms);
+    tick(w, w->time_ms + 2 * DAY_MS - 4 * HOUR_MS);
+    for (int user = 30; user < 34; user++) /* four hours ago */
+        click(w, user, 2, w->time_ms);
+    tick(w, w->time_ms + 4 * HOUR_MS);
+    click(w, 50, 3, w->time_ms);
+    click_type(w, 60, 4, w->time_ms, DN_EVENT_DISLIKE);
+    tick(w, w->time_ms + 2000);
+    assert_popular(w, DN_WINDOW_HOUR, "dcb"); /* 504 halvings leave nothing of the first */
+    assert_true(fabsf(w->items[1].score - 0.25f) < 0.01f);
+    assert_string_equal(w->items[0].reason, "popular this hour");
+    assert_popular(w, DN_WINDOW_TREND, "cdb");
+    assert_string_equal(w->items[0].reason, "trending now");
+    assert_popular(w, DN_WINDOW_DAY, "cbda");
+    assert_true(fabsf(w->items[1].score - 2) < 0.02f);
+    assert_popular(w, DN_WINDOW_WEEK, "bcad");
+    assert_true(fabsf(w->items[2].score - 2.5f) < 0.02f);
+    assert_popular(w, DN_WINDOW_EVER, "abcd");
+    assert_true(w->items[0].score == 20 && w->items[2].score == 4 && w->items[3].score == 1);
+    assert_string_equal(w->items[0].reason, "most events ever");
+    world_destroy(w);
 }
 
 /* ---- learning ---------------------------------------------------------------------------------------- */
@@ -679,6 +797,8 @@ int main(void)
         cmocka_unit_test(what_is_off_says_nothing),
         cmocka_unit_test(dislikes_are_not_counted),
         cmocka_unit_test(the_own_session_is_left_out),
+        cmocka_unit_test(what_trends_is_a_feature),
+        cmocka_unit_test(popularity_by_window),
         cmocka_unit_test(the_learner_finds_what_predicts),
         cmocka_unit_test(a_network_that_leads_serves),
         cmocka_unit_test(what_is_no_label),

@@ -226,7 +226,8 @@ static void limits_are_refused_with_a_reason(void **state)
     assert_int_equal(
         ask(w, NULL, 0, (struct dn_recommend_query){.k = 1, .exclude_count = DN_EXCLUDE_MAX + 1}),
         DN_INVALID);
-    assert_int_equal(dn_trending(&w->view, 0, NULL, w->arena, &w->items, &w->count, &w->err), DN_INVALID);
+    assert_int_equal(dn_trending(&w->view, DN_WINDOW_TREND, 0, NULL, w->arena, &w->items, &w->count, &w->err),
+                     DN_INVALID);
 }
 
 static void similar_and_trending(void **state)
@@ -252,11 +253,85 @@ static void similar_and_trending(void **state)
     trend(w, 0, "i3", 2);
     trend(w, 1, "i3", 2);
     trend(w, 1, "bare", 3);
-    assert_int_equal(dn_trending(&w->view, 5, NULL, w->arena, &w->items, &w->count, &w->err), DN_OK);
+    assert_int_equal(dn_trending(&w->view, DN_WINDOW_TREND, 5, NULL, w->arena, &w->items, &w->count, &w->err),
+                     DN_OK);
     assert_int_equal(w->count, 2);
     assert_string_equal(id_at(w, 0), "i3");
     assert_true(w->items[0].score > 3.5f && w->items[0].score < 4.5f);
     assert_string_equal(id_at(w, 1), "bare");
+}
+
+static struct dn_filter only_small(void)
+{
+    static struct dn_attribute small = {.value = "small", .value_length = 5};
+    static struct dn_filter_term term = {
+        .op = DN_FILTER_EQ, .name = "category", .name_length = 8, .values = &small, .value_count = 1};
+
+    return (struct dn_filter){.terms = &term, .term_count = 1, .only_available = true};
+}
+
+/* Items that no shard has among its tops, since others are asked for more. */
+static void a_small_category_has_its_own_trends(void **state)
+{
+    struct world *w = *state;
+    struct dn_filter filter = only_small();
+    char id[16];
+
+    put_plain(w, "none", "small", true);
+    for (int i = 0; i < DN_TREND_MAX + 10; i++) {
+        snprintf(id, sizeof id, "big%d", i);
+        put(w, id, 0.2 * i, "big", 1);
+        trend(w, 0, id, 3);
+        trend(w, 1, id, 3);
+    }
+    put_plain(w, "one", "small", true);
+    put_plain(w, "three", "small", true);
+    put_plain(w, "two", "small", true);
+    trend(w, 0, "one", 1);
+    trend(w, 0, "two", 2);
+    trend(w, 0, "three", 1);
+    trend(w, 1, "three", 2);
+    assert_int_equal(
+        dn_trending(&w->view, DN_WINDOW_TREND, 5, &filter, w->arena, &w->items, &w->count, &w->err), DN_OK);
+    assert_int_equal(w->count, 3); /* what nobody asked for does not trend */
+    assert_string_equal(id_at(w, 0), "three");
+    assert_string_equal(id_at(w, 1), "two");
+    assert_string_equal(id_at(w, 2), "one");
+    assert_true(fabsf(w->items[0].score - 3) < 0.1f && fabsf(w->items[2].score - 1) < 0.05f);
+    /* And fills the places of a cold user before the catalogue does. */
+    assert_int_equal(ask(w, NULL, 0, (struct dn_recommend_query){.k = 4, .filter = &filter}), DN_OK);
+    assert_int_equal(w->count, 4);
+    assert_string_equal(id_at(w, 0), "three");
+    assert_string_equal(w->items[2].source, "trending");
+    assert_string_equal(id_at(w, 3), "none");
+    assert_string_equal(w->items[3].source, "catalog");
+}
+
+/* The first look names what is picked already: that fills no place, so there must be another look. */
+static void picks_do_not_count_as_filling(void **state)
+{
+    struct world *w = *state;
+    struct dn_filter filter = only_small();
+    struct dn_event_view events[] = {event("liked", DN_EVENT_VIEW, 0)};
+    char id[16];
+
+    put_plain(w, "first", "small", true);
+    put(w, "liked", 0, "big", 1);
+    for (int i = 0; i < 100; i++) {
+        snprintf(id, sizeof id, "big%d", i);
+        put(w, id, 90, "big", 1);
+        trend(w, 0, id, 3);
+    }
+    put(w, "picked", 0, "small", 1);
+    put_plain(w, "second", "small", true);
+    trend(w, 0, "picked", 9);
+    trend(w, 0, "second", 1);
+    assert_int_equal(ask(w, events, 1, (struct dn_recommend_query){.k = 2, .filter = &filter}), DN_OK);
+    assert_int_equal(w->count, 2);
+    assert_string_equal(id_at(w, 0), "picked");
+    assert_string_equal(w->items[0].source, "session_vector");
+    assert_string_equal(id_at(w, 1), "second");
+    assert_string_equal(w->items[1].source, "trending");
 }
 
 static void a_full_arena_is_an_answer(void **state)
@@ -529,6 +604,8 @@ int main(void)
         TEST(seen_and_excluded),
         TEST(limits_are_refused_with_a_reason),
         TEST(similar_and_trending),
+        TEST(a_small_category_has_its_own_trends),
+        TEST(picks_do_not_count_as_filling),
         TEST(a_full_arena_is_an_answer),
         TEST(random_queries_keep_the_promises),
         TEST(a_restore_does_not_mix_items_up),

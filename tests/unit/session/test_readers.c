@@ -1,6 +1,7 @@
 /* Reader threads against the writer: no locks, and never half a change. Meant for the thread sanitizer, and
  * able to fail without it: every event of a user is made so that a view can be checked by itself. */
 #include "harness.h"
+#include "session/near.h"
 
 #include <inttypes.h>
 #include <pthread.h>
@@ -56,6 +57,22 @@ static void check_view(struct shared *shared, uint64_t user, const struct dn_ses
     READER_CHECK(current == view->session_events || current == view->event_count);
 }
 
+/* One event at most is counted there: its weight, decayed. */
+static void check_counter(struct shared *shared, const struct dn_trend_view *trend)
+{
+    const struct dn_shard *shard = shared->rig->shard;
+    struct dn_near_item named;
+    uint32_t id = dn_near_find(shard, trend->item_hash, trend->item, trend->item_length);
+    if (id == DN_NEAR_NONE || !dn_near_item(shard, id, &named) || named.hash != trend->item_hash) {
+        return; /* evicted meanwhile */
+    }
+    unsigned weight = 0;
+    char name[64];
+    snprintf(name, sizeof name, "%.*s", (int)named.length, named.name);
+    READER_CHECK(sscanf(strrchr(name, 'w'), "w%u", &weight) == 1);
+    READER_CHECK(named.trending <= 1.001 * weight / DN_WEIGHT_ONE);
+}
+
 static void check_trends(struct shared *shared)
 {
     struct dn_trend_view trends[DN_TREND_MAX];
@@ -63,6 +80,7 @@ static void check_trends(struct shared *shared)
     for (size_t i = 0; i < count; i++) {
         READER_CHECK(i == 0 || trends[i - 1].score >= trends[i].score);
         READER_CHECK(trends[i].item_hash == dn_hash64(trends[i].item, trends[i].item_length, 0));
+        check_counter(shared, &trends[i]);
     }
     atomic_fetch_add(&shared->trends, count);
 }
@@ -315,11 +333,72 @@ static void test_restore_under_capture(void **state)
     rig_close(&rig);
 }
 
+/* ---- a counter while the landmark moves ---------------------------------------------------------------- */
+
+#define HALF_LIFE_MS 60000
+#define TREND_RECORDS 30000
+/* At one event each GAP_MS or more, a counter is below 1 / (1 - 2^(-1/6)). */
+#define GAP_MS (HALF_LIFE_MS / 6)
+#define TREND_BOUND 9.3
+#define HOUR_BOUND 525 /* the same, for 3600 s in place of 60 */
+
+struct trend_work {
+    struct rig *rig;
+    atomic_bool stop;
+    atomic_uint_fast64_t reads, failures;
+};
+
+static void *trend_thread(void *argument)
+{
+    struct trend_work *work = argument;
+    struct dn_epoch_reader *reader = dn_epoch_register(work->rig->epoch);
+    while (!atomic_load(&work->stop)) {
+        struct dn_near_item named;
+        dn_epoch_enter(reader);
+        uint32_t id = dn_near_find(work->rig->shard, dn_hash64("hot", 3, 0), "hot", 3);
+        for (int i = 0; i < 100 && id != DN_NEAR_NONE; i++) {
+            if (!dn_near_item(work->rig->shard, id, &named) || named.trending > TREND_BOUND ||
+                dn_near_popular(work->rig->shard, id, DN_POPULAR_HOUR) > HOUR_BOUND) {
+                atomic_fetch_add(&work->failures, 1);
+            }
+            atomic_fetch_add_explicit(&work->reads, 1, memory_order_relaxed);
+        }
+        dn_epoch_leave(reader);
+    }
+    dn_epoch_unregister(reader);
+    return NULL;
+}
+
+/* Half of a change of epoch would be 256 times too much. */
+static void test_trend_readers(void **state)
+{
+    (void)state;
+    struct rig rig;
+    struct rng rng = {13};
+    struct dn_shard_settings settings;
+    rig_open(&rig);
+    dn_shard_settings_default(&settings);
+    settings.trend_half_life_ms = HALF_LIFE_MS;
+    rig_settings(&rig, &settings);
+    struct trend_work work = {.rig = &rig};
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, trend_thread, &work), 0);
+    for (uint64_t i = 0; i < TREND_RECORDS || atomic_load(&work.reads) < 1000; i++) {
+        rig_tick(&rig, GAP_MS + (int64_t)rng_below(&rng, HALF_LIFE_MS));
+        assert_int_equal(rig_click(&rig, i % 100, 1 + i, rig.now_ms, "hot"), DN_OUTCOME_ACCEPTED);
+    }
+    atomic_store(&work.stop, true);
+    pthread_join(thread, NULL);
+    assert_int_equal(atomic_load(&work.failures), 0);
+    rig_close(&rig);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_readers),
         cmocka_unit_test(test_restore_under_capture),
+        cmocka_unit_test(test_trend_readers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,7 +1,6 @@
 /* The named cases: what each rule of the state machine is for, one test a rule. */
 #include "harness.h"
 
-#include <math.h>
 #include <sys/resource.h>
 
 #define MINUTE ((int64_t)60000)
@@ -444,90 +443,6 @@ static void test_bad_events_are_answered_one_by_one(void **state)
     assert_int_equal(rig.answer.outcomes[7], DN_OUTCOME_ACCEPTED);
 }
 
-/* ---- trending, against floating point ---------------------------------------------------------------- */
-
-#define TREND_ITEMS 400
-#define TREND_EVENTS 6000
-
-static void test_trending(void **state)
-{
-    (void)state;
-    static struct {
-        int item;
-        int64_t time;
-        double weight;
-    } events[TREND_EVENTS];
-    struct rng rng = {3};
-    struct dn_shard_settings settings;
-    dn_shard_settings(rig.shard, &settings);
-    settings.trend_half_life_ms = HOUR;
-    settings.lateness_ms = 24 * HOUR;
-    rig_settings(&rig, &settings);
-    for (int i = 0; i < TREND_EVENTS; i++) {
-        char name[16];
-        double u = (double)rng_below(&rng, 1000) / 1000;
-        events[i].item = (int)(u * u * u * TREND_ITEMS);
-        events[i].time = rig.now_ms - (int64_t)rng_below(&rng, 20 * (uint64_t)MINUTE);
-        snprintf(name, sizeof name, "i%d", events[i].item);
-        struct dn_event_in in = event_of(rng_below(&rng, 50), 1 + rng_next(&rng), events[i].time, name);
-        in.weight = (uint16_t)(1 + rng_below(&rng, 600));
-        in.type = (uint8_t)(1 + rng_below(&rng, DN_EVENT_TYPE_MAX));
-        bool negative = in.type == DN_EVENT_DISLIKE || in.type == DN_EVENT_REMOVE;
-        rig_events(&rig, &in, 1);
-        bool counted = rig.answer.outcomes[0] == DN_OUTCOME_ACCEPTED && !negative;
-        events[i].weight = counted ? (double)in.weight / 256 : 0;
-        rig_tick(&rig, (int64_t)rng_below(&rng, 20000)); /* 16 hours in all: the landmark moves twice */
-    }
-    rig_tick(&rig, 1000);
-    double want[TREND_ITEMS] = {0};
-    for (int i = 0; i < TREND_EVENTS; i++) {
-        want[events[i].item] +=
-            events[i].weight * exp2(-(double)(rig.now_ms - events[i].time) / (double)HOUR);
-    }
-    struct dn_trend_view got[DN_TREND_MAX];
-    dn_epoch_enter(rig.reader);
-    size_t count = dn_shard_trending(rig.shard, got, DN_TREND_MAX);
-    assert_int_equal(count, DN_TREND_MAX);
-    double least = got[count - 1].score;
-    bool listed[TREND_ITEMS] = {false};
-    for (size_t i = 0; i < count; i++) {
-        char name[16];
-        snprintf(name, sizeof name, "%.*s", got[i].item_length, got[i].item);
-        int item = atoi(name + 1);
-        listed[item] = true;
-        CHECK(fabs(got[i].score - want[item]) <= 0.03 * want[item] + 0.01, "item %d: %f, not %f", item,
-              (double)got[i].score, want[item]);
-        assert_true(i == 0 || got[i - 1].score >= got[i].score);
-    }
-    for (int item = 0; item < TREND_ITEMS; item++) {
-        CHECK(listed[item] || want[item] <= least * 1.03 + 0.01, "item %d with %f is missing", item,
-              want[item]);
-    }
-    dn_epoch_leave(rig.reader);
-
-    /* A new half-life changes how it goes on, not what it is. */
-    settings.trend_half_life_ms = 10 * MINUTE;
-    float before = got[0].score;
-    rig_settings(&rig, &settings);
-    rig_tick(&rig, 300);
-    dn_epoch_enter(rig.reader);
-    dn_shard_trending(rig.shard, got, 1);
-    dn_epoch_leave(rig.reader);
-    CHECK(fabsf(got[0].score - before) < 0.02f * before, "%f, not %f", (double)got[0].score, (double)before);
-    rig_tick(&rig, 10 * MINUTE);
-    dn_epoch_enter(rig.reader);
-    dn_shard_trending(rig.shard, got, 1);
-    dn_epoch_leave(rig.reader);
-    CHECK(fabsf(got[0].score - before / 2) < 0.02f * before, "%f, not half of %f", (double)got[0].score,
-          (double)before);
-    /* In the end nothing trends. */
-    rig_tick(&rig, 48 * HOUR);
-    rig_tick(&rig, 1000);
-    dn_epoch_enter(rig.reader);
-    assert_int_equal(dn_shard_trending(rig.shard, got, DN_TREND_MAX), 0);
-    dn_epoch_leave(rig.reader);
-}
-
 static void test_arena_cap(void **state)
 {
     (void)state;
@@ -653,7 +568,6 @@ int main(void)
         CASE(test_items_are_bounded),
         CASE(test_settings_are_checked),
         CASE(test_bad_events_are_answered_one_by_one),
-        CASE(test_trending),
         CASE(test_arena_cap),
         CASE(test_memory_comes_back),
         CASE(test_tables_shrink),
