@@ -72,8 +72,7 @@ awk -v vectors="$vectors" -v items="$items" '
             vector_of[$1] = vector
         } else {
             id = $1
-            gsub(/\\/, "\\\\", id)
-            gsub(/"/, "\\\"", id)
+            gsub(/["\\]/, "\\\\&", id)
             printf "{\"id\":\"%s\",\"vector\":%s}\n", id, vector
             written++
         }
