@@ -313,7 +313,7 @@ void dn_retrieval_status(const struct dn_retrieval *retrieval, struct dn_retriev
  * DN_OK stops the reading and is returned). Errors name file, line or row, and what is wrong.
  *   .jsonl {"id":"a","vector":[...],"category":"x","price":1.5,"available":true,"attributes":{"k":"v"}} .npy
  * float32 matrix, C or Fortran order; ids in ids_path, one a line .vec            fastText text vectors:
- * first line "count dim" */
+ * first line "count dim"; its </s> is no item */
 typedef enum dn_code (*dn_item_callback)(void *data, const struct dn_item *item, struct dn_error *err);
 enum dn_code dn_items_read(const char *path, const char *ids_path, dn_item_callback each, void *data,
                            struct dn_error *err);

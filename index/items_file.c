@@ -344,6 +344,12 @@ static enum dn_code parse_vec_line(const struct dn_lines *lines, uint32_t dim, f
     return DN_OK;
 }
 
+/* fastText's word for the end of a line: no item. */
+static bool is_line_end(const struct dn_item *item)
+{
+    return item->id_length == 4 && memcmp(item->id, "</s>", 4) == 0;
+}
+
 static enum dn_code read_vec_items(struct dn_lines *lines, uint64_t count, uint32_t dim, float *vector,
                                    dn_item_callback each, void *data, struct dn_error *err)
 {
@@ -358,8 +364,9 @@ static enum dn_code read_vec_items(struct dn_lines *lines, uint64_t count, uint3
         snprintf(where, sizeof where, "line %" PRIu64, lines->number);
         if (code == DN_OK) {
             code = parse_vec_line(lines, dim, vector, &item, err);
-            code = code != DN_OK ? dn_wrap(err, code, "%s: %s", lines->path, where)
-                                 : dn_items_give(lines->path, where, &item, each, data, err);
+            code = code != DN_OK        ? dn_wrap(err, code, "%s: %s", lines->path, where)
+                   : is_line_end(&item) ? DN_OK
+                                        : dn_items_give(lines->path, where, &item, each, data, err);
         }
         if (code != DN_OK) {
             return code;

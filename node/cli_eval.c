@@ -55,6 +55,7 @@ enum {
     KEY_VECTORS,
     KEY_IDS,
     KEY_INDEX,
+    KEY_INTERESTS,
     KEY_IDLE,
     KEY_EVENTS_PER_USER,
     KEY_CELLS,
@@ -112,6 +113,8 @@ static const struct argp_option options[] = {
     {"ids", KEY_IDS, "FILE", 0, "ids of a .npy file's rows, one a line", 22},
     {"index", KEY_INDEX, "FACTORY", 0,
      "of vectors, as index.factory of dunlind (Flat); if it cannot be built, nothing is measured", 22},
+    {"interests", KEY_INTERESTS, "N", 0,
+     "newest items that vectors are asked for by themselves (0, as dunlind)", 22},
     {"catalog", KEY_CATALOG, "all|clicked", 0,
      "all: items of the log are in the catalogue from the start (default); clicked: from their first click "
      "on",
@@ -267,6 +270,9 @@ static error_t parse_state(int key, char *text, struct argp_state *state)
         return 0;
     case KEY_INDEX:
         to->factory = text;
+        return 0;
+    case KEY_INTERESTS:
+        to->recommend.interests = (uint32_t)dn_cli_number(state, "--interests", text, 0, DN_INTERESTS_MAX);
         return 0;
     case KEY_CATALOG:
         to->cold = choice(state, "--catalog", text, "all", "clicked") == DN_EVAL_YES;

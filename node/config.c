@@ -671,6 +671,7 @@ void dn_config_recommend_settings(const struct dn_config *config, struct dn_reco
         .recency_decay = (float)config->recommend.recency_decay,
         .time_half_life_ms = (int64_t)config->recommend.time_half_life_s * 1000,
         .session_events_used = (uint32_t)config->recommend.events_used,
+        .interests = (uint32_t)config->recommend.interests,
     };
     for (int type = 1; type <= DN_EVENT_TYPE_MAX; type++)
         ret->type_weight[type] = (float)config->recommend.type_weight[type];

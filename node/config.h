@@ -96,7 +96,7 @@ struct dn_config { /* names and units are those of the keys */
     struct {
         double type_weight[DN_EVENT_TYPE_MAX + 1];
         double recency_decay;
-        uint64_t time_half_life_s, events_used, shown_users;
+        uint64_t time_half_life_s, events_used, interests, shown_users;
         struct {
             bool enabled, network;
             uint64_t samples_per_s, interval_ms;

@@ -205,6 +205,10 @@ static const struct dn_config_key KEYS[] = {
     UINT("recommend.events_used", recommend.events_used, 1, 1000, "20", "events",
          "Newest events that make the session's direction."),
     UINT(
+        "recommend.interests", recommend.interests, 0, DN_INTERESTS_MAX, "0", "items",
+        "Newest items that vectors are asked for by themselves, beside the session's direction: for sessions "
+        "of several interests. Each is one more search in the index."),
+    UINT(
         "recommend.shown_users", recommend.shown_users, 0, 1e7, "65536", "users",
         "Users whose last answers this node keeps in memory, 257 bytes each, to count the clicks that follow "
         "(dunlin_shown_* in the metrics). 0: none."),

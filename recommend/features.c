@@ -144,15 +144,38 @@ static void read_likeness(struct reading *reading)
 
     if (pipeline->toward == NULL)
         return;
-    float *likeness = array(reading, DN_FEATURE_LIKENESS);
+    float *likeness = array(reading, DN_FEATURE_LIKENESS), *none = array(reading, DN_FEATURE_NO_VECTOR);
     float *likeness_last = last != NULL ? array(reading, DN_FEATURE_LIKENESS_LAST) : NULL;
     for (size_t i = 0; i < gathered->count && !reading->full; i++) {
         const struct dn_item *item = &gathered->list[i].item;
-        if (item->vector == NULL || item->dim != pipeline->dim)
+        if (item->vector == NULL || item->dim != pipeline->dim) {
+            none[i] = 1;
             continue;
+        }
         likeness[i] = dn_dot(pipeline->toward, item->vector, pipeline->dim);
         if (last != NULL)
             likeness_last[i] = dn_dot(last, item->vector, pipeline->dim);
+    }
+}
+
+/* Its likeness is all that is known of it: nothing else says how it stands to what others clicked. */
+static bool is_vector_only(const struct dn_candidate *candidate)
+{
+    bool only = candidate->score[DN_SOURCE_VECTOR] > 0 && candidate->position == DN_POSITION_NONE;
+
+    for (size_t source = 0; source < DN_NEAR_SOURCES; source++)
+        only = only && !(candidate->score[source] > 0);
+    return only;
+}
+
+static void read_vector_only(struct reading *reading)
+{
+    const struct dn_gathered *gathered = reading->gathered;
+
+    for (size_t i = 0; i < gathered->count && !reading->full; i++) {
+        float *only = is_vector_only(&gathered->list[i]) ? array(reading, DN_FEATURE_VECTOR_ONLY) : NULL;
+        if (only != NULL)
+            only[i] = 1;
     }
 }
 
@@ -208,6 +231,7 @@ enum dn_code dn_features_read(const struct dn_pipeline *pipeline, const struct d
     read_counts(&reading);
     read_seen(&reading);
     read_likeness(&reading);
+    read_vector_only(&reading);
     read_attributes(&reading);
     return reading.full ? dn_arena_full(err) : DN_OK;
 }

@@ -16,7 +16,7 @@ static const char *const NAMES[DN_FEATURE_COUNT] = {
     "covis_score",  "covis_rank",    "covis_share", "covis",        "vector_score",  "vector_rank",
     "vector_share", "vector",        "after_last",  "clicks",       "recent_clicks", "trending",
     "seen",         "seen_near",     "seen_before", "seen_repeats", "seen_last",     "sources",
-    "likeness",     "likeness_last", "category",    "price",
+    "likeness",     "likeness_last", "category",    "price",        "vector_only",   "no_vector",
 };
 
 const char *dn_feature_name(size_t feature)

@@ -37,6 +37,8 @@ enum dn_feature {
     DN_FEATURE_LIKENESS_LAST,   /* cosine to the newest item */
     DN_FEATURE_CATEGORY,        /* share of the session's newest items of its category */
     DN_FEATURE_PRICE,           /* 1 where its price is the session's usual one, less with the log ratio */
+    DN_FEATURE_VECTOR_ONLY,     /* no other source offers it: an item that nobody clicked, for one */
+    DN_FEATURE_NO_VECTOR,       /* has none, where the session has a direction: its likeness is not known */
     DN_FEATURE_COUNT,
 };
 #define DN_FEATURES_MAX 64u

@@ -18,6 +18,7 @@
 
 #define DN_K_MAX 1000
 #define DN_EXCLUDE_MAX 10000
+#define DN_INTERESTS_MAX 3
 
 /* What the pipeline reads. Everything is shared and read-only to it. The entry points pin the catalogue
  * (dn_catalog_pin); a caller that brings slots of its own has pinned it before. */
@@ -49,6 +50,8 @@ struct dn_recommend_settings {
     float recency_decay;       /* weight of an event = decay^(position from the newest), 0..1; default 0.8 */
     int64_t time_half_life_ms; /* and halves with age in event time; default 1 h; 0: off */
     uint32_t session_events_used; /* newest events that count; default 20 */
+    uint32_t interests;   /* newest items that vectors are asked for by themselves, beside the session's
+                             direction: 0..DN_INTERESTS_MAX; default 0: each is one more search */
     uint32_t sources_off; /* bits 1 << enum dn_recommend_source, for requests and learning; default 0 */
 };
 void dn_recommend_settings_default(struct dn_recommend_settings *settings);

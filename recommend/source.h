@@ -100,7 +100,8 @@ const char *dn_taste_explain(const struct dn_pipeline *pipeline, const struct dn
 
 /* Most that dn_source_session_vector offers. */
 size_t dn_session_vector_max(const struct dn_pipeline *pipeline);
-/* Items nearest to the session vector. */
+/* Items nearest to the session vector and, by the setting, to its newest items; the score is the best cosine.
+ */
 enum dn_code dn_source_session_vector(const struct dn_pipeline *pipeline, struct dn_offers *ret,
                                       struct dn_error *err);
 /* The items most asked for over all shards, by the window's counter, in no order: enough for the places that

@@ -1,4 +1,7 @@
-/* Source "session_vector": the session as one direction, and the items nearest to it.
+/* Source "session_vector": the session as one direction, and the items nearest to it; by the setting
+ * `interests`, also those nearest to each of its newest items (Pal, Eksombatchai, Zhou, Zhao, Rosenberg,
+ * Leskovec, "PinnerSage", KDD 2020, ask by items for the same reason: the mean of two interests may be near
+ * neither).
  *
  * The direction is the sum of the vectors of the session's items, each times
  *   decay^position * 2^(-age / half-life) * weight of its type * weight of the event,
@@ -183,37 +186,87 @@ size_t dn_session_vector_max(const struct dn_pipeline *pipeline)
     return pipeline->k + CANDIDATES_EXTRA;
 }
 
-enum dn_code dn_source_session_vector(const struct dn_pipeline *pipeline, struct dn_offers *ret,
-                                      struct dn_error *err)
+/* Asks for the `want` items nearest to a vector. What an earlier one of the request's vectors has offered
+ * keeps the better of its cosines. */
+static enum dn_code ask(const struct dn_pipeline *pipeline, const float *vector, size_t want,
+                        struct dn_slot_map *places, struct dn_offers *offers, struct dn_error *err)
 {
     const struct dn_recommend_world *world = pipeline->world;
-    size_t want = dn_session_vector_max(pipeline);
+    struct dn_hit *hits = dn_arena_alloc(pipeline->arena, want * sizeof(*hits));
     size_t count = 0;
 
-    if (!pipeline->toward || !world->retrieval)
-        return DN_OK;
-    struct dn_hit *hits = dn_arena_alloc(pipeline->arena, want * sizeof(*hits));
-    struct dn_offer *list = dn_arena_alloc(pipeline->arena, want * sizeof(*list));
-    if (!hits || !list)
+    if (!hits)
         return dn_arena_full(err);
-    enum dn_code code = dn_retrieval_search(world->retrieval, world->catalog, pipeline->toward, pipeline->dim,
-                                            want, pipeline->filter, pipeline->excluded_slots,
+    enum dn_code code = dn_retrieval_search(world->retrieval, world->catalog, vector, pipeline->dim, want,
+                                            pipeline->filter, pipeline->excluded_slots,
                                             pipeline->excluded_count, pipeline->arena, hits, &count, err);
     if (code == DN_NO_MEMORY || code == DN_EXHAUSTED)
         return dn_arena_full(err);
     if (code != DN_OK)
         return dn_wrap(err, code, "search by session vector");
-    size_t offered = 0;
     for (size_t i = 0; i < count; i++) {
-        struct dn_offer *offer = &list[offered];
+        struct dn_offer *offer = &offers->list[offers->count];
+        uint32_t place = dn_slot_map_get(places, hits[i].slot);
 
+        if (place != DN_SLOT_NONE) {
+            offers->list[place].score = fmaxf(offers->list[place].score, hits[i].score);
+            continue;
+        }
         /* The catalogue moves on while we search: what a slot holds now is what counts. */
         if (dn_catalog_get_slot(world->catalog, hits[i].slot, &offer->item) != DN_OK ||
             !dn_pipeline_wants(pipeline, &offer->item))
             continue;
+        dn_slot_map_put(places, hits[i].slot, (uint32_t)offers->count);
         offer->score = hits[i].score;
-        offered++;
+        offers->count++;
     }
-    *ret = (struct dn_offers){.list = list, .count = offered};
     return DN_OK;
+}
+
+/* The newest items that were liked, once each. A session of one item has its direction; a filter with terms
+ * may cost a search a walk over all items, which one search is worth. */
+static size_t newest_items(const struct dn_pipeline *pipeline, const float *ret[DN_INTERESTS_MAX])
+{
+    uint32_t slots[DN_INTERESTS_MAX];
+    size_t count = 0;
+
+    for (size_t i = 0; i < pipeline->taste_count && count < pipeline->settings->interests; i++) {
+        const struct dn_taste *taste = &pipeline->tastes[i];
+        size_t before = 0;
+
+        while (before < count && slots[before] != taste->item.slot)
+            before++;
+        if (before < count || taste->weight <= 0)
+            continue;
+        slots[count] = taste->item.slot;
+        ret[count++] = taste->item.vector;
+    }
+    return pipeline->taste_count < 2 || pipeline->filter->term_count > 0 ? 0 : count;
+}
+
+enum dn_code dn_source_session_vector(const struct dn_pipeline *pipeline, struct dn_offers *ret,
+                                      struct dn_error *err)
+{
+    size_t want = dn_session_vector_max(pipeline);
+    const float *items[DN_INTERESTS_MAX];
+    struct dn_slot_map places;
+
+    if (!pipeline->toward || !pipeline->world->retrieval)
+        return DN_OK;
+    DN_ASSERT(pipeline->settings->interests <= DN_INTERESTS_MAX);
+    /* One more, where an offer is put before it is known to be wanted. */
+    struct dn_offers offers = {.list = dn_arena_alloc(pipeline->arena, (want + 1) * sizeof(*offers.list))};
+    if (!offers.list)
+        return dn_arena_full(err);
+    enum dn_code code = dn_slot_map_init(&places, pipeline->arena, want, err);
+    /* All vectors share what one would ask for, the direction has half of it. */
+    size_t count = newest_items(pipeline, items);
+    size_t each = count > 0 ? want / 2 / count : 0;
+    if (code == DN_OK)
+        code = ask(pipeline, pipeline->toward, want - count * each, &places, &offers, err);
+    for (size_t i = 0; i < count && code == DN_OK; i++)
+        code = ask(pipeline, items[i], each, &places, &offers, err);
+    if (code == DN_OK)
+        *ret = offers;
+    return code;
 }

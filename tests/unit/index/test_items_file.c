@@ -172,7 +172,7 @@ static void test_jsonl_refused(void **unused)
 static void test_vec(void **unused)
 {
     (void)unused;
-    const char text[] = "2 3\nthe 1 0 0 \nna\xc3\xafve -1.5e0 2 3\n";
+    const char text[] = "3 3\n</s> 0 0 0\nthe 1 0 0 \nna\xc3\xafve -1.5e0 2 3\n";
     struct seen seen = {0};
     struct dn_error err;
     assert_int_equal(read_it(file_with("a.vec", text, strlen(text)), NULL, &seen, &err), DN_OK);

@@ -71,6 +71,7 @@ static void minimal_file_gets_the_defaults(void **state)
     assert_true(recommend.recency_decay == recommend_default.recency_decay);
     assert_int_equal(recommend.time_half_life_ms, recommend_default.time_half_life_ms);
     assert_int_equal(recommend.session_events_used, recommend_default.session_events_used);
+    assert_int_equal(recommend.interests, recommend_default.interests);
 }
 
 static void a_whole_cluster_loads(void **state)
