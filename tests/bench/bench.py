@@ -3,11 +3,14 @@
 Everything runs on the same cores: three nodes, the load, and this script. 'Per core' divides by the CPU seconds that
 the answering node itself used, so that it does not depend on what the load generator takes."""
 
+import gzip
 import json
 import mmap
 import os
+import random
 import re
 import resource
+import struct
 import subprocess
 import sys
 import tempfile
@@ -136,34 +139,48 @@ def quantiles(sorted_values):
     return f"{at(.5)} / {at(.99)} / {at(.999)}"
 
 
-def history(cluster, folder):
-    """18k items, 25k sessions: the state that Recommend is measured on."""
+def generated(folder):
+    """18k items, 25k sessions of a made-up shop: the log, the catalogue, each event's user, how to publish it."""
     items, sessions = (2000, 2000) if SMALL else (18000, 25000)
     events, catalog = os.path.join(folder, "events.jsonl"), os.path.join(folder, "catalog.jsonl")
     say(f"generating {items} items and {sessions} sessions")
     program("dunlin-replay", "generate", "--seed", "11", "--items", str(items), "--users", str(sessions), "--sessions",
             str(sessions), "--events", events, "--catalog", catalog)
+    return events, [catalog], [json.loads(line)["user"] for line in open(events)], ["--time", "shift"]
+
+
+def serenade():
+    """The same of the Serenade set, with vectors, where the data folder is beside the checkout; None: it is not."""
+    data = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "..", "shared", "datasets")
+    log = os.path.join(data, "serenade_toy.tsv.gz")
+    if SMALL or not os.path.exists(log):
+        return None
+    with gzip.open(log, "rt") as lines:
+        next(lines)
+        users = [line.split("\t")[2] for line in lines]
+    catalog = [os.path.join(data, "serenade_ppmi_svd64.npy"), "--ids", os.path.join(data, "serenade_ids.txt")]
+    return log, catalog, users, ["--time", "now", "--key", "session"]
+
+
+def history(cluster, folder):
+    """The state that Recommend is measured on. Returns up to 2,000 of its users, any."""
+    events, catalog, users, how = serenade() or generated(folder)
     say("loading the catalogue")
-    program("dunlin", "--server", cluster.nodes[0].api, "catalog", "load", catalog)
-    count = sum(1 for _ in open(events))
+    program("dunlin", "--server", cluster.nodes[0].api, "catalog", "load", *catalog)
+    count = len(users)
     say(f"publishing {count} events")
     before = [cpu_seconds(n) for n in cluster.nodes]
     begun = time.monotonic()
     program("dunlin-replay", "publish", "--to", ",".join(n.api for n in cluster.nodes), "--events", events, "--batch",
-            "1000", "--time", "shift")
+            "1000", *how)
     taken = time.monotonic() - begun
     used = sum(cpu_seconds(n) - b for n, b in zip(cluster.nodes, before))
     record("events published by the API, committed on 3 nodes and applied", round(count / taken), "events/s", "",
            "dunlin-replay publish --batch 1000", f"{used / 3 / count * 1e6:.1f} us of CPU per event and node")
     wait_until("the index is built", lambda: all(n.status().index_pending < 64 and n.status().index_built_items > 0
                                                  for n in cluster.nodes), 300)
-    first = json.loads(open(events).readline())
-    counts = {}
-    for line in open(events):
-        user = json.loads(line)["user"]
-        counts[user] = counts.get(user, 0) + 1
-    typical = next((u for u, c in counts.items() if c == 5), first["user"])
-    return typical
+    users = sorted(set(users))
+    return random.Random(11).sample(users, min(2000, len(users)))
 
 
 def serving(cluster, folder):
@@ -171,20 +188,27 @@ def serving(cluster, folder):
     n = 50000 if SMALL else 600000
     speed, cpu, command = h2load(node, "/dunlin.v1.Cluster/Ping", pb.PingRequest(payload=b"x" * 8), n, 8, 32, folder)
     record("no-op RPC", round(1 / cpu), "requests/s per core", "250,000", command, f"{speed:.0f}/s as run")
-    user = history(cluster, folder)
-    request = pb.RecommendRequest(user_id=user, k=20)
-    n = 10000 if SMALL else 100000
-    speed, cpu, command = h2load(node, "/dunlin.v1.Recommendations/Recommend", request, n, 8, 16, folder)
-    record("Recommend, k=20", round(1 / cpu), "requests/s per core", "20,000", command, f"{speed:.0f}/s as run")
-    path, message = "/dunlin.v1.Recommendations/Recommend", os.path.join(folder, "message.bin")
-    open(message, "wb").write(request.SerializeToString())
+    users = history(cluster, folder)
+    path, messages = "/dunlin.v1.Recommendations/Recommend", os.path.join(folder, "messages.bin")
+    with open(messages, "wb") as out:
+        for user in users:
+            message = pb.RecommendRequest(user_id=user, k=20).SerializeToString()
+            out.write(struct.pack("<I", len(message)) + message)
+    request = pb.RecommendRequest(user_id=users[0], k=20)
+    open(os.path.join(folder, "message.bin"), "wb").write(request.SerializeToString())
     for rate, target in ((1000, "p50 0.3, p99 1, p999 5 in the server"), (10000, "p99 1 at half of 20,000/s")):
-        command = [node.api, path, message, str(rate), "3" if SMALL else "10", "16"]
-        before = request_buckets(node, "Recommendations.Recommend")
+        seconds = 3 if SMALL else 10
+        command = [node.api, path, messages, str(rate), str(seconds), "16", "many"]
+        program("bench_rate", *command[:4], "1", *command[5:])
+        before, used = request_buckets(node, "Recommendations.Recommend"), cpu_seconds(node)
         with Machine(folder) as machine:
             out = json.loads(program("bench_rate", *command))
+        cpu = (cpu_seconds(node) - used) / out["requests"]
         inside = bucket_quantiles(before, request_buckets(node, "Recommendations.Recommend"))
         outside = " / ".join(f"{out['us'][q] / 1000:.3f}" for q in ("p50", "p99", "p999"))
+        if rate == 10000:
+            record(f"Recommend, k=20, {len(users)} users in turn", round(1 / cpu), "requests/s per core", "20,000",
+                   " ".join(["bench_rate", *command]), f"{cpu * 1e6:.1f} us of CPU of the whole node each")
         record(f"Recommend at {rate}/s, in the server, p50 / p99 / p999", inside, "ms", target,
                "dunlin_request_seconds of /metrics, before and after")
         record(f"Recommend at {rate}/s, seen from outside, p50 / p99 / p999", outside, "ms", "",

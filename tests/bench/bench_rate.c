@@ -3,7 +3,9 @@
  * timed from the moment it was meant to start, so that a stall is charged to all that had to wait for it.
  * (h2load's --rps sends in bursts every 10 ms: what it measures is the burst.) Prints JSON.
  *
- * Usage: bench_rate HOST:PORT PATH MESSAGE_FILE RATE SECONDS CONNECTIONS */
+ * Usage: bench_rate HOST:PORT PATH MESSAGE_FILE RATE SECONDS CONNECTIONS [many]
+ * many: the file holds several messages, each behind its length (four bytes, little endian); they are sent in
+ * turn, so that requests are of many users. */
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/metrics.h"
@@ -13,10 +15,12 @@
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #define CONNECTIONS_MAX 256
-#define MESSAGE_MAX 65536
+#define MESSAGES_BYTES_MAX (4u << 20)
+#define MESSAGES_MAX 65536u
 #define DEADLINE_MS 5000
 #define DRAIN_NS UINT64_C(10000000000)
 
@@ -31,6 +35,9 @@ struct bench {
     struct dn_histogram *latency;
     struct request *requests;
     uint64_t total, sent, answered, failed;
+    const uint8_t *messages[MESSAGES_MAX];
+    uint32_t lengths[MESSAGES_MAX];
+    size_t message_count;
 };
 
 static void on_reply(void *data, const struct dn_reply *reply)
@@ -79,8 +86,7 @@ static enum dn_code step(struct bench *bench, struct dn_error *err)
     return code;
 }
 
-static enum dn_code run(struct bench *bench, const char *path, const uint8_t *message, size_t length,
-                        struct dn_error *err)
+static enum dn_code run(struct bench *bench, const char *path, struct dn_error *err)
 {
     enum dn_code code = DN_OK;
     uint64_t give_up_ns = bench->requests[bench->total - 1].due_ns + DRAIN_NS;
@@ -92,8 +98,9 @@ static enum dn_code run(struct bench *bench, const char *path, const uint8_t *me
         }
         while (code == DN_OK && bench->sent < bench->total && bench->requests[bench->sent].due_ns <= now_ns) {
             struct dn_client *client = bench->connections[bench->sent % bench->count];
-            code = dn_client_send(client, path, message, length, DEADLINE_MS, on_reply,
-                                  &bench->requests[bench->sent], err);
+            size_t which = bench->sent % bench->message_count;
+            code = dn_client_send(client, path, bench->messages[which], bench->lengths[which], DEADLINE_MS,
+                                  on_reply, &bench->requests[bench->sent], err);
             bench->sent++;
             if (code == DN_OK) {
                 code = dn_client_poll(client, 0, err); /* it leaves now */
@@ -111,13 +118,41 @@ static double quantile_us(const struct bench *bench, double q)
     return (double)dn_histogram_quantile_ns(bench->latency, q) / 1e3;
 }
 
+/* False: the lengths do not fit the bytes. */
+static bool take_messages(struct bench *bench, const uint8_t *bytes, size_t length, bool many)
+{
+    if (!many) {
+        bench->messages[0] = bytes;
+        bench->lengths[0] = (uint32_t)length;
+        bench->message_count = 1;
+        return true;
+    }
+    for (size_t at = 0; at < length && bench->message_count < MESSAGES_MAX;) {
+        uint32_t size;
+        if (length - at < sizeof size) {
+            return false;
+        }
+        memcpy(&size, bytes + at, sizeof size);
+        at += sizeof size;
+        if (size > length - at) {
+            return false;
+        }
+        bench->messages[bench->message_count] = bytes + at;
+        bench->lengths[bench->message_count++] = size;
+        at += size;
+    }
+    return bench->message_count > 0;
+}
+
 int main(int argc, char **argv)
 {
-    struct bench bench = {.latency = dn_histogram_create()};
+    static struct bench bench;
+    static uint8_t message[MESSAGES_BYTES_MAX];
     struct dn_error err = {0};
-    uint8_t message[MESSAGE_MAX];
-    if (argc != 7) {
-        fprintf(stderr, "usage: bench_rate HOST:PORT PATH MESSAGE_FILE RATE SECONDS CONNECTIONS\n");
+    bool many = argc == 8 && strcmp(argv[7], "many") == 0;
+    bench.latency = dn_histogram_create();
+    if (argc != 7 && !many) {
+        fprintf(stderr, "usage: bench_rate HOST:PORT PATH MESSAGE_FILE RATE SECONDS CONNECTIONS [many]\n");
         return 2;
     }
     FILE *file = fopen(argv[3], "rb");
@@ -125,7 +160,7 @@ int main(int argc, char **argv)
     double rate = atof(argv[4]), seconds = atof(argv[5]);
     unsigned connections = (unsigned)atoi(argv[6]);
     if (file == NULL || bench.latency == NULL || rate <= 0 || seconds <= 0 || connections == 0 ||
-        connections > CONNECTIONS_MAX) {
+        connections > CONNECTIONS_MAX || !take_messages(&bench, message, length, many)) {
         fprintf(stderr, "bench_rate: a readable message, a rate, a time and 1 to %d connections are needed\n",
                 CONNECTIONS_MAX);
         return 2;
@@ -144,7 +179,7 @@ int main(int argc, char **argv)
     }
     schedule(&bench, rate);
     uint64_t begun_ns = bench.requests[0].due_ns;
-    enum dn_code code = run(&bench, argv[2], message, length, &err);
+    enum dn_code code = run(&bench, argv[2], &err);
     if (code != DN_OK || bench.failed > 0) {
         fprintf(stderr, "bench_rate: %llu calls failed; %s\n", (unsigned long long)bench.failed, err.message);
         return 1;
