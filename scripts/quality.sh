@@ -15,6 +15,7 @@ Usage: scripts/quality.sh [--bin FILE] [--data DIR] [--out DIR] [--full] [SET...
   --full       every prediction, as docs/quality.md has them; default: samples of 4,000 (live 8,000)
   --generated  made-up logs in place of the public sets
   --seed N     of made-up logs (1)
+  --ablation   the blend without each of its parts, less the whole blend, prediction by prediction: one table
   SET          serenade, serenade-live, retail, retail-live, diginetica; default: all of them
                made up: news, news-live, music, music-live, market, market-live, noise, noise-live
   OPTION...    for every `dunlin eval`, such as --without vstan or --learn off
@@ -25,7 +26,7 @@ TEXT
 
 public=(serenade serenade-live retail retail-live diginetica)
 made_up=(news news-live music music-live market market-live noise noise-live)
-bin=build/bin/dunlin data=../shared/datasets out="" full=0 generated=0 seed=1 sets=()
+bin=build/bin/dunlin data=../shared/datasets out="" full=0 generated=0 ablation=0 seed=1 sets=()
 while [ $# -gt 0 ]; do
     case "$1" in
         --bin | --data | --out | --seed) [ $# -ge 2 ] || { usage >&2; exit 2; } ;;&
@@ -35,6 +36,7 @@ while [ $# -gt 0 ]; do
         --seed) seed=$2; shift 2 ;;
         --full) full=1; shift ;;
         --generated) generated=1; shift ;;
+        --ablation) ablation=1; shift ;;
         --help | -h) usage; exit 0 ;;
         --) shift; break ;;
         *)
@@ -117,7 +119,46 @@ table() {
     done
 }
 
+# Prints "part hit-rate MRR", each with its interval, for one set; the first line is the whole blend.
+ablate() {
+    local name=$1 part
+    shift
+    out="" run "$name" --only blend --k 20 --save "$work/$name.places" "$@" |
+        awk '/^blend / && $3 ~ /^±/ && !done { printf "whole %.4f %s %.4f %s\n", $2, $3, $4, $5; done = 1 }' || return 1
+    for part in vstan vmis vstan,vmis rules covis session network learning; do
+        local less=(--without "$part")
+        [ "$part" != learning ] || less=(--learn off)
+        out="" run "$name" --only blend --k 20 --against "$work/$name.places" "${less[@]}" "$@" |
+            awk -v part="$part" '/ at 20: hit rate/ { gsub(",", ""); for (i = 1; i < NF; i++) if ($i == "rate") at = i
+                                  print part, $(at + 1), $(at + 2), $(at + 4), $(at + 5) }' || return 1
+        echo "$name without $part: done" >&2
+    done
+}
+
+ablation_table() {
+    printf '\n| without |'
+    printf ' %s |' "${sets[@]}"
+    printf '\n|---|'
+    printf -- '---|%.0s' "${sets[@]}"
+    printf '\n'
+    for part in whole vstan vmis vstan,vmis rules covis session network learning; do
+        printf '| %s |' "$part"
+        for name in "${sets[@]}"; do
+            awk -v part="$part" '$1 == part { printf " %s %s, %s %s |", $2, $3, $4, $5 }' "$work/$name.ablation"
+        done
+        printf '\n'
+    done
+}
+
 status=0
+if [ $ablation -eq 1 ]; then
+    for name in "${sets[@]}"; do
+        ablate "$name" "$@" >"$work/$name.ablation" || status=1
+        [ -z "$out" ] || cp "$work/$name.ablation" "$out/$name.ablation.txt"
+    done
+    ablation_table
+    exit $status
+fi
 for name in "${sets[@]}"; do
     run "$name" "$@" | tee "$work/$name.txt" || status=1
     [ -z "$out" ] || cp "$work/$name.txt" "$out/$name.txt"
