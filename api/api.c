@@ -94,8 +94,10 @@ static enum dn_code shown_open(struct dn_app *app, struct dn_error *err)
     app->shown = dn_shown_create(options->shown_users, &options->experiment, options->metrics);
     if (!app->shown)
         return dn_fail(err, DN_NO_MEMORY, "the table of what was shown to %u users", options->shown_users);
-    app->watch =
-        (struct dn_shard_watch){.applied = dn_shown_applied, .erased = dn_shown_erased, .data = app->shown};
+    app->watch = (struct dn_shard_watch){.applied = dn_shown_applied,
+                                         .erased = dn_shown_erased,
+                                         .replaced = dn_shown_replaced,
+                                         .data = app->shown};
     app->distinct =
         dn_metrics_gauge(options->metrics, "dunlin_shown_distinct_items", "",
                          "About how many distinct items were recommended in the last 10 to 20 minutes.");

@@ -44,6 +44,7 @@ struct dn_shown {
     struct sketch sketches[2]; /* of this window and of the one before */
     atomic_uint now;           /* which is this one's */
     int64_t window_ms;         /* when it began; 0: not yet */
+    atomic_bool stale;         /* users may have been erased without a word: all is to be forgotten */
     struct dn_counter *lists[VARIANTS], *items[SOURCES];
     struct dn_counter *categories[VARIANTS], *categorised[VARIANTS];
     struct dn_counter *clicks[VARIANTS], *hits[VARIANTS][SOURCES];
@@ -154,8 +155,12 @@ static double sketch_count(struct sketch *a, struct sketch *b)
     return estimate <= 2.5 * m && empty > 0 ? m * log(m / empty) : estimate; /* few: linear counting */
 }
 
+static void forget_all(struct dn_shown *shown);
+
 double dn_shown_distinct(struct dn_shown *shown, int64_t now_ms)
 {
+    if (atomic_exchange(&shown->stale, false))
+        forget_all(shown);
     unsigned now = atomic_load(&shown->now);
     if (shown->window_ms == 0 || now_ms < shown->window_ms)
         shown->window_ms = now_ms;
@@ -340,6 +345,28 @@ void dn_shown_forget(struct dn_shown *shown, struct dn_hash128 user)
         slot = slot_of(shown, user);
     if (slot)
         forget(shown, slot, user);
+}
+
+void dn_shown_replaced(void *data)
+{
+    struct dn_shown *shown = data;
+    atomic_store(&shown->stale, true);
+}
+
+static void forget_all(struct dn_shown *shown)
+{
+    for (size_t i = 0; i <= shown->mask; i++) {
+        struct slot *slot = &shown->slots[i];
+        unsigned tries = 0;
+        while (atomic_flag_test_and_set_explicit(&slot->busy, memory_order_acquire) && tries < FORGET_TRIES)
+            tries++;
+        if (tries == FORGET_TRIES)
+            continue;
+        memset(slot->lists, 0, sizeof slot->lists);
+        slot->user = 0;
+        atomic_store_explicit(&shown->tags[i], 0, memory_order_relaxed);
+        let_go(slot);
+    }
 }
 
 void dn_shown_erased(void *data, struct dn_hash128 user)

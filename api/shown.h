@@ -53,6 +53,8 @@ void dn_shown_forget(struct dn_shown *shown, struct dn_hash128 user);
 void dn_shown_applied(void *data, const struct dn_applied *event);
 /* As dn_shown_forget, but tried once. */
 void dn_shown_erased(void *data, struct dn_hash128 user);
+/* Users may have been erased without a word: the next dn_shown_distinct forgets all lists. */
+void dn_shown_replaced(void *data);
 
 /* About how many distinct items were shown of late (HyperLogLog: Flajolet, Fusy, Gandouet, Meunier, 2007; a
  * standard error of 1.6 %). Also turns the window on: call it every minute or so, from one thread. */

@@ -45,11 +45,11 @@ static float counter_of(const struct dn_shard *shard, const struct dn_near_item 
 {
     switch (window) {
     case DN_WINDOW_HOUR:
-        return dn_near_popular(shard, named->id, DN_POPULAR_HOUR);
+        return dn_near_popular(shard, named->id, named->hash, DN_POPULAR_HOUR);
     case DN_WINDOW_DAY:
-        return dn_near_popular(shard, named->id, DN_POPULAR_DAY);
+        return dn_near_popular(shard, named->id, named->hash, DN_POPULAR_DAY);
     case DN_WINDOW_WEEK:
-        return dn_near_popular(shard, named->id, DN_POPULAR_WEEK);
+        return dn_near_popular(shard, named->id, named->hash, DN_POPULAR_WEEK);
     case DN_WINDOW_EVER:
         return (float)named->clicks;
     default:

@@ -5,7 +5,7 @@
 #include "recommend/gather.h"
 
 /* The item's `trending` in that shard, where the asking user lives, without what the session's own events
- * (and the label) added: struct own in gather.c does the same for the tables. */
+ * (and the label) added: struct dn_own in gather.c does the same for the tables. */
 float dn_counters_of_others(const struct dn_pipeline *pipeline, const struct dn_label *label, size_t shard,
                             const struct dn_near_item *named);
 

@@ -25,7 +25,7 @@
 /* Where filters and exclusions leave less than so many times k, what was not good enough is looked at too ...
  */
 #define WANTED 2u
-#define REST_MAX 4096u /* ... but not more of it, of all shards */
+#define REST_MAX 4096u /* ... but not more of it, of all shards: of each the same share */
 
 static const size_t KEPT[DN_NEAR_SOURCES] = {
     [DN_SOURCE_VSTAN] = 100, [DN_SOURCE_VMIS] = 60, [DN_SOURCE_RULES] = 60, [DN_SOURCE_COVIS] = 50};
@@ -374,7 +374,7 @@ static bool add_entries(struct gather *gather, size_t shard, const struct dn_tal
 static bool merge(struct gather *gather, const struct choice *choices)
 {
     const struct dn_pipeline *pipeline = gather->pipeline;
-    size_t shards = pipeline->world->shard_count, room = DN_RECENT_MAX, left = REST_MAX;
+    size_t shards = pipeline->world->shard_count, room = DN_RECENT_MAX;
 
     for (size_t s = 0; s < shards; s++)
         room += choices[s].good;
@@ -383,9 +383,10 @@ static bool merge(struct gather *gather, const struct choice *choices)
     for (size_t s = 0; s < shards; s++)
         if (!add_entries(gather, s, choices[s].list, choices[s].good))
             return false;
-    for (size_t s = 0; s < shards && gather->out->count < WANTED * pipeline->k; s++) {
-        size_t rest = choices[s].rest_count < left ? choices[s].rest_count : left;
-        left -= rest;
+    /* All or none: what came of some shards alone would not compare with what came of all. */
+    bool few = gather->out->count < WANTED * pipeline->k;
+    for (size_t s = 0; s < shards && few; s++) {
+        size_t rest = choices[s].rest_count < REST_MAX / shards ? choices[s].rest_count : REST_MAX / shards;
         if (!add_entries(gather, s, choices[s].rest, rest))
             return false;
     }

@@ -3,8 +3,9 @@
  * recommended what only they themselves did. So for the label of a step of learning, which the request did
  * not know.
  *
- * As far as it is known: the newest DN_OWN_EVENTS events, each as it weighed when it was new (what halved
- * since is less than that, and never less than nothing). */
+ * As far as it is known: of the newest DN_OWN_EVENTS events those of the newest DN_RECENT_MAX distinct items,
+ * each as it weighed when it was new (what halved since is less than that, and never less than nothing). What
+ * a longer session did before stays in the tables' word, and so in the answer. */
 #ifndef DN_RECOMMEND_OWN_H
 #define DN_RECOMMEND_OWN_H
 

@@ -130,7 +130,9 @@ enum dn_code dn_source_trending(const struct dn_pipeline *pipeline, enum dn_wind
     if (code != DN_OK)
         return code;
     add_lists(&collecting);
-    if (collecting.more && collecting.fresh < missing) {
+    /* A request without conditions is filled by the catalogue just as well. */
+    bool walks = pipeline->query == NULL || pipeline->filter->term_count > 0;
+    if (walks && collecting.more && collecting.fresh < missing) {
         walk(&collecting);
         counted = true;
     }

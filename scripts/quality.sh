@@ -76,7 +76,8 @@ run() {
         *)
             made=${name%-live}
             [ -f "$work/$made.tsv" ] ||
-                "$(dirname "$bin")/clicks" "$made" --seed "$seed" --bound "$work/$made.bound" >"$work/$made.tsv"
+                { "$(dirname "$bin")/clicks" "$made" --seed "$seed" --bound "$work/$made.bound" >"$work/$made.part" &&
+                    mv "$work/$made.part" "$work/$made.tsv"; } || return 1
             arguments+=(--events "$work/$made.tsv" --split 0.9)
             ;;
     esac
@@ -91,7 +92,7 @@ run() {
     printf '\n== %s\n' "$name"
     [[ " $* " == *" --only "* || " $* " == *" --sources "* ]] ||
         arguments+=(--sources popular,covis,rules,vmis,vstan,trending)
-    "$bin" eval "${arguments[@]}" "$@"
+    "$bin" eval "${arguments[@]}" "$@" || return 1
     is_public "$name" || printf '\nwho knew the model (all its predictions): %s\n' "$(cat "$work/$made.bound")"
 }
 
@@ -124,13 +125,15 @@ ablate() {
     local name=$1 part
     shift
     out="" run "$name" --only blend --k 20 --save "$work/$name.places" "$@" |
-        awk '/^blend / && $3 ~ /^±/ && !done { printf "whole %.4f %s %.4f %s\n", $2, $3, $4, $5; done = 1 }' || return 1
+        awk '/^blend / && $3 ~ /^±/ && !done { printf "whole %.4f %s %.4f %s\n", $2, $3, $4, $5; done = 1 }
+                 END { exit !done }' || return 1
     for part in vstan vmis vstan,vmis rules covis session network learning; do
         local less=(--without "$part")
         [ "$part" != learning ] || less=(--learn off)
         out="" run "$name" --only blend --k 20 --against "$work/$name.places" "${less[@]}" "$@" |
             awk -v part="$part" '/ at 20: hit rate/ { gsub(",", ""); for (i = 1; i < NF; i++) if ($i == "rate") at = i
-                                  print part, $(at + 1), $(at + 2), $(at + 4), $(at + 5) }' || return 1
+                                  print part, $(at + 1), $(at + 2), $(at + 4), $(at + 5); done = 1 }
+                                  END { exit !done }' || return 1
         echo "$name without $part: done" >&2
     done
 }

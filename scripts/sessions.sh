@@ -92,7 +92,8 @@ awk -v name="$name" -v drop=",$drop," -v timed="$work/timed" '
         printf "%s\t%.0f\t%d\t%s\n", session, ms, NR, item
     }
     { sub(/\r$/, "") }
-    NR == 1 {
+    /^$/ { next }
+    format == "" {
         format = $0 == "ts\tuser\tsession\titem\ttype\tprice" ? "timed" : substr($0, 1, 1) == "{" ? "json" : "lines"
         if (format != "lines")
             printf "" >timed
@@ -122,7 +123,7 @@ awk -v name="$name" -v drop=",$drop," -v timed="$work/timed" '
         for (i = 1; i <= count; i++)
             event(NR, NR, items[i], "")
     }
-    END { if (!failed && NR == 0) { printf "sessions.sh: %s: is empty\n", name >"/dev/stderr"; exit 1 } exit failed }
+    END { if (!failed && format == "") { printf "sessions.sh: %s: is empty\n", name >"/dev/stderr"; exit 1 } exit failed }
 ' "$work/log" >"$work/all"
 
 # By grep, because some awks know no {5}.

@@ -35,6 +35,9 @@ done
 [ "$vectors" = - ] || [ -r "$vectors" ] || fail "$vectors: there is no such file that can be read"
 [ -z "$items" ] || [ -r "$items" ] || fail "$items: there is no such file that can be read"
 [ "$vectors" != - ] || vectors=/dev/stdin
+# awk takes a name with "=" in it for an assignment.
+case "$vectors" in /* | ./*) ;; *) vectors=./$vectors ;; esac
+case "$items" in "" | /* | ./*) ;; *) items=./$items ;; esac
 
 awk -v vectors="$vectors" -v items="$items" '
     function refuse(file, line, what) {
@@ -96,6 +99,8 @@ awk -v vectors="$vectors" -v items="$items" '
     END {
         if (failed)
             exit 1
+        if (dim == "")
+            refuse(vectors, 1, "expected the count of vectors and their dimension; the file is empty")
         if (lines != count)
             refuse(vectors, lines + 1, "ends after " lines + 0 " vectors; line 1 says " count + 0)
         printf "vectors.sh: %d items with vectors%s; left out: %d vectors of zeros\n", written,

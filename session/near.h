@@ -46,11 +46,12 @@ uint32_t dn_near_find(const struct dn_shard *shard, uint64_t hash, const char *n
 /* False: the id is nobody's now. */
 bool dn_near_item(const struct dn_shard *shard, uint32_t id, struct dn_near_item *ret);
 
-/* Event weights of an item (id: of dn_near_find), each halved every hour, day or week by its own time, as of
- * now. Each node's own, beside the replicated state: after a restart or a restore they are counted from the
- * events that the users' sessions still have. */
+/* Event weights of an item (id: of dn_near_find; hash: its own, 0 is given where the id is not its any more),
+ * each halved every hour, day or week by its own time, as of now. Each node's own, beside the replicated
+ * state: after a restart or a restore they are counted from the events that the users' sessions still have.
+ */
 enum dn_popular_span { DN_POPULAR_HOUR, DN_POPULAR_DAY, DN_POPULAR_WEEK, DN_POPULAR_SPANS };
-float dn_near_popular(const struct dn_shard *shard, uint32_t id, enum dn_popular_span span);
+float dn_near_popular(const struct dn_shard *shard, uint32_t id, uint64_t hash, enum dn_popular_span span);
 
 /* What an event at time_ms of that weight, counted already, adds to its item's `trending`: to take it out
  * again. */

@@ -47,6 +47,16 @@ static inline void dn_cell_put(struct dn_row *row, uint32_t at, const struct dn_
                      cell->after << DN_CELL_HIGH_BITS | cell->item >> DN_CELL_LOW_BITS, __ATOMIC_RELAXED);
 }
 
+/* The slot of an id that may be of another core than this one; NULL: there is none. */
+static inline const struct dn_item_slot *dn_near_slot(const struct dn_core *core, uint32_t id)
+{
+    const struct dn_item_chunk *chunk =
+        id < DN_ITEM_IDS ? atomic_load_explicit(&core->item_chunks[id / DN_ITEM_CHUNK], memory_order_acquire)
+                         : NULL;
+
+    return chunk != NULL ? &chunk->slots[id % DN_ITEM_CHUNK] : NULL;
+}
+
 /* The place of the n-th newest; n < count. */
 static inline uint32_t dn_visitors_place(const struct dn_visitors *visitors, uint32_t n)
 {

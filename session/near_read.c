@@ -21,18 +21,9 @@ static uint64_t load64(const uint64_t *from)
     return __atomic_load_n(from, __ATOMIC_RELAXED);
 }
 
-static const struct dn_item_slot *slot_of(const struct dn_core *core, uint32_t id)
-{
-    const struct dn_item_chunk *chunk =
-        id < DN_ITEM_IDS ? atomic_load_explicit(&core->item_chunks[id / DN_ITEM_CHUNK], memory_order_acquire)
-                         : NULL;
-
-    return chunk != NULL ? &chunk->slots[id % DN_ITEM_CHUNK] : NULL;
-}
-
 static uint64_t hash_of(const struct dn_core *core, uint32_t id)
 {
-    const struct dn_item_slot *slot = slot_of(core, id);
+    const struct dn_item_slot *slot = dn_near_slot(core, id);
 
     return slot != NULL ? atomic_load_explicit(&slot->hash, memory_order_relaxed) : 0;
 }
@@ -64,7 +55,7 @@ uint32_t dn_near_find(const struct dn_shard *shard, uint64_t hash, const char *n
 bool dn_near_item(const struct dn_shard *shard, uint32_t id, struct dn_near_item *ret)
 {
     const struct dn_core *core = dn_shard_core(shard);
-    const struct dn_item_slot *slot = slot_of(core, id);
+    const struct dn_item_slot *slot = dn_near_slot(core, id);
 
     /* Not evicted, or not before we entered the epoch: then its string is there until we leave. */
     if (slot == NULL || atomic_load_explicit(&slot->hash, memory_order_acquire) == 0)
@@ -90,7 +81,7 @@ void dn_near_row(const struct dn_shard *shard, uint32_t id, struct dn_near_cell 
                  struct dn_near_row *ret)
 {
     const struct dn_core *core = dn_shard_core(shard);
-    const struct dn_item_slot *slot = slot_of(core, id);
+    const struct dn_item_slot *slot = dn_near_slot(core, id);
     const struct dn_row *row = slot != NULL ? atomic_load_explicit(&slot->row, memory_order_acquire) : NULL;
 
     *ret = (struct dn_near_row){0};
@@ -103,7 +94,7 @@ void dn_near_row(const struct dn_shard *shard, uint32_t id, struct dn_near_cell 
     /* While no item was ever evicted, the slots of all of them need not be touched to know that ids hold. */
     bool evicted = atomic_load_explicit(&core->items_evicted, memory_order_acquire);
     for (uint32_t i = 0; evicted && i < count; i++)
-        __builtin_prefetch(slot_of(core, dn_cell_get(row, i).item));
+        __builtin_prefetch(dn_near_slot(core, dn_cell_get(row, i).item));
     for (uint32_t i = 0; i < count && ret->count < max; i++) {
         struct dn_cell cell = dn_cell_get(row, i);
         if (cell.item == DN_CELL_ITEM_NONE || (evicted && hash_of(core, cell.item) >> 32 != cell.key))
@@ -119,7 +110,7 @@ void dn_near_row(const struct dn_shard *shard, uint32_t id, struct dn_near_cell 
 size_t dn_near_visitors(const struct dn_shard *shard, uint32_t id, uint32_t *ret_users, size_t max)
 {
     const struct dn_core *core = dn_shard_core(shard);
-    const struct dn_item_slot *slot = slot_of(core, id);
+    const struct dn_item_slot *slot = dn_near_slot(core, id);
     const struct dn_visitors *visitors =
         slot != NULL ? atomic_load_explicit(&slot->visitors, memory_order_acquire) : NULL;
     size_t found = 0;
@@ -138,7 +129,7 @@ size_t dn_near_visitors(const struct dn_shard *shard, uint32_t id, uint32_t *ret
 
 void dn_near_prefetch_item(const struct dn_shard *shard, uint32_t id, bool behind)
 {
-    const struct dn_item_slot *slot = slot_of(dn_shard_core(shard), id);
+    const struct dn_item_slot *slot = dn_near_slot(dn_shard_core(shard), id);
 
     if (slot == NULL)
         return;

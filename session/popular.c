@@ -8,8 +8,8 @@
  *  1. landmark <= group time < landmark + SHIFT * half-life.
  *  2. A counter's epoch is written after it and read before it, and clocks move before anything of their time
  * is counted: a reader between two writes takes an item for less than it is, never for more. */
-#include "session/core.h"
 #include "session/near.h"
+#include "session/near_private.h"
 
 #include <math.h>
 #include <string.h>
@@ -74,10 +74,14 @@ void dn_popular_add(struct dn_core *core, uint32_t item, int64_t time_ms, uint16
     }
 }
 
-float dn_near_popular(const struct dn_shard *shard, uint32_t id, enum dn_popular_span span)
+float dn_near_popular(const struct dn_shard *shard, uint32_t id, uint64_t hash, enum dn_popular_span span)
 {
+    /* Since the id was found, a snapshot may have put another core here, whose ids are others. */
     const struct dn_core *core = dn_shard_core(shard);
-    const struct dn_item_slot *slot = dn_item_slot(core, id);
+    const struct dn_item_slot *slot = dn_near_slot(core, id);
+    if (slot == NULL || atomic_load_explicit(&slot->hash, memory_order_acquire) != hash) {
+        return 0;
+    }
     uint16_t epoch = atomic_load_explicit(&slot->popular_epoch[span], memory_order_acquire);
     float counter = float_of(atomic_load_explicit(&slot->popular[span], memory_order_acquire));
     uint64_t clock = atomic_load_explicit(&core->popular[span].clock, memory_order_acquire);

@@ -207,6 +207,7 @@ struct dn_applied { /* an event that was counted */
 struct dn_shard_watch {
     void (*applied)(void *data, const struct dn_applied *event);
     void (*erased)(void *data, struct dn_hash128 user);
+    void (*replaced)(void *data); /* by a leader's snapshot: what it had applied and erased is not told of */
     void *data;
 };
 /* From now on; NULL: nobody is told. Any thread, at any time. *watch and what it points to stay until

@@ -376,6 +376,10 @@ void dn_shard_restore_install(void *shard, void *built)
     dn_core_flush(old);
     dn_epoch_retire(self->epoch, old, replaced, NULL);
     show(self);
+    const struct dn_shard_watch *watch = atomic_load_explicit(&self->watch, memory_order_acquire);
+    if (watch != NULL) {
+        watch->replaced(watch->data);
+    }
 }
 
 void dn_shard_restore_discard(void *shard, void *built)

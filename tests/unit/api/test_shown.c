@@ -225,6 +225,27 @@ static void test_erased(void **state)
     expect(w, before, 1, 1);
 }
 
+/* A snapshot came: whom it erased nobody says. */
+static void test_replaced(void **state)
+{
+    struct world *w = *state;
+    struct dn_hash128 ann = {.high = 1, .low = 5}, eve = {.high = 3, .low = 6};
+    const uint64_t before[2] = {0, 0};
+    show(w, &ann, 0, 10, 5, "rules", NOW_MS);
+    show(w, &eve, 0, 10, 5, "rules", NOW_MS);
+    click(w, ann, item_hash(10), NOW_MS + 1);
+    expect(w, before, 1, 1);
+    dn_shown_replaced(w->shown);
+    (void)dn_shown_distinct(w->shown, NOW_MS + 2);
+    click(w, ann, item_hash(11), NOW_MS + 3);
+    click(w, eve, item_hash(10), NOW_MS + 3);
+    expect(w, before, 1, 1);
+    show(w, &ann, 0, 10, 5, "rules", NOW_MS + 4); /* and all goes on */
+    (void)dn_shown_distinct(w->shown, NOW_MS + 5);
+    click(w, ann, item_hash(11), NOW_MS + 6);
+    expect(w, before, 2, 2);
+}
+
 static void test_categories(void **state)
 {
     struct world *w = *state;
@@ -302,6 +323,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_times, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_types, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_erased, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_replaced, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_categories, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_distinct, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_threads, set_up, tear_down),

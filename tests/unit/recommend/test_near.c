@@ -1,222 +1,7 @@
 /* What the shards' tables say of a session, through real shards and a real catalogue: neighbours, rules and
  * co-visitation lead, what the session itself added is left out, a label as if it had never been clicked, and
  * the learner finds what predicts. */
-#include "base/arena.h"
-#include "base/hash.h"
-#include "recommend/gather.h"
-#include "recommend/learn.h"
-#include "session/record.h"
-
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <time.h>
-
-#include <cmocka.h>
-
-#define SHARDS 3
-#define ITEMS 12
-#define ALL_ITEMS 160 /* of one test */
-#define START_MS ((int64_t)1700000000000)
-#define ROUNDS 60
-#define SCORES_NEAR 1e-4f /* sums in another order */
-
-struct world {
-    struct dn_epoch *epoch;
-    struct dn_epoch_reader *reader;
-    struct dn_catalog *catalog;
-    struct dn_shard *shards[SHARDS];
-    struct dn_arena *arena;
-    struct dn_recommend_world view;
-    struct dn_recommend_settings settings;
-    uint64_t index;
-    int64_t time_ms;
-    struct dn_recommended *items;
-    size_t count;
-    struct dn_error err;
-};
-
-static const char *NAMES[ALL_ITEMS] = {"a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"};
-static char more_names[ALL_ITEMS][8];
-
-static uint64_t random_state;
-static uint32_t below(uint32_t bound)
-{
-    random_state ^= random_state << 13;
-    random_state ^= random_state >> 7;
-    random_state ^= random_state << 17;
-    return (uint32_t)(random_state >> 33) % bound;
-}
-
-static void apply(struct world *w, int shard, const struct dn_buffer *record)
-{
-    struct dn_buffer result;
-
-    assert_false(record->failed);
-    dn_buffer_init(&result, 1 << 20);
-    dn_shard_apply(w->shards[shard], ++w->index, 0, w->time_ms, record->bytes, record->length, &result);
-    dn_shard_entry_done(w->shards[shard], w->index, w->time_ms);
-    assert_int_equal(result.bytes[0], DN_RESULT_OK);
-    dn_buffer_free(&result);
-}
-
-static void put_items(struct world *w, int count)
-{
-    struct dn_buffer record, result;
-    struct dn_item items[ALL_ITEMS];
-
-    for (int i = 0; i < count; i++)
-        items[i] = (struct dn_item){.id = NAMES[i],
-                                    .id_length = (uint16_t)strlen(NAMES[i]),
-                                    .category = i % 2 ? "odd" : "even",
-                                    .category_length = i % 2 ? 3 : 4,
-                                    .price = 1 + i,
-                                    .available = true};
-    dn_buffer_init(&record, 1 << 20);
-    dn_buffer_init(&result, 1 << 20);
-    dn_catalog_record_upsert(&record, items, (size_t)count);
-    dn_catalog_apply(w->catalog, 1, 0, START_MS, record.bytes, record.length, &result);
-    dn_catalog_entry_done(w->catalog, 1, START_MS);
-    dn_buffer_free(&record);
-    dn_buffer_free(&result);
-}
-
-static struct world *world_of(int items)
-{
-    struct world *w = calloc(1, sizeof *w);
-    struct dn_shard_settings settings;
-    struct dn_buffer record;
-
-    assert_non_null(w);
-    w->epoch = dn_epoch_create();
-    w->reader = dn_epoch_register(w->epoch);
-    w->catalog = dn_catalog_create(w->epoch, 1000);
-    w->arena = dn_arena_create(1 << 16, 64 << 20);
-    w->time_ms = START_MS;
-    dn_shard_settings_default(&settings);
-    dn_buffer_init(&record, 1 << 16);
-    dn_record_settings(&record, &settings);
-    for (int i = 0; i < SHARDS; i++) {
-        w->shards[i] = dn_shard_create(w->epoch);
-        apply(w, i, &record);
-    }
-    dn_buffer_free(&record);
-    put_items(w, items);
-    w->view = (struct dn_recommend_world){
-        .catalog = w->catalog, .shards = (const struct dn_shard *const *)w->shards, .shard_count = SHARDS};
-    dn_recommend_settings_default(&w->settings);
-    dn_epoch_enter(w->reader);
-    return w;
-}
-
-static struct world *world_create(void)
-{
-    return world_of(ITEMS);
-}
-
-static void world_destroy(struct world *w)
-{
-    dn_epoch_leave(w->reader);
-    dn_epoch_unregister(w->reader);
-    for (int i = 0; i < SHARDS; i++)
-        dn_shard_destroy(w->shards[i]);
-    dn_catalog_destroy(w->catalog);
-    dn_epoch_destroy(w->epoch);
-    dn_arena_destroy(w->arena);
-    free(w);
-}
-
-static struct dn_hash128 user_hash(int user)
-{
-    return (struct dn_hash128){.low = 1000003u * (unsigned)user + 7, .high = 1 + (unsigned)user};
-}
-
-/* Time passes in all shards alike. */
-static void tick(struct world *w, int64_t time_ms)
-{
-    w->time_ms = time_ms > w->time_ms ? time_ms : w->time_ms;
-    for (int i = 0; i < SHARDS; i++)
-        dn_shard_entry_done(w->shards[i], ++w->index, w->time_ms);
-}
-
-static void click_weight(struct world *w, int user, int item, int64_t time_ms, uint8_t type, float weight)
-{
-    struct dn_event_in event = {.user = user_hash(user),
-                                .event_id = w->index + 1000,
-                                .time_ms = time_ms,
-                                .weight = (uint16_t)(weight * DN_WEIGHT_ONE),
-                                .type = type,
-                                .item = NAMES[item],
-                                .item_length = (uint16_t)strlen(NAMES[item])};
-    struct dn_buffer record;
-
-    dn_buffer_init(&record, 1 << 16);
-    dn_record_events(&record, &event, 1);
-    w->time_ms = time_ms > w->time_ms ? time_ms : w->time_ms;
-    apply(w, user % SHARDS, &record);
-    dn_buffer_free(&record);
-}
-
-static void click_type(struct world *w, int user, int item, int64_t time_ms, uint8_t type)
-{
-    click_weight(w, user, item, time_ms, type, 1);
-}
-
-static void click(struct world *w, int user, int item, int64_t time_ms)
-{
-    click_type(w, user, item, time_ms, DN_EVENT_VIEW);
-}
-
-/* The items clicked one after another by each of `users` users. */
-static void walk(struct world *w, int first_user, int users, const char *path)
-{
-    for (int user = first_user; user < first_user + users; user++)
-        for (int i = 0; path[i] != 0; i++)
-            click(w, user, path[i] - 'a', START_MS + 1000 * i);
-}
-
-static struct dn_session_view session_of(struct dn_event_view *events, const int *items, size_t count,
-                                         int64_t first_ms)
-{
-    for (size_t i = 0; i < count; i++)
-        events[i] =
-            (struct dn_event_view){.item = NAMES[items[i]],
-                                   .item_length = (uint16_t)strlen(NAMES[items[i]]),
-                                   .item_hash = dn_hash64(NAMES[items[i]], strlen(NAMES[items[i]]), 0),
-                                   .type = DN_EVENT_VIEW,
-                                   .time_ms = first_ms + 1000 * (int64_t)i,
-                                   .weight = 1,
-                                   .current = true};
-    return (struct dn_session_view){.event_count = count,
-                                    .events = events,
-                                    .session_events = (uint32_t)count,
-                                    .start_ms = first_ms,
-                                    .last_ms = first_ms + 1000 * ((int64_t)count - 1)};
-}
-
-static void ask(struct world *w, const char *path, struct dn_recommend_query query)
-{
-    struct dn_event_view events[32];
-    int items[32];
-    size_t count = strlen(path);
-
-    for (size_t i = 0; i < count; i++)
-        items[i] = path[i] - 'a';
-    struct dn_session_view session = session_of(events, items, count, START_MS + 60000);
-    query.session = &session;
-    dn_arena_reset(w->arena);
-    if (dn_recommend(&w->view, &w->settings, &query, w->arena, &w->items, &w->count, &w->err) != DN_OK)
-        fail_msg("%s", w->err.message);
-}
-
-static char at(const struct world *w, size_t i)
-{
-    assert_true(i < w->count);
-    return w->items[i].item.id[0];
-}
+#include "near_world.h"
 
 /* ---- what is said ------------------------------------------------------------------------------------ */
 
@@ -317,6 +102,35 @@ static void a_filter_reaches_what_is_rare(void **state)
         assert_true(strcmp(w->items[i].source, "rules") == 0 || strcmp(w->items[i].source, "covis") == 0);
         assert_memory_equal(w->items[i].item.category, "odd", 3);
     }
+    world_destroy(w);
+}
+
+/* Where one shard's rest would be enough, the others' are looked at all the same: theirs may be better. */
+static void every_shard_has_a_rest(void **state)
+{
+    struct world *w = world_of(ALL_ITEMS);
+    struct dn_attribute odd = {.value = "odd", .value_length = 3};
+    struct dn_filter_term term = {
+        .op = DN_FILTER_EQ, .name = "category", .name_length = 8, .values = &odd, .value_count = 1};
+    struct dn_filter filter = {.terms = &term, .term_count = 1, .only_available = true};
+    int users[SHARDS] = {SHARDS, 1, 2}, best = 0;
+
+    (void)state;
+    for (int item = ITEMS; item < ALL_ITEMS; item++)
+        best = item % 8 == 1 ? item : best;
+    for (int item = ITEMS; item < ALL_ITEMS; item++)
+        for (int shard = 0; shard < SHARDS; shard++) {
+            int times = item % 2 == 0 ? 4 : item % 8 != 1 ? 0 : item == best ? 3 * (shard == 2) : shard == 0;
+            for (; times > 0; times--, users[shard] += SHARDS) {
+                click(w, users[shard], 0, START_MS);
+                click(w, users[shard], item, START_MS + 1000);
+            }
+        }
+    uint32_t neighbours = 1u << DN_SOURCE_VSTAN | 1u << DN_SOURCE_VMIS;
+    ask(w, "a", (struct dn_recommend_query){.k = 2, .filter = &filter, .sources_off = neighbours});
+    assert_int_equal(w->count, 2);
+    assert_int_equal(w->items[0].item.id_length, strlen(NAMES[best]));
+    assert_memory_equal(w->items[0].item.id, NAMES[best], strlen(NAMES[best]));
     world_destroy(w);
 }
 
@@ -614,204 +428,17 @@ static void popularity_by_window(void **state)
     world_destroy(w);
 }
 
-/* ---- learning ---------------------------------------------------------------------------------------- */
-
-/* The last item before always comes again, and rules are noise: what no default weights know. */
-static void the_learner_finds_what_predicts(void **state)
-{
-    struct world *w = world_create();
-    struct dn_model model;
-    struct dn_event_view events[8];
-    double first = 0, last = 0;
-    int steps = 0;
-
-    (void)state;
-    dn_model_default(&model);
-    struct dn_learner *learner = dn_learner_create(&model);
-    assert_non_null(learner);
-    for (int user = 100; user < 600; user++) {
-        int x = (int)below(ITEMS), y = (x + 1 + (int)below(ITEMS - 1)) % ITEMS;
-        int items[3] = {x, y, x};
-        struct dn_session_view session = session_of(events, items, 3, START_MS + 1000 * (int64_t)user);
-        struct dn_learned learned;
-        for (int i = 0; i < 3; i++)
-            click(w, user, items[i], events[i].time_ms);
-        dn_arena_reset(w->arena);
-        assert_int_equal(dn_learner_step(learner, &w->view, &w->settings, user_hash(user), &session, w->arena,
-                                         &learned, &w->err),
-                         DN_OK);
-        assert_true(learned.used);
-        first += user < 150 ? (double)learned.loss : 0;
-        last += user >= 550 ? (double)learned.loss : 0;
-        steps++;
-    }
-    assert_int_equal(steps, 500);
-    if (!(last < first / 2))
-        fail_msg("the loss of 50 steps was %g first, and %g last", first, last);
-    dn_learner_model(learner, &model);
-    assert_true(model.weights[0][DN_FEATURE_SEEN_BEFORE] > 0.5f);
-    w->view.model = &model;
-    ask(w, "ab", (struct dn_recommend_query){.k = 3, .include_seen = true});
-    assert_int_equal(at(w, 0), 'a');
-    /* And not without what was learned. */
-    dn_model_default(&model);
-    dn_learner_reset(learner, &model);
-    struct dn_model again;
-    dn_learner_model(learner, &again);
-    assert_memory_equal(&again, &model, sizeof model);
-    dn_learner_destroy(learner);
-    world_destroy(w);
-}
-
-/* Corrections move an answer while the network leads, and not before; a learner brings it that far. */
-static void a_network_that_leads_serves(void **state)
-{
-    struct world *w = world_create();
-    struct dn_event_view events[4];
-    struct dn_learned learned = {0};
-    struct dn_model model;
-    int items[3] = {0, 1, 2};
-    float before = 0;
-
-    (void)state;
-    for (int user = 1; user < 10; user++)
-        walk(w, user, 6, user % 3 ? "abc" : "abd");
-    dn_model_default(&model);
-    w->view.model = &model;
-    ask(w, "ab", (struct dn_recommend_query){.k = 4, .include_seen = true});
-    char first = w->items[0].item.id[0], second = w->items[1].item.id[0];
-    /* One unit, open where the item is not the best one: lifted. */
-    model.network.steps = 1;
-    model.network.weights[DN_NETWORK_LENGTHS + 1][0] = 1;
-    model.network.weights[DN_NETWORK_LEAD][0] = -1;
-    model.network.weights[DN_NETWORK_OUT][0] = 19;
-    ask(w, "ab", (struct dn_recommend_query){.k = 4, .include_seen = true});
-    assert_int_equal(at(w, 0), first);
-    model.network.leads = true;
-    ask(w, "ab", (struct dn_recommend_query){.k = 4, .include_seen = true});
-    assert_int_not_equal(at(w, 0), first);
-    assert_true(second != first);
-    dn_model_default(&model);
-    struct dn_learner *learner = dn_learner_create(&model);
-    struct dn_session_view session = session_of(events, items, 3, START_MS + 100000);
-    for (int step = 0; step < 30; step++) {
-        dn_arena_reset(w->arena);
-        assert_int_equal(dn_learner_step(learner, &w->view, &w->settings, user_hash(77), &session, w->arena,
-                                         &learned, &w->err),
-                         DN_OK);
-        assert_true(learned.used && learned.network_loss > 0);
-        before = step == 0 ? learned.network_loss : before;
-        assert_true(step > 0 || fabsf(learned.network_loss - learned.loss) < 1e-3f);
-    }
-    assert_true(learned.network_loss < before);
-    dn_learner_model(learner, &model);
-    assert_int_equal(model.network.steps, 30);
-    assert_false(model.network.leads);
-    dn_learner_destroy(learner);
-    world_destroy(w);
-}
-
-static void what_is_no_label(void **state)
-{
-    struct world *w = world_create();
-    struct dn_event_view events[4];
-    int items[2] = {0, 1};
-    struct dn_learned learned;
-    struct dn_model model;
-
-    (void)state;
-    dn_model_default(&model);
-    struct dn_learner *learner = dn_learner_create(&model);
-    walk(w, 1, 6, "ab");
-    struct dn_session_view session = session_of(events, items, 2, START_MS);
-    session.event_count = 1;
-    assert_int_equal(
-        dn_learner_step(learner, &w->view, &w->settings, user_hash(1), &session, w->arena, &learned, &w->err),
-        DN_OK);
-    assert_false(learned.used);
-    session.event_count = 2;
-    events[1].type = DN_EVENT_DISLIKE;
-    assert_int_equal(
-        dn_learner_step(learner, &w->view, &w->settings, user_hash(1), &session, w->arena, &learned, &w->err),
-        DN_OK);
-    assert_false(learned.used);
-    events[1].type = DN_EVENT_VIEW;
-    events[0].current = false;
-    assert_int_equal(
-        dn_learner_step(learner, &w->view, &w->settings, user_hash(1), &session, w->arena, &learned, &w->err),
-        DN_OK);
-    assert_false(learned.used);
-    events[0].current = true;
-    assert_int_equal(
-        dn_learner_step(learner, &w->view, &w->settings, user_hash(1), &session, w->arena, &learned, &w->err),
-        DN_OK);
-    assert_true(learned.used && learned.rank == 1 && learned.loss > 0);
-    dn_learner_destroy(learner);
-    world_destroy(w);
-}
-
-/* ---- the model's bytes ------------------------------------------------------------------------------- */
-
-static void the_model_as_bytes(void **state)
-{
-    struct dn_model model = {0}, back;
-    struct dn_buffer out;
-    struct dn_error err;
-
-    (void)state;
-    for (size_t v = 0; v < DN_MODEL_VECTORS; v++)
-        for (size_t f = 0; f < DN_FEATURE_COUNT; f++)
-            model.weights[v][f] = (float)(int)below(2000) / 64 - 15;
-    model.weights[1][2] = NAN;
-    model.weights[1][3] = 1e9f;
-    model.weights[1][4] = -INFINITY;
-    dn_buffer_init(&out, DN_MODEL_BYTES_MAX);
-    dn_model_encode(&model, &out);
-    assert_false(out.failed);
-    assert_int_equal(dn_model_decode(out.bytes, out.length, &back, &err), DN_OK);
-    model.weights[1][2] = 0;
-    model.weights[1][3] = DN_WEIGHT_MAX;
-    model.weights[1][4] = -DN_WEIGHT_MAX;
-    assert_memory_equal(&model, &back, sizeof model);
-    for (size_t length = 0; length < out.length; length++)
-        assert_int_equal(dn_model_decode(out.bytes, length, &back, &err), DN_CORRUPT);
-    out.bytes[0] ^= 1;
-    assert_int_equal(dn_model_decode(out.bytes, out.length, &back, &err), DN_CORRUPT);
-    dn_buffer_free(&out);
-    for (size_t f = 0; f < DN_FEATURE_COUNT; f++)
-        for (size_t g = 0; g < f; g++)
-            assert_string_not_equal(dn_feature_name(f), dn_feature_name(g));
-    assert_null(dn_feature_name(DN_FEATURE_COUNT));
-}
-
 int main(void)
 {
-    const char *seed = getenv("DUNLIN_SEED");
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(neighbours_and_rules_lead),
-        cmocka_unit_test(sources_can_be_off),
-        cmocka_unit_test(filters_and_seen_hold),
-        cmocka_unit_test(a_filter_reaches_what_is_rare),
-        cmocka_unit_test(reasons_name_the_item_with_a_row),
-        cmocka_unit_test(boosts_are_in_the_scores),
-        cmocka_unit_test(what_is_off_says_nothing),
-        cmocka_unit_test(dislikes_are_not_counted),
-        cmocka_unit_test(the_own_session_is_left_out),
-        cmocka_unit_test(what_trends_is_a_feature),
-        cmocka_unit_test(popularity_by_window),
-        cmocka_unit_test(the_learner_finds_what_predicts),
-        cmocka_unit_test(a_network_that_leads_serves),
-        cmocka_unit_test(what_is_no_label),
-        cmocka_unit_test(the_model_as_bytes),
+        cmocka_unit_test(neighbours_and_rules_lead), cmocka_unit_test(sources_can_be_off),
+        cmocka_unit_test(filters_and_seen_hold),     cmocka_unit_test(a_filter_reaches_what_is_rare),
+        cmocka_unit_test(every_shard_has_a_rest),    cmocka_unit_test(reasons_name_the_item_with_a_row),
+        cmocka_unit_test(boosts_are_in_the_scores),  cmocka_unit_test(what_is_off_says_nothing),
+        cmocka_unit_test(dislikes_are_not_counted),  cmocka_unit_test(the_own_session_is_left_out),
+        cmocka_unit_test(what_trends_is_a_feature),  cmocka_unit_test(popularity_by_window),
     };
 
-    for (int i = ITEMS; i < ALL_ITEMS; i++) {
-        snprintf(more_names[i], sizeof more_names[i], "m%d", i);
-        NAMES[i] = more_names[i];
-    }
-    random_state = seed ? strtoull(seed, NULL, 10) : (uint64_t)time(NULL);
-    random_state = random_state * 2862933555777941757u + 3037000493u;
-    printf("seed %s%llu (set DUNLIN_SEED to repeat)\n",
-           seed ? "" : "of the clock: ", seed ? strtoull(seed, NULL, 10) : (unsigned long long)time(NULL));
+    near_world_begin();
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

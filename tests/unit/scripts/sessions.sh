@@ -54,6 +54,8 @@ refused "escaped" 1 'bad.jsonl: line 5: "item" is no plain string' "$sessions" b
 head -n 4 bad.jsonl >clicks.jsonl
 echo '{"time_ms":3,"user":"u","item":"e"}' >>clicks.jsonl
 same "JSON lines" $'c e\na b' "$sessions" clicks.jsonl
+{ echo; cat clicks.jsonl; echo; } >gaps.jsonl
+same "empty lines" $'c e\na b' "$sessions" gaps.jsonl
 printf 'a b b c\nd e\nf g\nh\n' >lines.txt
 same "sequences" $'a b b c\nd e\nf g' "$sessions" lines.txt
 same "half of the lines" $'a b b c\nd e' "$sessions" --share 0.5 lines.txt
@@ -88,6 +90,12 @@ printf '1 2\na 1 nan\n' >bad.vec
 refused "no number" 1 'bad.vec: line 2: "nan" is not a number' "$vectors" bad.vec
 printf '1 2\na 1 2 3\n' >bad.vec
 refused "dimension" 1 'bad.vec: line 2: expected an id and 2 numbers' "$vectors" bad.vec
+: >empty.vec
+refused "an empty file" 1 'the file is empty' "$vectors" empty.vec
+cp items.vec w=1.vec
+"$vectors" items.vec >plain.out 2>/dev/null
+"$vectors" w=1.vec >named.out 2>/dev/null </dev/null
+cmp -s plain.out named.out || { echo "a name with = is taken for an assignment"; exit 1; }
 refused "no vectors" 1 'expected the count of vectors' "$vectors" items.jsonl
 echo '{"id":"a","vector":[1,2]}' >old.jsonl
 refused "a vector already" 1 'old.jsonl: line 1: item "a" has a vector already' "$vectors" --items old.jsonl items.vec

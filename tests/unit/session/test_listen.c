@@ -86,7 +86,7 @@ static void test_streams_tell_too_and_a_restore_keeps_the_listener(void **unused
 }
 
 struct watched {
-    size_t applied, erased;
+    size_t applied, erased, replaced;
     struct dn_applied last;
     struct dn_hash128 last_erased;
 };
@@ -96,6 +96,12 @@ static void watch_applied(void *data, const struct dn_applied *event)
     struct watched *watched = data;
     watched->applied++;
     watched->last = *event;
+}
+
+static void watch_replaced(void *data)
+{
+    struct watched *watched = data;
+    watched->replaced++;
 }
 
 static void watch_erased(void *data, struct dn_hash128 user)
@@ -122,7 +128,8 @@ static void test_a_watch_is_told_of_all_that_counts(void **unused)
     (void)unused;
     struct rig rig;
     struct watched watched = {0};
-    const struct dn_shard_watch watch = {.applied = watch_applied, .erased = watch_erased, .data = &watched};
+    const struct dn_shard_watch watch = {
+        .applied = watch_applied, .erased = watch_erased, .replaced = watch_replaced, .data = &watched};
     struct dn_shard_settings settings;
     struct dn_buffer bytes;
     rig_open(&rig);
@@ -155,8 +162,10 @@ static void test_a_watch_is_told_of_all_that_counts(void **unused)
     /* Nothing is applied by a restore, and what is applied after it is told of. */
     dn_buffer_init(&bytes, 1u << 20);
     rig_snapshot(&rig, &bytes);
+    assert_int_equal(watched.replaced, 0);
     rig_restore(&rig, &bytes);
     expect_watched(&watched, 3, 0, 2, "s", t + 7);
+    assert_int_equal(watched.replaced, 1);
     assert_int_equal(rig_click(&rig, 2, 6, t + 8, "c"), DN_OUTCOME_ACCEPTED);
     expect_watched(&watched, 4, 0, 2, "c", t + 8);
 
@@ -178,7 +187,8 @@ static void test_the_state_is_the_same(void **unused)
     struct rig alone, heard_of;
     struct heard heard = {0};
     struct watched watched = {0};
-    const struct dn_shard_watch watch = {.applied = watch_applied, .erased = watch_erased, .data = &watched};
+    const struct dn_shard_watch watch = {
+        .applied = watch_applied, .erased = watch_erased, .replaced = watch_replaced, .data = &watched};
     rig_open(&alone);
     rig_open(&heard_of);
     dn_shard_listen(heard_of.shard, hear, &heard);

@@ -218,7 +218,8 @@ static void check_popular(void)
         dn_epoch_enter(rig.reader);
         uint32_t id = dn_near_find(rig.shard, dn_hash64(name, strlen(name), 0), name, (uint16_t)strlen(name));
         for (enum dn_popular_span span = 0; span < DN_POPULAR_SPANS && id != DN_NEAR_NONE; span++) {
-            double want = 0, got = (double)dn_near_popular(rig.shard, id, span);
+            double want = 0,
+                   got = (double)dn_near_popular(rig.shard, id, dn_hash64(name, strlen(name), 0), span);
             for (int i = 0; i < POPULAR_EVENTS; i++) {
                 if (popular_events[i].item == item) {
                     want += popular_events[i].weight *

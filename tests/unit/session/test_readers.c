@@ -358,7 +358,7 @@ static void *trend_thread(void *argument)
         uint32_t id = dn_near_find(work->rig->shard, dn_hash64("hot", 3, 0), "hot", 3);
         for (int i = 0; i < 100 && id != DN_NEAR_NONE; i++) {
             if (!dn_near_item(work->rig->shard, id, &named) || named.trending > TREND_BOUND ||
-                dn_near_popular(work->rig->shard, id, DN_POPULAR_HOUR) > HOUR_BOUND) {
+                dn_near_popular(work->rig->shard, id, named.hash, DN_POPULAR_HOUR) > HOUR_BOUND) {
                 atomic_fetch_add(&work->failures, 1);
             }
             atomic_fetch_add_explicit(&work->reads, 1, memory_order_relaxed);
