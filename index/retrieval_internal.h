@@ -22,6 +22,7 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <string.h>
 
 #define DN_FACTORY_MAX 64u
 #define DN_AUTO_FLAT_BELOW 8000u /* vectors: exact search is fast enough below */
@@ -112,15 +113,19 @@ enum dn_code dn_cache_read(const char *path, struct dn_built **ret, struct dn_er
 /* ---- vectors
  * ------------------------------------------------------------------------------------------------ */
 
-/* Eight running sums: the order is fixed, so every path scores a pair alike, and it vectorises. */
+typedef float dn_lanes __attribute__((vector_size(8 * sizeof(float))));
+
+/* Eight running sums: the order is fixed, so every path scores a pair alike. As a vector: at -O2 the loop
+ * over them was not made one, and took eight times the instructions. */
 static inline float dn_dot(const float *a, const float *b, uint32_t dim)
 {
-    float sum[8] = {0};
+    dn_lanes sum = {0};
     uint32_t i = 0;
     for (; i + 8 <= dim; i += 8) {
-        for (uint32_t j = 0; j < 8; j++) {
-            sum[j] += a[i + j] * b[i + j];
-        }
+        dn_lanes x, y;
+        memcpy(&x, a + i, sizeof x);
+        memcpy(&y, b + i, sizeof y);
+        sum += x * y;
     }
     float rest = 0;
     for (; i < dim; i++) {

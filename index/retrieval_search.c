@@ -15,6 +15,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define ROW_STAGES 3u        /* of prefetch_row */
+#define ROWS_AHEAD 4u        /* steps from one to the next */
+#define FLOATS_A_LINE 16u    /* of the cache */
 #define SAMPLE_ROWS 256u     /* rows looked at to guess how often a filter passes */
 #define SAMPLE_PASS_MIN 4u   /* fewer of them pass: the guess is worth nothing */
 #define OVERSAMPLE_MAX 4096u /* rows asked of FAISS at once */
@@ -229,6 +232,34 @@ static size_t lists_for(const struct dn_built *built, uint64_t reach)
     return lists < built->lists ? (size_t)lists : built->lists;
 }
 
+/* Rows lie all over memory, and each look behind the last is another miss: what a later step reads is asked
+ * for some steps before. */
+static void prefetch_row(const struct search *s, int64_t row, size_t stage)
+{
+    const struct dn_generation *g = s->generation;
+    if (row < 0 || row >= (int64_t)g->built->rows) {
+        return;
+    }
+    if (stage == 0) {
+        __builtin_prefetch(&g->slots[row]);
+        __builtin_prefetch(&g->built->vector_hash[row]);
+        __builtin_prefetch(&g->built->id_hash[row]);
+        return;
+    }
+    const struct dn_block *block = dn_state_block(s->state, g->slots[row]);
+    if (block == NULL) {
+        return;
+    }
+    if (stage == 1) {
+        __builtin_prefetch(block);
+        __builtin_prefetch(&block->slot);
+    } else if (block->dim == s->dim) {
+        for (uint32_t i = 0; i < s->dim; i += FLOATS_A_LINE) {
+            __builtin_prefetch(block->vector + i);
+        }
+    }
+}
+
 /* Asks for `want` rows and scores those that pass. *ret_met: how many passed; *ret_more: there may be more.
  */
 static enum dn_code ask_faiss(struct search *s, size_t want, size_t lists, const uint8_t *allowed,
@@ -245,11 +276,17 @@ static enum dn_code ask_faiss(struct search *s, size_t want, size_t lists, const
                          rows, error, sizeof error)) {
         return dn_fail(err, DN_INTERNAL, "FAISS search: %s", error);
     }
-    for (size_t i = 0; i < want; i++) {
-        if (rows[i] < 0 || rows[i] >= (int64_t)built->rows) {
+    for (size_t i = 0; i < want + ROW_STAGES * ROWS_AHEAD; i++) {
+        for (size_t stage = 0; stage < ROW_STAGES; stage++) {
+            if (i >= stage * ROWS_AHEAD && i - stage * ROWS_AHEAD < want) {
+                prefetch_row(s, rows[i - stage * ROWS_AHEAD], stage);
+            }
+        }
+        size_t at = i - ROW_STAGES * ROWS_AHEAD;
+        if (i < ROW_STAGES * ROWS_AHEAD || rows[at] < 0 || rows[at] >= (int64_t)built->rows) {
             continue;
         }
-        const struct dn_block *block = row_block(s, (uint32_t)rows[i]);
+        const struct dn_block *block = row_block(s, (uint32_t)rows[at]);
         if (passes(s, block)) {
             score(s, block, false);
             (*ret_met)++;

@@ -13,6 +13,8 @@
 #define RECENT_ONE 7.0f
 #define TRENDING_ONE 7.0f
 #define SOURCES_ONE 4.0f
+#define VECTORS_AHEAD 4u  /* candidates from asking for a vector to reading it */
+#define FLOATS_A_LINE 16u /* of the cache */
 #define CATEGORY_ITEMS 5u /* newest items whose categories count */
 
 static const size_t FIRST_FEATURE[DN_SCORED] = {
@@ -133,6 +135,12 @@ static void read_seen(struct reading *reading)
     }
 }
 
+static void prefetch_vector(const struct dn_item *item, uint32_t dim)
+{
+    for (uint32_t i = 0; item->vector != NULL && i < dim; i += FLOATS_A_LINE)
+        __builtin_prefetch(item->vector + i);
+}
+
 static void read_likeness(struct reading *reading)
 {
     const struct dn_pipeline *pipeline = reading->pipeline;
@@ -148,6 +156,8 @@ static void read_likeness(struct reading *reading)
     float *likeness_last = last != NULL ? array(reading, DN_FEATURE_LIKENESS_LAST) : NULL;
     for (size_t i = 0; i < gathered->count && !reading->full; i++) {
         const struct dn_item *item = &gathered->list[i].item;
+        if (i + VECTORS_AHEAD < gathered->count)
+            prefetch_vector(&gathered->list[i + VECTORS_AHEAD].item, pipeline->dim);
         if (item->vector == NULL || item->dim != pipeline->dim) {
             none[i] = 1;
             continue;

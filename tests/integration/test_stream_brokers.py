@@ -68,7 +68,8 @@ class Nemesis:
         print(f"{time.monotonic() - self.began:6.1f} s: {text}", flush=True)
 
     def move_leaders(self):
-        to = {p: self.rng.choice(sorted(self.brokers.running)) for p in range(PARTITIONS)}
+        before = self.brokers.leaders("clicks")
+        to = {p: self.rng.choice(sorted(set(self.brokers.running) - {before[p][0]})) for p in range(PARTITIONS)}
         moved = self.brokers.move_leaders("clicks", to)
         self.moved += moved
         self.say(f"{moved} partition leaders moved: {to}")
