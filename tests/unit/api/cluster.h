@@ -13,6 +13,8 @@
 #include "api/api.h"
 #include "base/clock.h"
 
+#include "tests/free_port.h"
+
 #include <arpa/inet.h>
 #include <ftw.h>
 #include <stdatomic.h>
@@ -111,15 +113,10 @@ static inline struct dn_fsm cluster_catalog_fsm(struct dn_catalog *catalog)
 
 static inline uint16_t cluster_free_port(void)
 {
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    struct sockaddr_in address = {.sin_family = AF_INET};
-    socklen_t length = sizeof address;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    if (bind(fd, (struct sockaddr *)&address, sizeof address) != 0 ||
-        getsockname(fd, (struct sockaddr *)&address, &length) != 0)
+    uint16_t port = test_free_port();
+    if (port == 0)
         fail_msg("no free port");
-    close(fd);
-    return ntohs(address.sin_port);
+    return port;
 }
 
 static inline bool cluster_ready(void *data, char *ret_reason, size_t size)

@@ -9,6 +9,8 @@
 #include "base/log.h"
 #include "consensus/consensus.h"
 
+#include "tests/free_port.h"
+
 #include <arpa/inet.h>
 #include <dirent.h>
 #include <ftw.h>
@@ -286,13 +288,9 @@ static inline void on_leader(void *data, uint32_t group, bool leader, uint64_t t
 /* A port nobody listens on now. */
 static inline unsigned free_port(void)
 {
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
-    socklen_t length = sizeof address;
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-    assert_int_equal(bind(fd, (struct sockaddr *)&address, sizeof address), 0);
-    assert_int_equal(getsockname(fd, (struct sockaddr *)&address, &length), 0);
-    close(fd);
-    return ntohs(address.sin_port);
+    unsigned port = test_free_port();
+    assert_true(port != 0);
+    return port;
 }
 
 static inline void cluster_init(struct cluster *c, unsigned nodes, unsigned groups)
