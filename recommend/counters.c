@@ -1,17 +1,13 @@
 /* Counters of single items: counters.h. */
 #include "recommend/counters.h"
 
+#include "recommend/own.h"
+
 #include <string.h>
 
 #define AHEAD 4u /* steps between asking for memory and reading it */
 #define STAGES 3u
-#define LEFT_MIN 1e-3  /* events: less than that is left of nothing, by rounding */
-#define EVENTS_MAX 64u /* of the session, that are taken out again */
-
-static bool counts(uint8_t type)
-{
-    return type != DN_EVENT_DISLIKE && type != DN_EVENT_REMOVE;
-}
+#define LEFT_MIN 1e-3 /* events: less than that is left of nothing, by rounding */
 
 static bool is_item(const struct dn_near_item *named, const char *name, uint16_t length, uint64_t hash)
 {
@@ -30,10 +26,10 @@ float dn_counters_of_others(const struct dn_pipeline *pipeline, const struct dn_
 
     if (label != NULL && is_item(named, label->name, label->length, label->hash))
         left -= dn_near_trending(from, label->time_ms, label->weight);
-    for (size_t i = made, looked = 0; i-- > 0 && session->events[i].current && looked < EVENTS_MAX;
+    for (size_t i = made, looked = 0; i-- > 0 && session->events[i].current && looked < DN_OWN_EVENTS;
          looked++) {
         const struct dn_event_view *event = &session->events[i];
-        if (counts(event->type) && is_item(named, event->item, event->item_length, event->item_hash))
+        if (dn_own_counts_event(event) && is_item(named, event->item, event->item_length, event->item_hash))
             left -= dn_near_trending(from, event->time_ms, event->weight);
     }
     return left > LEFT_MIN ? (float)left : 0;

@@ -1,5 +1,6 @@
 /* Features of candidates, and the scores a model gives them. Arrays go by feature, so that loops over
  * candidates vectorise. */
+#include "recommend/caps.h"
 #include "recommend/gather.h"
 
 #include <math.h>
@@ -194,12 +195,6 @@ static bool is_priced(const struct dn_item *item)
     return item->price > 0 && isfinite(item->price);
 }
 
-static bool same_category(const struct dn_item *a, const struct dn_item *b)
-{
-    return a->category_length > 0 && a->category_length == b->category_length &&
-           memcmp(a->category, b->category, a->category_length) == 0;
-}
-
 static void read_attributes(struct reading *reading)
 {
     const struct dn_gathered *gathered = reading->gathered;
@@ -222,7 +217,7 @@ static void read_attributes(struct reading *reading)
     for (size_t i = 0; i < gathered->count && !reading->full; i++) {
         const struct dn_item *item = &gathered->list[i].item;
         for (size_t j = 0; j < count && categories > 0; j++)
-            category[i] += same_category(item, items[j]) ? 1 / (float)count : 0;
+            category[i] += dn_same_category(item, items[j]) ? 1 / (float)count : 0;
         if (prices > 0 && is_priced(item))
             likeness[i] = 1 / (1 + fabsf((float)(log(item->price) - price / (double)prices)));
     }
