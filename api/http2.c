@@ -406,5 +406,11 @@ enum dn_code dn_http2_init(struct dn_server *server, struct dn_error *err)
     nghttp2_session_callbacks_set_on_stream_close_callback(callbacks, on_stream_close);
     nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(callbacks, on_invalid_frame);
     nghttp2_option_set_no_closed_streams(server->option, 1);
+    /* nghttp2's own limit against floods of resets (CVE-2023-44487) is 33 a second after the first 1,000: a
+     * proxy, or clients with short deadlines while a shard has no leader, give up more than that honestly,
+     * and lose all other calls of the connection with it. What such a flood can make us hold is bounded
+     * without it (pending_calls, pending_bytes). */
+    uint64_t rate = server->limits.resets_per_s;
+    nghttp2_option_set_stream_reset_rate_limit(server->option, rate * DN_RESETS_BURST_S, rate);
     return DN_OK;
 }

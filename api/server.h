@@ -49,6 +49,7 @@
 #define DN_CALL_ARENA_BLOCK_BYTES (16u << 10)
 #define DN_WORK_ARENA_BLOCK_BYTES (1u << 20) /* one a thread: a usual Recommend takes a third of it */
 #define DN_OP_MESSAGE_MAX 256
+#define DN_RESETS_BURST_S 4 /* a connection may give up this many seconds' worth of calls at once */
 
 struct dn_call;
 struct dn_conn;

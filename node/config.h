@@ -70,7 +70,7 @@ struct dn_config { /* names and units are those of the keys */
         char address[DN_CONFIG_ADDRESS_MAX];
         bool allow_plaintext;
         uint64_t threads, message_bytes, connections, streams, arena_bytes, default_deadline_ms,
-            max_deadline_ms, pending_calls, pending_bytes, idle_timeout_ms;
+            max_deadline_ms, pending_calls, pending_bytes, idle_timeout_ms, resets_per_s;
     } api;
     struct {
         char address[DN_CONFIG_ADDRESS_MAX];

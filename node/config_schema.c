@@ -118,6 +118,9 @@ static const struct dn_config_key KEYS[] = {
           "Most bytes of requests and answers a thread holds."),
     UINT("api.idle_timeout_ms", api.idle_timeout_ms, 100, 86400000, "300000", "ms",
          "A connection without calls is closed after this."),
+    UINT("api.resets_per_s", api.resets_per_s, 1, 1000000, "5000", "1/s",
+         "Calls that a connection may give up in the long run (four times as many at once); beyond it is "
+         "closed."),
 
     ADDRESS(
         "admin.address", admin.address, "127.0.0.1:7072",

@@ -333,6 +333,7 @@ static enum dn_exit open_api(struct dn_node *node)
                 .pending_calls = (uint32_t)config->api.pending_calls,
                 .pending_bytes = config->api.pending_bytes,
                 .idle_timeout_ms = (uint32_t)config->api.idle_timeout_ms,
+                .resets_per_s = (uint32_t)config->api.resets_per_s,
             },
         .node_name = config->node.name,
         .node_id = config->node.id,

@@ -5,6 +5,8 @@
 static struct dn_server *server;
 static struct h2 h2;
 
+#define GIVEN_UP 3000
+
 static int setup_with(struct dn_api_limits limits)
 {
     server = core_start(1, limits);
@@ -291,6 +293,30 @@ static void test_late_completions(void **state)
     expect("/t.T/Fail", NULL, "still here", 9, "still here");
 }
 
+/* A proxy or a client that hedges gives up calls all day on one connection: the others must not feel it. */
+static void test_many_given_up(void **state)
+{
+    (void)state;
+    struct h2_answer waiting = {.out = (const uint8_t *)"\0\0\0\0\0", .out_length = 5}, given_up;
+    struct dn_op *op;
+    h2_start(&h2, "POST", "/t.T/Park", h2_grpc, NULL, &waiting);
+    assert_true(core_wait_parked(&h2, 1));
+    for (size_t i = 1; i <= GIVEN_UP; i++) {
+        memset(&given_up, 0, sizeof given_up);
+        given_up.out_open = true;
+        h2_start(&h2, "POST", "/t.T/Echo", h2_grpc, NULL, &given_up);
+        h2_turn(&h2, 0);
+        nghttp2_submit_rst_stream(h2.session, NGHTTP2_FLAG_NONE, given_up.stream_id, NGHTTP2_CANCEL);
+        if (i % 10 == 0 && !counts_to("dunlin_api_cancelled_total", "", i))
+            fail_msg("the connection ended after %zu resets", i - 10);
+    }
+    assert_int_equal(core_take(&op), 1);
+    core_complete(op, DN_OK, "not given up");
+    assert_true(h2_until(&h2, &waiting.closed, H2_WAIT_MS));
+    assert_int_equal(waiting.grpc_status, 0);
+    h2_free(&waiting);
+}
+
 /* The connection goes while calls are parked. */
 static void test_connection_lost(void **state)
 {
@@ -504,6 +530,12 @@ static void test_slow_reader(void **state)
     nghttp2_submit_rst_stream(h2.session, NGHTTP2_FLAG_NONE, slow.stream_id, NGHTTP2_CANCEL);
     h2_turn(&h2, 20);
     h2_free(&slow);
+}
+
+static int setup_resets(void **state)
+{
+    (void)state;
+    return setup_with((struct dn_api_limits){.resets_per_s = 1});
 }
 
 /* Streams opened and reset as fast as can be: the connection is ended, the server goes on. */
@@ -721,6 +753,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_deadlines, setup, teardown),
         cmocka_unit_test_setup_teardown(test_park_and_complete, setup, teardown),
         cmocka_unit_test_setup_teardown(test_late_completions, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_many_given_up, setup, teardown),
         cmocka_unit_test_setup_teardown(test_connection_lost, setup, teardown),
         cmocka_unit_test_setup_teardown(test_pending_calls, setup_small, teardown),
         cmocka_unit_test_setup_teardown(test_calls_refused, setup_small, teardown),
@@ -728,7 +761,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_connections, setup_small, teardown),
         cmocka_unit_test_setup_teardown(test_idle, setup_small, teardown),
         cmocka_unit_test_setup_teardown(test_slow_reader, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_rapid_reset, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_rapid_reset, setup_resets, teardown),
         cmocka_unit_test_setup_teardown(test_stream, setup, teardown),
         cmocka_unit_test_setup_teardown(test_drain, setup, teardown),
         cmocka_unit_test_setup_teardown(test_drain_gives_up, setup, teardown),
