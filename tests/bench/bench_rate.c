@@ -3,6 +3,8 @@
  * timed from the moment it was meant to start, so that a stall is charged to all that had to wait for it.
  * (h2load's --rps sends in bursts every 10 ms: what it measures is the burst.) Prints JSON.
  *
+ * A rate of 0 is what the server can do: IN_FLIGHT requests wait on each connection, all the time.
+ *
  * Usage: bench_rate HOST:PORT PATH MESSAGE_FILE RATE SECONDS CONNECTIONS [many]
  * many: the file holds several messages, each behind its length (four bytes, little endian); they are sent in
  * turn, so that requests are of many users. */
@@ -21,12 +23,14 @@
 #define CONNECTIONS_MAX 256
 #define MESSAGES_BYTES_MAX (4u << 20)
 #define MESSAGES_MAX 65536u
+#define IN_FLIGHT 32
 #define DEADLINE_MS 5000
 #define DRAIN_NS UINT64_C(10000000000)
 
 struct request {
     struct bench *bench;
     uint64_t due_ns;
+    bool answered;
 };
 
 struct bench {
@@ -45,6 +49,7 @@ static void on_reply(void *data, const struct dn_reply *reply)
     struct request *request = data;
     struct bench *bench = request->bench;
     dn_histogram_observe_ns(bench->latency, dn_monotonic_ns() - request->due_ns);
+    request->answered = true;
     bench->answered++;
     bench->failed += reply->grpc_status != 0;
 }
@@ -56,7 +61,7 @@ static void schedule(struct bench *bench, double rate)
     srand48(11);
     for (uint64_t i = 0; i < bench->total; i++) {
         at_s += -log(1 - drand48()) / rate;
-        bench->requests[i] = (struct request){bench, start_ns + (uint64_t)(at_s * 1e9)};
+        bench->requests[i] = (struct request){.bench = bench, .due_ns = start_ns + (uint64_t)(at_s * 1e9)};
     }
 }
 
@@ -113,6 +118,41 @@ static enum dn_code run(struct bench *bench, const char *path, struct dn_error *
     return code;
 }
 
+/* A new request in each place whose last was answered, until the time is over. */
+static enum dn_code run_full(struct bench *bench, const char *path, double seconds, struct dn_error *err)
+{
+    enum dn_code code = DN_OK;
+    size_t places = (size_t)bench->count * IN_FLIGHT;
+    uint64_t end_ns = dn_monotonic_ns() + (uint64_t)(seconds * 1e9), now_ns;
+    for (size_t i = 0; i < places; i++) {
+        bench->requests[i] = (struct request){.bench = bench, .answered = true};
+    }
+    while (code == DN_OK && ((now_ns = dn_monotonic_ns()) < end_ns || bench->answered < bench->sent)) {
+        for (size_t i = 0; i < places && code == DN_OK && now_ns < end_ns; i++) {
+            struct request *request = &bench->requests[i];
+            size_t which = bench->sent % bench->message_count;
+            if (!request->answered) {
+                continue;
+            }
+            *request = (struct request){.bench = bench, .due_ns = now_ns};
+            code = dn_client_send(bench->connections[i % bench->count], path, bench->messages[which],
+                                  bench->lengths[which], DEADLINE_MS, on_reply, request, err);
+            bench->sent++;
+        }
+        for (unsigned i = 0; i < bench->count && code == DN_OK; i++) {
+            code = dn_client_poll(bench->connections[i], 0, err); /* they leave now */
+        }
+        if (code == DN_OK) {
+            code = step(bench, err);
+        }
+        if (now_ns > end_ns + DRAIN_NS) {
+            return dn_fail(err, DN_DEADLINE, "not all requests were answered");
+        }
+    }
+    bench->total = bench->sent;
+    return code;
+}
+
 static double quantile_us(const struct bench *bench, double q)
 {
     return (double)dn_histogram_quantile_ns(bench->latency, q) / 1e3;
@@ -159,7 +199,7 @@ int main(int argc, char **argv)
     size_t length = file == NULL ? 0 : fread(message, 1, sizeof message, file);
     double rate = atof(argv[4]), seconds = atof(argv[5]);
     unsigned connections = (unsigned)atoi(argv[6]);
-    if (file == NULL || bench.latency == NULL || rate <= 0 || seconds <= 0 || connections == 0 ||
+    if (file == NULL || bench.latency == NULL || rate < 0 || seconds <= 0 || connections == 0 ||
         connections > CONNECTIONS_MAX || !take_messages(&bench, message, length, many)) {
         fprintf(stderr, "bench_rate: a readable message, a rate, a time and 1 to %d connections are needed\n",
                 CONNECTIONS_MAX);
@@ -172,14 +212,17 @@ int main(int argc, char **argv)
             return 1;
         }
     }
-    bench.total = (uint64_t)(rate * seconds) + 1;
-    bench.requests = calloc(bench.total, sizeof *bench.requests);
+    bool full = rate == 0;
+    bench.total = full ? 0 : (uint64_t)(rate * seconds) + 1;
+    bench.requests = calloc(full ? connections * IN_FLIGHT : bench.total, sizeof *bench.requests);
     if (bench.requests == NULL) {
         return 1;
     }
-    schedule(&bench, rate);
-    uint64_t begun_ns = bench.requests[0].due_ns;
-    enum dn_code code = run(&bench, argv[2], &err);
+    if (!full) {
+        schedule(&bench, rate);
+    }
+    uint64_t begun_ns = full ? dn_monotonic_ns() : bench.requests[0].due_ns;
+    enum dn_code code = full ? run_full(&bench, argv[2], seconds, &err) : run(&bench, argv[2], &err);
     if (code != DN_OK || bench.failed > 0) {
         fprintf(stderr, "bench_rate: %llu calls failed; %s\n", (unsigned long long)bench.failed, err.message);
         return 1;
