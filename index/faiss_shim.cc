@@ -2,8 +2,10 @@
 #include "index/faiss_shim.h"
 
 #include <faiss/Index.h>
+#include <faiss/IndexFlat.h>
 #include <faiss/IndexHNSW.h>
 #include <faiss/IndexIVF.h>
+#include <faiss/IndexIVFFlat.h>
 #include <faiss/IndexPreTransform.h>
 #include <faiss/impl/IDSelector.h>
 #include <faiss/impl/io.h>
@@ -16,6 +18,7 @@
 #include <exception>
 #include <memory>
 #include <stdexcept>
+#include <typeinfo>
 
 extern "C" void openblas_set_num_threads(int) __attribute__((weak));
 
@@ -174,6 +177,40 @@ bool dn_faiss_search(const FaissIndex *index, const float *query, size_t k, size
         say(error, error_size, "unknown failure inside FAISS");
     }
     return false;
+}
+
+bool dn_faiss_as_plain(const FaissIndex *index, struct dn_faiss_plain *ret)
+{
+    const faiss::Index *whole = cpp(index);
+    if (whole->metric_type != faiss::METRIC_INNER_PRODUCT) {
+        return false;
+    }
+    *ret = {static_cast<size_t>(whole->d), 0, nullptr};
+    if (typeid(*whole) == typeid(faiss::IndexFlatIP) || typeid(*whole) == typeid(faiss::IndexFlat)) {
+        return true;
+    }
+    if (typeid(*whole) != typeid(faiss::IndexIVFFlat)) {
+        return false; // IndexIVFFlatDedup among others
+    }
+    auto *ivf = static_cast<const faiss::IndexIVFFlat *>(whole);
+    auto *centres = dynamic_cast<const faiss::IndexFlat *>(ivf->quantizer);
+    if (centres == nullptr || static_cast<size_t>(centres->ntotal) != ivf->nlist) {
+        return false;
+    }
+    ret->lists = ivf->nlist;
+    ret->centres = centres->get_xb();
+    return true;
+}
+
+void dn_faiss_list_of(const FaissIndex *index, size_t list, struct dn_faiss_list *ret)
+{
+    if (auto *ivf = dynamic_cast<const faiss::IndexIVFFlat *>(cpp(index))) {
+        *ret = {ivf->invlists->list_size(list), ivf->invlists->get_ids(list),
+                reinterpret_cast<const float *>(ivf->invlists->get_codes(list))};
+    } else {
+        auto *flat = static_cast<const faiss::IndexFlat *>(cpp(index));
+        *ret = {static_cast<size_t>(flat->ntotal), nullptr, flat->get_xb()};
+    }
 }
 
 bool dn_faiss_write(const FaissIndex *index, dn_faiss_sink sink, void *data, char *error, size_t error_size)

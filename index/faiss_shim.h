@@ -35,6 +35,23 @@ bool dn_faiss_search(const FaissIndex *index, const float *query, size_t k, size
                      const uint8_t *allowed, size_t allowed_bytes, float *ret_scores, int64_t *ret_rows,
                      char *error, size_t error_size);
 
+/* An index that keeps vectors as they are: Flat, or IVF over Flat with a Flat quantizer. */
+struct dn_faiss_plain {
+    size_t dim;
+    size_t lists;         /* 0: Flat, one list without a centre */
+    const float *centres; /* [lists][dim] */
+};
+/* False: of another kind. */
+bool dn_faiss_as_plain(const FaissIndex *index, struct dn_faiss_plain *ret);
+
+struct dn_faiss_list {
+    size_t count;
+    const int64_t *rows;  /* NULL: 0, 1, 2 ... */
+    const float *vectors; /* [count][dim] */
+};
+/* Of a plain index; its memory. */
+void dn_faiss_list_of(const FaissIndex *index, size_t list, struct dn_faiss_list *ret);
+
 /* sink returns false to stop. */
 typedef bool (*dn_faiss_sink)(void *data, const void *bytes, size_t length);
 bool dn_faiss_write(const FaissIndex *index, dn_faiss_sink sink, void *data, char *error, size_t error_size);

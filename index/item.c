@@ -320,10 +320,12 @@ struct dn_block *dn_block_make(const struct dn_item_bytes *bytes, uint64_t versi
     }
     size_t attribute_count = bytes->meta[5];
     size_t head = sizeof(struct dn_block) + attribute_count * sizeof(struct dn_attribute);
-    size_t vector_at = (head + 15) / 16 * 16;
+    /* The id directly behind the head: who looks an item up compares it, and need not wait for another line
+     * of the cache (dn_state_prefetch). */
+    size_t meta_at = head;
+    size_t vector_at = (meta_at + bytes->meta_length + 15) / 16 * 16;
     size_t vector_bytes = (size_t)bytes->dim * sizeof(float);
-    size_t meta_at = vector_at + vector_bytes;
-    size_t size = meta_at + bytes->meta_length;
+    size_t size = vector_at + vector_bytes;
     struct dn_block *block = dn_must_alloc(size);
     memset(block, 0, head);
     block->size_bytes = (uint32_t)size;

@@ -19,6 +19,8 @@
 #define TRAIN_ROUNDS 10
 #define PROBE_QUERIES 48u /* queries that measure recall after a build */
 #define RECALL_WANTED 0.99
+#define PROBE_ARENA_BLOCK (1u << 20)
+#define PROBE_ARENA_MAX (32u << 20)
 #define HNSW_DEPTH_MIN 32u
 #define HNSW_DEPTH_MAX 1024u
 #define ADD_ROWS 4096u /* rows given to FAISS at once: a stop is noticed between */
@@ -41,6 +43,7 @@ static void built_free(struct dn_built *built)
     if (built->index != NULL) {
         faiss_Index_free(built->index);
     }
+    dn_scan_free(built->scan);
     free(built->id_hash);
     free(built->vector_hash);
     free(built);
@@ -229,37 +232,48 @@ static void probe_queries(const struct rows *rows, float *ret_queries)
     }
 }
 
+/* Asks as a search does, for somewhat more than k; what it would return of them counts. */
+static uint32_t probe_found(const struct dn_built *built, const struct rows *rows, const float *query,
+                            uint32_t k, size_t depth, float kth, struct dn_arena *scratch)
+{
+    size_t want = dn_search_want(k) < rows->count ? dn_search_want(k) : rows->count, count = 0;
+    int64_t *ids = dn_arena_alloc(scratch, want * sizeof *ids);
+    struct dn_error err;
+    uint32_t found = 0;
+    if (ids == NULL || dn_built_search(built, query, want, built->kind == DN_FAISS_IVF ? depth : 0, NULL,
+                                       scratch, ids, &count, &err) != DN_OK) {
+        return 0;
+    }
+    for (size_t i = 0; i < count; i++) {
+        /* At least as near as the true k-th: ties count whichever row is named. */
+        found +=
+            ids[i] >= 0 && dn_dot(query, rows->matrix + (size_t)ids[i] * rows->dim, rows->dim) >= kth - 1e-6f;
+    }
+    return found < k ? found : k;
+}
+
 static double probe_recall(const struct dn_built *built, const struct rows *rows, const float *queries,
-                           uint32_t k, const float *kth)
+                           uint32_t k, size_t depth, const float *kth, struct dn_arena *scratch)
 {
     uint32_t wanted = k < rows->count ? k : rows->count;
     uint64_t found = 0;
     for (uint32_t q = 0; q < PROBE_QUERIES; q++) {
-        float scores[DN_PROBE_WIDE];
-        int64_t ids[DN_PROBE_WIDE];
-        char error[128];
         const float *query = queries + (size_t)q * rows->dim;
-        if (!dn_faiss_search(built->index, query, wanted, 0, NULL, 0, scores, ids, error, sizeof error)) {
-            return 0;
-        }
-        for (uint32_t i = 0; i < wanted; i++) {
-            /* At least as near as the true k-th: ties count whichever row is named. */
-            found += ids[i] >= 0 &&
-                     dn_dot(query, rows->matrix + (size_t)ids[i] * rows->dim, rows->dim) >= kth[q] - 1e-6f;
-        }
+        found += probe_found(built, rows, query, wanted, depth, kth[q], scratch);
+        dn_arena_reset(scratch);
     }
     return (double)found / (double)((uint64_t)wanted * PROBE_QUERIES);
 }
 
 /* The least depth, doubling from `least`, that finds the k nearest. Leaves the index at that depth. */
 static size_t depth_for(struct dn_built *built, const struct rows *rows, const float *queries, uint32_t k,
-                        size_t least, size_t most)
+                        size_t least, size_t most, struct dn_arena *scratch)
 {
     float best[DN_PROBE_WIDE], kth[PROBE_QUERIES];
     probe_truth(rows, queries, k, best, kth);
     for (size_t depth = least;; depth = depth * 2 < most ? depth * 2 : most) {
         dn_faiss_set_depth(built->index, depth);
-        if (depth >= most || probe_recall(built, rows, queries, k, kth) >= RECALL_WANTED) {
+        if (depth >= most || probe_recall(built, rows, queries, k, depth, kth, scratch) >= RECALL_WANTED) {
             return depth;
         }
     }
@@ -286,23 +300,30 @@ static enum dn_code choose_depth(struct dn_built *built, const struct rows *rows
         return DN_OK;
     }
     float *queries = calloc((size_t)PROBE_QUERIES * rows->dim, sizeof *queries);
-    if (queries == NULL) {
-        return dn_fail(err, DN_NO_MEMORY, "measuring the index: out of memory");
+    struct dn_arena *scratch = dn_arena_create(PROBE_ARENA_BLOCK, PROBE_ARENA_MAX);
+    enum dn_code code = DN_OK;
+    if (queries == NULL || scratch == NULL) {
+        code = dn_fail(err, DN_NO_MEMORY, "measuring the index: out of memory");
+    } else {
+        probe_queries(rows, queries);
+        built->depth = depth_for(built, rows, queries, DN_PROBE_K, least, most, scratch);
+        built->depth_wide = built->depth;
+        if (ivf) {
+            built->depth_wide = depth_for(built, rows, queries, DN_PROBE_WIDE, built->depth, most, scratch);
+        }
+        dn_faiss_set_depth(built->index, built->depth);
     }
-    probe_queries(rows, queries);
-    built->depth = depth_for(built, rows, queries, DN_PROBE_K, least, most);
-    built->depth_wide = built->depth;
-    if (ivf) {
-        built->depth_wide = depth_for(built, rows, queries, DN_PROBE_WIDE, built->depth, most);
-    }
-    dn_faiss_set_depth(built->index, built->depth);
+    dn_arena_destroy(scratch);
     free(queries);
-    return DN_OK;
+    return code;
 }
 
 /* Asked of the index itself, since not every kind honours a set of allowed rows. */
 bool dn_built_selects(const struct dn_built *built)
 {
+    if (built->scan != NULL) {
+        return true;
+    }
     float query[DN_VECTOR_DIM_MAX];
     for (uint32_t i = 0; i < built->dim; i++) {
         query[i] = 1;
@@ -374,6 +395,7 @@ static enum dn_code built_from_rows(struct dn_retrieval *retrieval, struct rows 
     if (code != DN_OK) {
         goto fail;
     }
+    built->scan = dn_scan_make(built->index);
     if (built->kind != DN_FAISS_OTHER) {
         code = choose_depth(built, rows, retrieval->depth, err);
         if (code != DN_OK) {

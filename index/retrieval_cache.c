@@ -215,6 +215,7 @@ static enum dn_code built_from_bytes(const uint8_t *bytes, size_t length, struct
     }
     built->kind = dn_faiss_kind(built->index);
     built->lists = dn_faiss_lists(built->index);
+    built->scan = dn_scan_make(built->index);
     *ret = built;
     return DN_OK;
 fail:

@@ -18,7 +18,7 @@
 #define DN_INDEX_RETRIEVAL_INTERNAL_H
 
 #include "index/catalog_internal.h"
-#include "index/faiss_shim.h"
+#include "index/scan.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -33,6 +33,7 @@
 /* A FAISS index and what its rows were built from. Shared by generations. */
 struct dn_built {
     FaissIndex *index;
+    struct dn_scan *scan; /* the same in 16 bits, which is searched instead; NULL: not of such a kind */
     enum dn_faiss_kind kind;
     char factory[DN_FACTORY_MAX];
     uint32_t dim;
@@ -99,6 +100,17 @@ void dn_built_release(struct dn_built *built);
 /* The configured depth (dn_retrieval_options), in force from now on. */
 void dn_built_set_depth(struct dn_built *built, double asked);
 bool dn_built_selects(const struct dn_built *built);
+/* The `want` rows nearest to a query of unit length, in no order; those below 0 are none. lists: to look
+ * into, 0: IVF's own depth. allowed: bitmap of rows; NULL: all. */
+enum dn_code dn_built_search(const struct dn_built *built, const float *query, size_t want, size_t lists,
+                             const uint8_t *allowed, struct dn_arena *scratch, int64_t *ret_rows,
+                             size_t *ret_count, struct dn_error *err);
+/* How many rows a search for k items asks for when nothing is left out: near the last of them rows and scores
+ * differ by what rounding does. */
+size_t dn_search_want(size_t k);
+enum dn_code dn_built_search(const struct dn_built *built, const float *query, size_t want, size_t lists,
+                             const uint8_t *allowed, struct dn_arena *scratch, int64_t *ret_rows,
+                             size_t *ret_count, struct dn_error *err);
 /* The factory string in use for so many vectors. */
 void dn_factory_resolve(const char *factory, uint64_t vectors, char ret[DN_FACTORY_MAX]);
 enum dn_code dn_factory_make(const char *factory, uint32_t dim, FaissIndex **ret, struct dn_error *err);

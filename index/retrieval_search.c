@@ -21,6 +21,8 @@
 #define SAMPLE_ROWS 256u     /* rows looked at to guess how often a filter passes */
 #define SAMPLE_PASS_MIN 4u   /* fewer of them pass: the guess is worth nothing */
 #define OVERSAMPLE_MAX 4096u /* rows asked of FAISS at once */
+#define OVERSAMPLE 1.1       /* times what is wanted */
+#define OVERSAMPLE_TERMS 1.5 /* where a sample guessed how many pass */
 #define OVERSAMPLE_SLACK 8u
 #define PREFETCH_ROWS 12u
 #define EXACT_ROWS_MAX 2048u /* passing rows that are scored without FAISS */
@@ -260,25 +262,49 @@ static void prefetch_row(const struct search *s, int64_t row, size_t stage)
     }
 }
 
-/* Asks for `want` rows and scores those that pass. *ret_met: how many passed; *ret_more: there may be more.
- */
-static enum dn_code ask_faiss(struct search *s, size_t want, size_t lists, const uint8_t *allowed,
-                              size_t *ret_met, struct dn_error *err)
+size_t dn_search_want(size_t k)
 {
-    const struct dn_built *built = s->generation->built;
-    float *scores = dn_arena_alloc(s->scratch, want * sizeof *scores);
-    int64_t *rows = dn_arena_alloc(s->scratch, want * sizeof *rows);
-    if (scores == NULL || rows == NULL) {
+    return (size_t)ceil((double)k * OVERSAMPLE) + OVERSAMPLE_SLACK;
+}
+
+enum dn_code dn_built_search(const struct dn_built *built, const float *query, size_t want, size_t lists,
+                             const uint8_t *allowed, struct dn_arena *scratch, int64_t *ret_rows,
+                             size_t *ret_count, struct dn_error *err)
+{
+    if (built->scan != NULL && dn_scan_search(built->scan, query, want, lists > 0 ? lists : built->depth,
+                                              allowed, scratch, ret_rows, ret_count)) {
+        return DN_OK;
+    }
+    float *scores = dn_arena_alloc(scratch, want * sizeof *scores);
+    if (scores == NULL) {
         return dn_fail(err, DN_EXHAUSTED, "search for %zu neighbours: the request's memory is used up", want);
     }
     char error[256] = "";
-    if (!dn_faiss_search(built->index, s->query, want, lists, allowed, (size_t)built->rows / 8 + 1, scores,
-                         rows, error, sizeof error)) {
+    if (!dn_faiss_search(built->index, query, want, lists, allowed, (size_t)built->rows / 8 + 1, scores,
+                         ret_rows, error, sizeof error)) {
         return dn_fail(err, DN_INTERNAL, "FAISS search: %s", error);
     }
-    for (size_t i = 0; i < want + ROW_STAGES * ROWS_AHEAD; i++) {
+    *ret_count = want;
+    return DN_OK;
+}
+
+/* Asks for `want` rows and scores those that pass. *ret_met: how many passed. */
+static enum dn_code ask_built(struct search *s, size_t want, size_t lists, const uint8_t *allowed,
+                              size_t *ret_met, struct dn_error *err)
+{
+    const struct dn_built *built = s->generation->built;
+    int64_t *rows = dn_arena_alloc(s->scratch, want * sizeof *rows);
+    size_t count = 0;
+    if (rows == NULL) {
+        return dn_fail(err, DN_EXHAUSTED, "search for %zu neighbours: the request's memory is used up", want);
+    }
+    enum dn_code code = dn_built_search(built, s->query, want, lists, allowed, s->scratch, rows, &count, err);
+    if (code != DN_OK) {
+        return code;
+    }
+    for (size_t i = 0; i < count + ROW_STAGES * ROWS_AHEAD; i++) {
         for (size_t stage = 0; stage < ROW_STAGES; stage++) {
-            if (i >= stage * ROWS_AHEAD && i - stage * ROWS_AHEAD < want) {
+            if (i >= stage * ROWS_AHEAD && i - stage * ROWS_AHEAD < count) {
                 prefetch_row(s, rows[i - stage * ROWS_AHEAD], stage);
             }
         }
@@ -396,7 +422,7 @@ static enum dn_code search_selected(struct search *s, struct dn_error *err)
     size_t wanted = s->k < passing ? s->k : passing;
     size_t met = 0;
     if (built->selects && want <= OVERSAMPLE_MAX) {
-        code = ask_faiss(s, want, lists, allowed, &met, err);
+        code = ask_built(s, want, lists, allowed, &met, err);
     }
     if (code == DN_OK && met < wanted) {
         scan_allowed(s, allowed);
@@ -411,13 +437,14 @@ static enum dn_code search_rows(struct search *s, struct dn_error *err)
     if (s->terms && share * built->rows <= EXACT_ROWS_MAX) {
         return search_selected(s, err); /* few enough to score them all */
     }
-    double want = share > 0 ? ceil((double)s->k / share * (s->terms ? 1.5 : 1.1)) : INFINITY;
+    double want =
+        share > 0 ? ceil((double)s->k / share * (s->terms ? OVERSAMPLE_TERMS : OVERSAMPLE)) : INFINITY;
     want += (double)s->excluded_count + OVERSAMPLE_SLACK;
     if (want > OVERSAMPLE_MAX || want > (double)built->rows) {
         return search_selected(s, err);
     }
     size_t met = 0;
-    enum dn_code code = ask_faiss(s, (size_t)want, lists_for(built, (uint64_t)want), NULL, &met, err);
+    enum dn_code code = ask_built(s, (size_t)want, lists_for(built, (uint64_t)want), NULL, &met, err);
     if (code != DN_OK || met >= s->k) {
         return code;
     }

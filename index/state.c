@@ -15,6 +15,9 @@
 static struct dn_block dead_entry;
 #define DEAD (&dead_entry)
 
+#define CACHE_LINE 64u
+#define PREFETCH_LINES 3u /* a block's head, and its id where it has no attributes */
+
 #define FACT_SEED 0x66616374u
 #define DIM_SEED 0x64696du
 
@@ -224,8 +227,9 @@ void dn_state_prefetch(const struct dn_state *state, uint64_t id_hash, bool behi
     }
     const char *block = (const char *)atomic_load_explicit(&table->entries[at], memory_order_relaxed);
     if (block != NULL && block != (const char *)DEAD) {
-        __builtin_prefetch(block);
-        __builtin_prefetch(block + 64);
+        for (size_t line = 0; line < PREFETCH_LINES; line++) {
+            __builtin_prefetch(block + line * CACHE_LINE);
+        }
     }
 }
 
