@@ -135,6 +135,13 @@ static enum dn_code options_check(const struct dn_api_options *options, struct d
     return DN_OK;
 }
 
+static void api_free(struct dn_api *api)
+{
+    dn_shown_destroy(api->app.shown);
+    free(api->app.kept);
+    free(api);
+}
+
 enum dn_code dn_api_start(const struct dn_api_options *options, struct dn_api **ret, struct dn_error *err)
 {
     enum dn_code code = options_check(options, err);
@@ -155,10 +162,15 @@ enum dn_code dn_api_start(const struct dn_api_options *options, struct dn_api **
         .shard_count = options->shard_count,
     };
     dn_model_default(&app->fixed_model);
+    app->kept = calloc(options->threads ? options->threads : 1, sizeof *app->kept);
+    if (!app->kept) {
+        free(api);
+        return dn_fail(err, DN_NO_MEMORY, "the API");
+    }
     variants_count(app);
     code = shown_open(app, err);
     if (code != DN_OK) {
-        free(api);
+        api_free(api);
         return code;
     }
     dn_token_key(options->hash_key, app->token_key);
@@ -183,8 +195,7 @@ enum dn_code dn_api_start(const struct dn_api_options *options, struct dn_api **
     };
     code = dn_server_start(&server_options, &api->server, err);
     if (code != DN_OK) {
-        dn_shown_destroy(app->shown);
-        free(api);
+        api_free(api);
         return code;
     }
     shown_listen(app, &app->watch); /* last: it cannot be taken back while events are applied */
@@ -213,8 +224,7 @@ void dn_api_destroy(struct dn_api *api)
     if (!api)
         return;
     dn_server_destroy(api->server);
-    dn_shown_destroy(api->app.shown);
-    free(api);
+    api_free(api);
 }
 
 bool dn_api_alive(const struct dn_api *api, uint64_t max_age_us)

@@ -28,6 +28,7 @@ struct dn_app {
     uint64_t started_us;
     struct dn_recommend_world world;
     struct dn_model fixed_model; /* of variants that do not learn */
+    struct dn_model_kept *kept;  /* one for each API thread */
     /* Requests by variant, the last: without one. NULL: there is no experiment. */
     struct dn_counter *variants[DN_VARIANTS_MAX + 1];
     struct dn_gauge *age[DN_GROUPS_MAX];

@@ -214,6 +214,7 @@ static void recommend_next(struct dn_call *call, const struct dn_read *read, voi
     struct dn_token token = read->token;
     dn_token_raise(&token, 0, dn_catalog_version(app->options.catalog));
     r->world = app->world;
+    r->world.kept = &app->kept[call->thread->number];
     r->world.catalog = dn_catalog_pin(app->options.catalog);
     r->query = (struct dn_recommend_query){
         .k = request->k, .filter = &r->filter, .include_seen = request->include_seen};

@@ -154,24 +154,23 @@ static bool make_tallies(struct gather *gather)
     return true;
 }
 
-static bool was_before(const struct dn_near_visit *visits, uint32_t at)
+/* Each item once, however often that neighbour clicked it. */
+static void add_neighbour(struct gather *gather, size_t number)
 {
-    for (uint32_t i = 0; i < at; i++)
-        if (visits[i].id == visits[at].id)
-            return true;
-    return false;
-}
-
-static void add_neighbour(struct gather *gather, const struct dn_neighbour *from)
-{
+    const struct dn_neighbour *from = &gather->neighbours.list[number];
     struct dn_tally *tally = &gather->tallies[from->shard];
 
-    for (uint32_t i = 0; i < from->count && (from->vmis > 0 || from->vstan > 0); i++) {
+    if (!(from->vmis > 0) && !(from->vstan > 0))
+        return;
+    for (uint32_t i = 0; i < from->count; i++) {
+        const struct dn_near_visit *visit = &from->visits[i];
         uint32_t distance = i > from->matched ? i - from->matched : from->matched - i;
-        if (was_before(from->visits, i) || from->visits[i].type == DN_EVENT_DISLIKE ||
-            from->visits[i].type == DN_EVENT_REMOVE)
+        struct dn_tally_entry *entry = dn_tally_at(tally, visit->id);
+        if (entry->neighbour == number + 1)
             continue;
-        struct dn_tally_entry *entry = dn_tally_at(tally, from->visits[i].id);
+        entry->neighbour = (uint32_t)number + 1;
+        if (visit->type == DN_EVENT_DISLIKE || visit->type == DN_EVENT_REMOVE)
+            continue;
         entry->score[DN_SOURCE_VMIS] += from->vmis;
         entry->score[DN_SOURCE_VSTAN] += from->vstan * gather->near_distance[distance];
     }
@@ -301,13 +300,30 @@ struct choice {
     size_t good, rest_count;
 };
 
+typedef float four __attribute__((vector_size(4 * sizeof(float))));
+typedef int32_t four_masks __attribute__((vector_size(4 * sizeof(int32_t))));
+_Static_assert(DN_NEAR_SOURCES == 4, "scores of an entry are compared at once");
+
+/* Whether a score is above 0 and reaches the least of its source. */
+static bool reaches(const struct dn_tally_entry *entry, const float least[DN_NEAR_SOURCES])
+{
+    four scores, bound;
+    int64_t halves[2];
+
+    memcpy(&scores, entry->score, sizeof scores);
+    memcpy(&bound, least, sizeof bound);
+    four_masks reached = (scores >= bound) & (scores > 0);
+    memcpy(halves, &reached, sizeof halves);
+    return (halves[0] | halves[1]) != 0;
+}
+
 static bool choose(struct gather *gather, size_t shard, struct choice *ret)
 {
     const struct dn_tally *tally = &gather->tallies[shard];
     struct dn_arena *arena = gather->pipeline->arena;
     size_t shards = gather->pipeline->world->shard_count, rest = tally->count;
     float *scratch = dn_arena_alloc(arena, tally->count * sizeof *scratch);
-    float least[DN_NEAR_SOURCES];
+    float least[DN_NEAR_SOURCES], none[DN_NEAR_SOURCES];
     size_t ties[DN_NEAR_SOURCES];
 
     *ret = (struct choice){.list = dn_arena_alloc(arena, tally->count * sizeof *ret->list)};
@@ -317,20 +333,26 @@ static bool choose(struct gather *gather, size_t shard, struct choice *ret)
         least[source] = is_on(gather, source)
                             ? dn_tally_threshold(tally, source, share_of(source, shards), scratch)
                             : INFINITY;
+        none[source] = is_on(gather, source) ? 0 : INFINITY;
         ties[source] = TIES * share_of(source, shards);
     }
     for (uint32_t i = 0; i < tally->count; i++) {
         const struct dn_tally_entry *entry = &tally->list[i];
-        bool good = false, some = false;
+        if (!reaches(entry, least)) {
+            /* What only the session itself added is nothing. */
+            ret->list[rest - 1] = entry;
+            rest -= reaches(entry, none);
+            continue;
+        }
+        bool good = false;
         for (size_t source = 0; source < DN_NEAR_SOURCES && !good; source++) {
-            float score = least[source] < INFINITY ? entry->score[source] : 0;
-            some = some || score > 0;
-            good = score > least[source] || (score > 0 && score == least[source] && ties[source] > 0);
+            float score = entry->score[source];
+            good = score > 0 && (score > least[source] || (score == least[source] && ties[source] > 0));
             ties[source] -= good && score == least[source];
         }
         if (good)
             ret->list[ret->good++] = entry;
-        else if (some) /* what only the session itself added is nothing */
+        else
             ret->list[--rest] = entry;
     }
     ret->rest = ret->list + rest;
@@ -427,7 +449,7 @@ static bool add_near(struct gather *gather)
     if (!read_rows(gather) || !make_tallies(gather))
         return false;
     for (size_t n = 0; n < gather->neighbours.count; n++)
-        add_neighbour(gather, &gather->neighbours.list[n]);
+        add_neighbour(gather, n);
     add_rows(gather);
     for (size_t s = 0; s < shards; s++)
         if (!choose(gather, s, &choices[s]))

@@ -70,6 +70,14 @@ struct dn_model {
     struct dn_network network;
 };
 
+/* A catalogue's weights as they were decoded last: of one thread, so that not each of its requests decodes
+ * them. All zero: nothing yet. */
+struct dn_model_kept {
+    bool known, learned;
+    uint64_t version, generation; /* of what it was decoded from */
+    struct dn_model model;
+};
+
 /* What is served before anything was learned: neighbours first, then rules. */
 void dn_model_default(struct dn_model *ret);
 /* A feature's name, "vstan_rank"; NULL: no such number. */

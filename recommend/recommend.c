@@ -120,7 +120,7 @@ static enum dn_code grow(struct dn_pipeline *pipeline, size_t more, struct dn_er
     if (pipeline->pick_count > 0)
         memcpy(picks, pipeline->picks, pipeline->pick_count * sizeof(*picks));
     for (size_t i = 0; i < pipeline->pick_count; i++)
-        dn_slot_map_put(&pipeline->picked, picks[i].item.slot, (uint32_t)i);
+        dn_slot_map_put(&pipeline->picked, picks[i].item->slot, (uint32_t)i);
     pipeline->picks = picks;
     pipeline->pick_max = max;
     return DN_OK;
@@ -135,7 +135,7 @@ static void add_pick(struct dn_pipeline *pipeline, uint8_t source, const struct 
     DN_ASSERT(pipeline->pick_count < pipeline->pick_max);
     dn_slot_map_put(&pipeline->picked, item->slot, (uint32_t)pipeline->pick_count);
     pipeline->picks[pipeline->pick_count++] =
-        (struct dn_pick){.item = *item, .score = score, .fills = fills, .source = source};
+        (struct dn_pick){.item = item, .score = score, .fills = fills, .source = source};
 }
 
 /* Brings the offers' scores to [FLOOR, 1], times the weight. */
@@ -186,9 +186,9 @@ static void push_away(struct dn_pipeline *pipeline, size_t first)
     for (size_t i = first; pipeline->away && i < pipeline->pick_count; i++) {
         struct dn_pick *pick = &pipeline->picks[i];
 
-        if (!pick->item.vector || pick->item.dim != pipeline->dim)
+        if (!pick->item->vector || pick->item->dim != pipeline->dim)
             continue;
-        float likeness = dn_dot(pipeline->away, pick->item.vector, pipeline->dim);
+        float likeness = dn_dot(pipeline->away, pick->item->vector, pipeline->dim);
         if (likeness > 0)
             pick->score -= fabsf(pick->score) * fminf(likeness, 1.0f);
     }
@@ -219,17 +219,28 @@ static uint8_t speaker(const struct dn_gathered *gathered, const struct dn_featu
 
 /* What the request brings, or what was learned, or the default. Weights that cannot be read are those of a
  * later build: better the default than no answer. */
-static const struct dn_model *read_model(const struct dn_pipeline *pipeline, struct dn_model *room)
+static const struct dn_model *read_model(const struct dn_pipeline *pipeline)
 {
-    struct dn_catalog_model learned;
+    const struct dn_recommend_world *world = pipeline->world;
+    struct dn_model_kept *kept = world->kept;
+    struct dn_catalog_model from;
     struct dn_error err;
 
-    if (pipeline->world->model)
-        return pipeline->world->model;
-    if (!dn_catalog_model(pipeline->world->catalog, &learned) ||
-        dn_model_decode(learned.bytes, learned.length, room, &err) != DN_OK)
-        dn_model_default(room);
-    return room;
+    if (world->model)
+        return world->model;
+    bool learned = dn_catalog_model(world->catalog, &from);
+    if (!kept && !(kept = dn_arena_zalloc(pipeline->arena, sizeof(*kept))))
+        return NULL;
+    if (kept->known && kept->learned == learned && kept->version == from.version &&
+        kept->generation == from.generation)
+        return &kept->model;
+    if (!learned || dn_model_decode(from.bytes, from.length, &kept->model, &err) != DN_OK)
+        dn_model_default(&kept->model);
+    kept->known = true;
+    kept->learned = learned;
+    kept->version = from.version;
+    kept->generation = from.generation;
+    return &kept->model;
 }
 
 /* Rules and co-visitation by themselves are those of the newest item that has any. */
@@ -263,7 +274,6 @@ static enum dn_code pick_by_model(struct dn_pipeline *pipeline, const struct dn_
 {
     float weights[DN_FEATURE_COUNT];
     struct dn_features features;
-    struct dn_model room;
 
     float *scores = dn_arena_alloc(pipeline->arena, gathered->count * sizeof(*scores));
     if (!scores)
@@ -273,7 +283,9 @@ static enum dn_code pick_by_model(struct dn_pipeline *pipeline, const struct dn_
         code = grow(pipeline, gathered->count, err);
     if (code != DN_OK)
         return code;
-    const struct dn_model *model = read_model(pipeline, &room);
+    const struct dn_model *model = read_model(pipeline);
+    if (!model)
+        return dn_arena_full(err);
     dn_model_weights(model, gathered->length, weights);
     dn_model_scores(weights, &features, gathered->count, scores);
     if (model->network.leads)
@@ -314,7 +326,7 @@ static bool is_better(const struct dn_pick *a, const struct dn_pick *b)
         return b->fills;
     if (a->score != b->score)
         return a->score > b->score;
-    return compare_ids(&a->item, &b->item) < 0;
+    return compare_ids(a->item, b->item) < 0;
 }
 
 static void sift_down(const struct dn_pick **heap, size_t count, size_t at)
@@ -391,7 +403,7 @@ static const char *reason_of(struct dn_pipeline *pipeline, const struct dn_pick 
     case DN_SOURCE_CATALOG:
         return "in the catalogue";
     default:
-        return dn_taste_explain(pipeline, &pick->item);
+        return dn_taste_explain(pipeline, pick->item);
     }
 }
 
@@ -426,7 +438,7 @@ static bool show(struct dn_pipeline *pipeline, const struct dn_pick *pick, float
     const char *reason = reason_of(pipeline, pick);
 
     *ret = (struct dn_recommended){
-        .item = pick->item, .score = score, .source = NAMES[pick->source], .reason = reason};
+        .item = *pick->item, .score = score, .source = NAMES[pick->source], .reason = reason};
     return reason != NULL;
 }
 
@@ -469,7 +481,7 @@ static enum dn_code rerank_picks(struct dn_pipeline *pipeline, struct dn_rerank_
         const struct dn_pick *pick = &pipeline->picks[i];
 
         all[i] = (struct dn_rerank_item){
-            .item = pick->item, .score = pick->score, .fills = pick->fills, .from = (uint32_t)i};
+            .item = *pick->item, .score = pick->score, .fills = pick->fills, .from = (uint32_t)i};
     }
     return dn_rerank(&rerank, all, pipeline->pick_count, pipeline->arena, ret_picked, ret_count, err);
 }

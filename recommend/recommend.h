@@ -28,6 +28,7 @@ struct dn_recommend_world {
     const struct dn_shard *const *shards; /* the shards this node hosts */
     size_t shard_count;
     const struct dn_model *model; /* NULL: the one in the catalogue's state, or the default */
+    struct dn_model_kept *kept; /* the calling thread's, for this catalogue; NULL: decoded for each request */
 };
 
 /* Sources of candidates; the order is that of the answer's names (dn_recommend_source_name). */

@@ -45,10 +45,10 @@ struct dn_offers { /* in the arena */
 
 /* An item that may be in the answer. */
 struct dn_pick {
-    struct dn_item item;
-    float score;    /* by the model, or of the filling */
-    bool fills;     /* after all that the model ordered */
-    uint8_t source; /* enum dn_recommend_source: what speaks for it most */
+    const struct dn_item *item; /* the candidate's or the offer's */
+    float score;                /* by the model, or of the filling */
+    bool fills;                 /* after all that the model ordered */
+    uint8_t source;             /* enum dn_recommend_source: what speaks for it most */
 };
 
 struct dn_gathered;

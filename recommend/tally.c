@@ -1,5 +1,7 @@
 #include "recommend/tally.h"
 
+#include <string.h>
+
 bool dn_tally_init(struct dn_tally *tally, struct dn_arena *arena, size_t max)
 {
     size_t size = 16;
@@ -46,12 +48,42 @@ float dn_nth_largest(float *values, size_t count, size_t n)
     return values[n];
 }
 
+#define BUCKET_BITS 11u
+#define BUCKET_SHIFT                                                                                         \
+    (31u - BUCKET_BITS) /* a sign, which scores do not have, then the exponent and 3 bits more */
+
+static uint32_t bucket_of(float score)
+{
+    uint32_t bits;
+
+    memcpy(&bits, &score, sizeof bits);
+    return bits >> BUCKET_SHIFT;
+}
+
+/* Scores are counted by their first bits, as in a radix sort; only where the n-th falls they are selected
+ * from. */
 float dn_tally_threshold(const struct dn_tally *tally, unsigned source, size_t n, float *scratch)
 {
-    size_t count = 0;
+    uint32_t buckets[1u << BUCKET_BITS] = {0}, cut = 0;
+    size_t count = 0, above = 0, within = 0;
 
-    for (uint32_t i = 0; i < tally->count; i++)
-        if (tally->list[i].score[source] > 0)
-            scratch[count++] = tally->list[i].score[source];
-    return count <= n ? 0 : dn_nth_largest(scratch, count, n - 1);
+    for (uint32_t i = 0; i < tally->count; i++) {
+        float score = tally->list[i].score[source];
+        scratch[count] = score;
+        if (!(score > 0))
+            continue;
+        count++;
+        uint32_t bucket = bucket_of(score);
+        buckets[bucket]++;
+        cut = bucket > cut ? bucket : cut;
+    }
+    if (count <= n)
+        return 0;
+    for (; above + buckets[cut] < n; cut--)
+        above += buckets[cut];
+    for (size_t i = 0; i < count; i++) {
+        scratch[within] = scratch[i];
+        within += bucket_of(scratch[i]) == cut;
+    }
+    return dn_nth_largest(scratch, within, n - above - 1);
 }

@@ -9,6 +9,7 @@ struct dn_tally_entry {
     uint32_t id;
     float score[DN_NEAR_SOURCES];
     float after_last, near_last;
+    uint32_t neighbour; /* the last that added to it, + 1 */
 };
 
 struct dn_tally {
