@@ -28,7 +28,8 @@ struct reading {
     const struct dn_pipeline *pipeline;
     const struct dn_gathered *gathered;
     struct dn_features *out;
-    bool full; /* the arena */
+    const float *scores[DN_SCORED]; /* the candidates', one array a source: they are gone through often */
+    bool full;                      /* the arena */
 };
 
 /* The array of a feature, made when it is first needed. A full arena gives NULL for ever. */
@@ -50,12 +51,12 @@ struct ranked {
 };
 
 /* The best RANKED_MAX by score, best first; equal ones in the order of the list. */
-static size_t rank(const struct dn_gathered *gathered, unsigned source, struct ranked ret[RANKED_MAX])
+static size_t rank(const float *scores, size_t candidates, struct ranked ret[RANKED_MAX])
 {
     size_t count = 0;
 
-    for (uint32_t i = 0; i < gathered->count; i++) {
-        float score = gathered->list[i].score[source];
+    for (uint32_t i = 0; i < candidates; i++) {
+        float score = scores[i];
         if (score <= 0 || (count == RANKED_MAX && score <= ret[count - 1].score))
             continue;
         size_t at = count < RANKED_MAX ? count++ : count - 1;
@@ -66,11 +67,27 @@ static size_t rank(const struct dn_gathered *gathered, unsigned source, struct r
     return count;
 }
 
-static void read_source(struct reading *reading, unsigned source)
+static bool read_scores(struct reading *reading)
 {
     const struct dn_gathered *gathered = reading->gathered;
+    float *all = dn_arena_alloc(reading->pipeline->arena, DN_SCORED * gathered->count * sizeof *all);
+
+    if (all == NULL)
+        return false;
+    for (size_t i = 0; i < gathered->count; i++)
+        for (size_t source = 0; source < DN_SCORED; source++)
+            all[source * gathered->count + i] = gathered->list[i].score[source];
+    for (size_t source = 0; source < DN_SCORED; source++)
+        reading->scores[source] = all + source * gathered->count;
+    return true;
+}
+
+static void read_source(struct reading *reading, unsigned source)
+{
+    size_t count = reading->gathered->count, first = FIRST_FEATURE[source];
+    const float *from = reading->scores[source];
     struct ranked best[RANKED_MAX];
-    size_t ranked = rank(gathered, source, best), first = FIRST_FEATURE[source];
+    size_t ranked = rank(from, count, best);
     float sum = 0;
 
     if (ranked == 0)
@@ -80,10 +97,10 @@ static void read_source(struct reading *reading, unsigned source)
     float *named = array(reading, first + 3), *sources = array(reading, DN_FEATURE_SOURCES);
     if (reading->full)
         return;
-    for (size_t i = 0; i < gathered->count; i++)
-        sum += gathered->list[i].score[source];
-    for (size_t i = 0; i < gathered->count; i++) {
-        float score = gathered->list[i].score[source];
+    for (size_t i = 0; i < count; i++)
+        sum += from[i];
+    for (size_t i = 0; i < count; i++) {
+        float score = from[i];
         if (score <= 0)
             continue;
         scores[i] = score / best[0].score;
@@ -231,6 +248,8 @@ enum dn_code dn_features_read(const struct dn_pipeline *pipeline, const struct d
     *ret = (struct dn_features){0};
     if (gathered->count == 0)
         return DN_OK;
+    if (!read_scores(&reading))
+        return dn_arena_full(err);
     for (unsigned source = 0; source < DN_SCORED; source++)
         read_source(&reading, source);
     read_counts(&reading);

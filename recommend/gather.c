@@ -441,11 +441,14 @@ static bool add_near(struct gather *gather)
     size_t shards = gather->pipeline->world->shard_count;
     struct choice choices[DN_GATHER_SHARDS_MAX];
 
-    for (unsigned d = 0; d < DN_NEAR_VISITS_MAX; d++)
-        gather->near_distance[d] = expf(-(float)d / VSTAN_DISTANCE);
     bool neighbours = is_on(gather, DN_SOURCE_VSTAN) || is_on(gather, DN_SOURCE_VMIS);
     if (neighbours && !dn_neighbours_read(gather->pipeline, gather->out, &gather->known, &gather->neighbours))
         return false;
+    uint32_t longest = 0;
+    for (size_t n = 0; n < gather->neighbours.count; n++)
+        longest = gather->neighbours.list[n].count > longest ? gather->neighbours.list[n].count : longest;
+    for (unsigned d = 0; d < longest; d++)
+        gather->near_distance[d] = expf(-(float)d / VSTAN_DISTANCE);
     if (!read_rows(gather) || !make_tallies(gather))
         return false;
     for (size_t n = 0; n < gather->neighbours.count; n++)

@@ -195,20 +195,20 @@ static void push_away(struct dn_pipeline *pipeline, size_t first)
 }
 
 /* What speaks for a candidate most: the source whose features weigh most in its score. */
-static uint8_t speaker(const struct dn_gathered *gathered, const struct dn_features *features,
-                       const float weights[DN_FEATURE_COUNT], size_t at)
+static uint8_t speaker(const struct dn_pipeline *pipeline, const struct dn_pick *pick)
 {
-    const struct dn_candidate *candidate = &gathered->list[at];
+    const struct dn_candidate *list = pipeline->gathered->list;
+    uint32_t place = dn_slot_map_get(&pipeline->gathered->places, pick->item->slot);
     unsigned best = DN_SOURCE_SESSION;
     float most = -INFINITY;
 
     for (unsigned source = 0; source < DN_SCORED; source++) {
         float sum = 0;
-        if (!(candidate->score[source] > 0))
+        if (!(list[place].score[source] > 0))
             continue;
         for (size_t f = (size_t)source * DN_FEATURE_OF_SOURCE;
              f < ((size_t)source + 1) * DN_FEATURE_OF_SOURCE; f++)
-            sum += weights[f] * features->of[f][at];
+            sum += pipeline->weights[f] * pipeline->features->of[f][place];
         if (sum > most) {
             most = sum;
             best = source;
@@ -272,13 +272,12 @@ static enum dn_code pick_only(struct dn_pipeline *pipeline, const struct dn_gath
 static enum dn_code pick_by_model(struct dn_pipeline *pipeline, const struct dn_gathered *gathered,
                                   struct dn_error *err)
 {
-    float weights[DN_FEATURE_COUNT];
-    struct dn_features features;
-
+    float *weights = dn_arena_alloc(pipeline->arena, DN_FEATURE_COUNT * sizeof(*weights));
+    struct dn_features *features = dn_arena_alloc(pipeline->arena, sizeof(*features));
     float *scores = dn_arena_alloc(pipeline->arena, gathered->count * sizeof(*scores));
-    if (!scores)
+    if (!weights || !features || !scores)
         return dn_arena_full(err);
-    enum dn_code code = dn_features_read(pipeline, gathered, &features, err);
+    enum dn_code code = dn_features_read(pipeline, gathered, features, err);
     if (code == DN_OK)
         code = grow(pipeline, gathered->count, err);
     if (code != DN_OK)
@@ -287,12 +286,13 @@ static enum dn_code pick_by_model(struct dn_pipeline *pipeline, const struct dn_
     if (!model)
         return dn_arena_full(err);
     dn_model_weights(model, gathered->length, weights);
-    dn_model_scores(weights, &features, gathered->count, scores);
+    dn_model_scores(weights, features, gathered->count, scores);
     if (model->network.leads)
-        dn_network_scores(&model->network, gathered->length, &features, gathered->count, scores);
+        dn_network_scores(&model->network, gathered->length, features, gathered->count, scores);
     for (size_t i = 0; i < gathered->count; i++)
-        add_pick(pipeline, speaker(gathered, &features, weights, i), &gathered->list[i].item, scores[i],
-                 false);
+        add_pick(pipeline, DN_SOURCE_COUNT, &gathered->list[i].item, scores[i], false);
+    pipeline->features = features;
+    pipeline->weights = weights;
     return DN_OK;
 }
 
@@ -379,11 +379,11 @@ static const char *with_name(const struct dn_pipeline *pipeline, const char *tex
                                                            : sizeof line - 1);
 }
 
-static const char *reason_of(struct dn_pipeline *pipeline, const struct dn_pick *pick)
+static const char *reason_of(struct dn_pipeline *pipeline, const struct dn_pick *pick, uint8_t source)
 {
     const struct dn_gathered *gathered = pipeline->gathered;
 
-    switch (pick->source) {
+    switch (source) {
     case DN_SOURCE_VSTAN:
     case DN_SOURCE_VMIS:
         return "in sessions like yours";
@@ -435,10 +435,11 @@ static void show_scores(struct dn_pipeline *pipeline)
 static bool show(struct dn_pipeline *pipeline, const struct dn_pick *pick, float score,
                  struct dn_recommended *ret)
 {
-    const char *reason = reason_of(pipeline, pick);
+    uint8_t source = pick->source < DN_SOURCE_COUNT ? pick->source : speaker(pipeline, pick);
+    const char *reason = reason_of(pipeline, pick, source);
 
     *ret = (struct dn_recommended){
-        .item = *pick->item, .score = score, .source = NAMES[pick->source], .reason = reason};
+        .item = *pick->item, .score = score, .source = NAMES[source], .reason = reason};
     return reason != NULL;
 }
 

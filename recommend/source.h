@@ -48,7 +48,8 @@ struct dn_pick {
     const struct dn_item *item; /* the candidate's or the offer's */
     float score;                /* by the model, or of the filling */
     bool fills;                 /* after all that the model ordered */
-    uint8_t source;             /* enum dn_recommend_source: what speaks for it most */
+    /* enum dn_recommend_source: what speaks for it most; DN_SOURCE_COUNT: not asked for yet (speaker) */
+    uint8_t source;
 };
 
 struct dn_gathered;
@@ -71,7 +72,10 @@ struct dn_pipeline {
     size_t excluded_count;
     struct dn_slot_map excluded;
 
-    struct dn_gathered *gathered;           /* gather.h; NULL: the sources were not asked */
+    struct dn_gathered *gathered; /* gather.h; NULL: the sources were not asked */
+    const struct dn_features
+        *features; /* of its candidates, and the weights of the request; NULL: no model */
+    const float *weights;
     const char *after_reason, *near_reason; /* texts that several items share; NULL: not made yet */
 
     struct dn_pick *picks;
