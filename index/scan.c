@@ -15,7 +15,7 @@
 #define LENGTH_MAX 1.001    /* of a vector */
 #define STRUCK (-(1 << 30)) /* the score of what must not be found; others are above */
 #define MAXIMA_A_WANTED 4u
-#define LANES_MAX (1u << 20) /* scored at once: 8 MiB of the request's memory; FAISS does more with less */
+#define LANES_MAX (1u << 18) /* scored at once: 2 MiB of the request's memory; FAISS does more with less */
 #define ROW_NONE UINT32_MAX
 #define FIRST_BITS 10u /* of a score's 31, by which scores are counted at first, ... */
 #define NEXT_BITS 10u  /* ... and then those that are as good as the last by them */
@@ -321,16 +321,16 @@ static size_t best_of(const int32_t *scores, size_t count, size_t want, uint32_t
 static const int16_t *round_query(const struct dn_scan *scan, const float *query, struct dn_arena *scratch)
 {
     int16_t *rounded = dn_arena_zalloc(scratch, scan->pairs * 2 * sizeof *rounded);
-    float square = 0;
+    double square = 0; /* of a float's range: neither 0 nor infinite, nor inexact, unless the query is */
     for (uint32_t i = 0; i < scan->dim; i++) {
-        square += query[i] * query[i];
+        square += (double)query[i] * (double)query[i];
     }
     if (!(square > 0) || !isfinite(square)) {
         return rounded; /* no direction: all rows are as near */
     }
-    float scale = ONE / sqrtf(square);
+    double scale = (double)ONE / sqrt(square);
     for (uint32_t i = 0; rounded != NULL && i < scan->dim; i++) {
-        rounded[i] = (int16_t)lrintf(query[i] * scale);
+        rounded[i] = (int16_t)lrint((double)query[i] * scale);
     }
     return rounded;
 }

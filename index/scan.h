@@ -27,8 +27,8 @@ size_t dn_scan_bytes(const struct dn_scan *scan); /* NULL: 0 */
 void dn_scan_plain(struct dn_scan *scan);
 
 /* The `want` rows nearest to the query's direction, in no order; fewer where the lists hold fewer. lists:
- * IVF lists to look into. allowed: bitmap of rows; NULL: all. *ret_rows has room for `want`. False: the arena
- * is full, or there are too many to score at once. */
+ * IVF lists to look into, at least 1. allowed: bitmap of rows; NULL: all. *ret_rows has room for `want`.
+ * False: the arena is full, or there are too many to score at once. */
 bool dn_scan_search(const struct dn_scan *scan, const float *query, size_t want, size_t lists,
                     const uint8_t *allowed, struct dn_arena *scratch, int64_t *ret_rows, size_t *ret_count);
 

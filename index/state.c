@@ -264,11 +264,12 @@ static struct dn_table *table_ready(struct dn_state *state, size_t segment)
 {
     struct dn_table *old = atomic_load_explicit(&state->segments[segment], memory_order_relaxed);
     uint32_t capacity = old->mask + 1;
-    if ((uint64_t)(old->used + 1) * 4 <= (uint64_t)capacity * 3) {
+    /* At most half full: each entry that is met before the right one is another block to be waited for. */
+    if ((uint64_t)(old->used + 1) * 2 <= (uint64_t)capacity) {
         return old;
     }
     uint32_t wanted = DN_SEGMENT_MIN;
-    while ((uint64_t)(old->live + 1) * 2 > wanted) {
+    while ((uint64_t)(old->live + 1) * 4 > wanted) {
         wanted *= 2;
     }
     struct dn_table *grown = table_make(wanted);
