@@ -31,7 +31,7 @@ struct dn_api_limits {            /* 0: the default behind it */
     uint32_t pending_calls;       /* parked calls per thread: 10000 */
     uint64_t pending_bytes;       /* request and response bytes held per thread: 256 MiB */
     uint32_t idle_timeout_ms;     /* a connection that finished no request for this long is closed: 300000 */
-    uint32_t resets_per_s; /* calls given up, per connection, in the long run: 5000 (DN_RESETS_BURST_S) */
+    uint32_t resets_per_s; /* calls given up, per connection, in the long run: 2000 (DN_RESETS_BURST_S) */
 };
 
 /* What this node knows of a partition that it reads for a shard. The API may not know ingest: the node fills

@@ -408,8 +408,9 @@ enum dn_code dn_http2_init(struct dn_server *server, struct dn_error *err)
     nghttp2_option_set_no_closed_streams(server->option, 1);
     /* nghttp2's own limit against floods of resets (CVE-2023-44487) is 33 a second after the first 1,000: a
      * proxy, or clients with short deadlines while a shard has no leader, give up more than that honestly,
-     * and lose all other calls of the connection with it. What such a flood can make us hold is bounded
-     * without it (pending_calls, pending_bytes). */
+     * and lose all other calls of the connection with it. What a flood makes us hold is bounded without it
+     * (pending_bytes), but a call that was given up keeps its place among pending_calls until consensus gives
+     * it back: so one connection cannot fill them all at once. */
     uint64_t rate = server->limits.resets_per_s;
     nghttp2_option_set_stream_reset_rate_limit(server->option, rate * DN_RESETS_BURST_S, rate);
     return DN_OK;

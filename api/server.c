@@ -38,7 +38,7 @@ static void limits_resolve(struct dn_api_limits *limits)
     if (!limits->pending_bytes)
         limits->pending_bytes = 256ull << 20;
     limits->idle_timeout_ms = or_default(limits->idle_timeout_ms, 300000);
-    limits->resets_per_s = or_default(limits->resets_per_s, 5000);
+    limits->resets_per_s = or_default(limits->resets_per_s, 2000);
 }
 
 uint64_t dn_thread_random(struct dn_thread *thread)

@@ -320,8 +320,8 @@ struct dn_block *dn_block_make(const struct dn_item_bytes *bytes, uint64_t versi
     }
     size_t attribute_count = bytes->meta[5];
     size_t head = sizeof(struct dn_block) + attribute_count * sizeof(struct dn_attribute);
-    /* The id directly behind the head: who looks an item up compares it, and need not wait for another line
-     * of the cache (dn_state_prefetch). */
+    /* The id behind the head, before the vector: who looks an item up compares it, and where it has no
+     * attributes the line of the cache with it was asked for (dn_state_prefetch). */
     size_t meta_at = head;
     size_t vector_at = (meta_at + bytes->meta_length + 15) / 16 * 16;
     size_t vector_bytes = (size_t)bytes->dim * sizeof(float);

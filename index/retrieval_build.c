@@ -237,7 +237,7 @@ static uint32_t probe_found(const struct dn_built *built, const struct rows *row
                             uint32_t k, size_t depth, float kth, struct dn_arena *scratch)
 {
     size_t want = dn_search_want(k) < rows->count ? dn_search_want(k) : rows->count, count = 0;
-    int64_t *ids = dn_arena_alloc(scratch, want * sizeof *ids);
+    int64_t *ids = dn_arena_alloc(scratch, dn_scan_room(want) * sizeof *ids);
     struct dn_error err;
     uint32_t found = 0;
     if (ids == NULL || dn_built_search(built, query, want, built->kind == DN_FAISS_IVF ? depth : 0, NULL,

@@ -100,8 +100,9 @@ void dn_built_release(struct dn_built *built);
 /* The configured depth (dn_retrieval_options), in force from now on. */
 void dn_built_set_depth(struct dn_built *built, double asked);
 bool dn_built_selects(const struct dn_built *built);
-/* The `want` rows nearest to a query of unit length, in no order; those below 0 are none. lists: to look
- * into, 0: IVF's own depth. allowed: bitmap of rows; NULL: all. */
+/* Rows among which are the `want` nearest to a query of unit length, in no order; those below 0 are none.
+ * ret_rows has room for dn_scan_room(want). lists: to look into, 0: IVF's own depth. allowed: bitmap of rows;
+ * NULL: all. */
 enum dn_code dn_built_search(const struct dn_built *built, const float *query, size_t want, size_t lists,
                              const uint8_t *allowed, struct dn_arena *scratch, int64_t *ret_rows,
                              size_t *ret_count, struct dn_error *err);

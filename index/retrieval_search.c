@@ -1,9 +1,9 @@
-/* One search: FAISS over what was built, exactly over what changed since, one result.
+/* One search: what was built (scan.h, or FAISS), exactly over what changed since, one result.
  *
- * Order matters (catalog_internal.h, invariant 5): FAISS, then each row against the directory, and only then
- * the recent log's head: an item that changed in between is met in the log.
+ * Order matters (catalog_internal.h, invariant 5): the index, then each row against the directory, and only
+ * then the recent log's head: an item that changed in between is met in the log.
  *
- * Which way FAISS is asked:
+ * Which way the index is asked:
  *   - no filter terms, or terms that a sample says pass often: some more than k, then drop what does not
  * pass;
  *   - otherwise, or when that gave too few: a bitmap of the rows that pass; few of them: exactly, without
@@ -20,7 +20,7 @@
 #define FLOATS_A_LINE 16u    /* of the cache */
 #define SAMPLE_ROWS 256u     /* rows looked at to guess how often a filter passes */
 #define SAMPLE_PASS_MIN 4u   /* fewer of them pass: the guess is worth nothing */
-#define OVERSAMPLE_MAX 4096u /* rows asked of FAISS at once */
+#define OVERSAMPLE_MAX 4096u /* rows asked of the index at once */
 #define OVERSAMPLE 1.1       /* times what is wanted */
 #define OVERSAMPLE_TERMS 1.5 /* where a sample guessed how many pass */
 #define OVERSAMPLE_SLACK 8u
@@ -214,7 +214,7 @@ static bool scan_recent(struct search *s)
     return true;
 }
 
-/* ---- FAISS
+/* ---- the index
  * -----------------------------------------------------------------------------------------------------------
  */
 
@@ -293,7 +293,7 @@ static enum dn_code ask_built(struct search *s, size_t want, size_t lists, const
                               size_t *ret_met, struct dn_error *err)
 {
     const struct dn_built *built = s->generation->built;
-    int64_t *rows = dn_arena_alloc(s->scratch, want * sizeof *rows);
+    int64_t *rows = dn_arena_alloc(s->scratch, dn_scan_room(want) * sizeof *rows);
     size_t count = 0;
     if (rows == NULL) {
         return dn_fail(err, DN_EXHAUSTED, "search for %zu neighbours: the request's memory is used up", want);

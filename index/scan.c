@@ -15,7 +15,10 @@
 #define LENGTH_MAX 1.001    /* of a vector */
 #define STRUCK (-(1 << 30)) /* the score of what must not be found; others are above */
 #define MAXIMA_A_WANTED 4u
-#define LANES_MAX (1u << 18) /* scored at once: 2 MiB of the request's memory; FAISS does more with less */
+#define NEAR_A_WANTED 4u /* what reaches the first guess is about that much, and seldom more */
+/* Scored at once: 512 KiB of the request's memory; FAISS does more with less. */
+#define LANES_MAX (1u << 17)
+#define MARGIN 102400 /* a cosine of 1e-4: many times what rounding makes of two */
 #define ROW_NONE UINT32_MAX
 #define FIRST_BITS 10u /* of a score's 31, by which scores are counted at first, ... */
 #define NEXT_BITS 10u  /* ... and then those that are as good as the last by them */
@@ -164,7 +167,7 @@ static bool fill(struct dn_scan *scan, const FaissIndex *index, const struct dn_
         dn_faiss_list_of(index, i, &list);
         blocks += blocks_for(list.count);
     }
-    if (!allocate(scan, lists, blocks)) {
+    if ((plain->lists == 0 && blocks * LANES > LANES_MAX) || !allocate(scan, lists, blocks)) {
         return false;
     }
     for (size_t i = 0; i < plain->lists; i++) {
@@ -240,6 +243,12 @@ static uint32_t cut_at(const uint32_t *buckets, uint32_t count, size_t want, siz
     return cut;
 }
 
+/* Never down to what was struck out. */
+static int32_t lowered(int32_t score, int32_t margin)
+{
+    return score - STRUCK > margin ? score - margin : STRUCK + 1;
+}
+
 /* A score that at least `want` reach, if there are so many: the largest of every few are counted, `count`
  * being whole blocks. Above STRUCK. */
 static int32_t reached_by(const int32_t *scores, size_t count, size_t want)
@@ -263,8 +272,8 @@ static int32_t reached_by(const int32_t *scores, size_t count, size_t want)
     return cut > 0 ? STRUCK + (int32_t)(cut << FIRST_SHIFT) : STRUCK + 1;
 }
 
-/* Places that reach `least`, in order. */
-static size_t reaching(const int32_t *scores, size_t count, int32_t least, uint32_t *ret)
+/* Places that reach `least`, in order; SIZE_MAX: they are more than `room`. */
+static size_t reaching(const int32_t *scores, size_t count, int32_t least, uint32_t *ret, size_t room)
 {
     size_t found = 0;
     for (size_t at = 0; at < count; at += LANES) {
@@ -272,7 +281,13 @@ static size_t reaching(const int32_t *scores, size_t count, int32_t least, uint3
         for (size_t lane = 0; lane < LANES; lane++) {
             any |= scores[at + lane] >= least;
         }
-        for (size_t lane = 0; any != 0 && lane < LANES; lane++) {
+        if (any == 0) {
+            continue;
+        }
+        if (found + LANES > room) {
+            return SIZE_MAX;
+        }
+        for (size_t lane = 0; lane < LANES; lane++) {
             ret[found] = (uint32_t)(at + lane);
             found += scores[at + lane] >= least;
         }
@@ -280,15 +295,14 @@ static size_t reaching(const int32_t *scores, size_t count, int32_t least, uint3
     return found;
 }
 
-/* Of `count` places those with the best `want` scores, in their order; of what is as good as the last, the
- * first. */
-static size_t keep_best(const int32_t *scores, uint32_t *places, size_t count, size_t want)
+/* The want-th best score of those places, or a little less; there are more than `want`. */
+static int32_t nth_score(const int32_t *scores, const uint32_t *places, size_t count, size_t want)
 {
     uint32_t first[1u << FIRST_BITS] = {0}, next[1u << NEXT_BITS] = {0};
     for (size_t i = 0; i < count; i++) {
         first[key_of(scores[places[i]]) >> FIRST_SHIFT]++;
     }
-    size_t above, met, kept = 0;
+    size_t above, met;
     uint32_t cut = cut_at(first, 1u << FIRST_BITS, want, &above);
     for (size_t i = 0; i < count; i++) {
         uint32_t key = key_of(scores[places[i]]);
@@ -297,22 +311,29 @@ static size_t keep_best(const int32_t *scores, uint32_t *places, size_t count, s
         }
     }
     uint32_t least = cut << NEXT_BITS | cut_at(next, 1u << NEXT_BITS, want - above, &met);
-    size_t ties = want - above - met;
-    for (size_t i = 0; i < count; i++) {
-        uint32_t key = key_of(scores[places[i]]) >> NEXT_SHIFT;
-        if (key > least || (key == least && ties > 0)) {
-            ties -= key == least;
-            places[kept++] = places[i];
-        }
-    }
-    return kept;
+    return STRUCK + (int32_t)(least << NEXT_SHIFT);
 }
 
-/* Places of the best `want` scores of whole blocks, in order of places. ret: room for `count`. */
-static size_t best_of(const int32_t *scores, size_t count, size_t want, uint32_t *ret)
+/* Places of the best `want` scores of whole blocks, and of those that are worse by `margin` at most, in order
+ * of places. ret has room for `room`. False: they are more. */
+static bool best_of(const int32_t *scores, size_t count, size_t want, int32_t margin, uint32_t *ret,
+                    size_t room, size_t *ret_count)
 {
-    size_t found = reaching(scores, count, reached_by(scores, count, want), ret);
-    return found > want ? keep_best(scores, ret, found, want) : found;
+    int32_t least = reached_by(scores, count, want);
+    size_t kept = 0, found = reaching(scores, count, lowered(least, margin), ret, room);
+    if (found == SIZE_MAX) {
+        return false;
+    }
+    if (found > want) {
+        least = lowered(nth_score(scores, ret, found, want), margin);
+        for (size_t i = 0; i < found; i++) {
+            ret[kept] = ret[i];
+            kept += scores[ret[i]] >= least;
+        }
+        found = kept;
+    }
+    *ret_count = found;
+    return true;
 }
 
 /* ---- searching ---------------------------------------------------------------------------------------- */
@@ -341,7 +362,7 @@ static bool choose_lists(const struct dn_scan *scan, const int16_t *query, size_
 {
     size_t want = lists < scan->lists ? lists : scan->lists;
     size_t blocks = blocks_for(scan->lists);
-    *ret = dn_arena_zalloc(scratch, (blocks * LANES + 1) * sizeof **ret);
+    *ret = dn_arena_zalloc(scratch, (blocks + 1) * LANES * sizeof **ret);
     *ret_count = 1;
     if (*ret == NULL || scan->lists == 0) {
         return *ret != NULL; /* the one list */
@@ -354,18 +375,66 @@ static bool choose_lists(const struct dn_scan *scan, const int16_t *query, size_
     for (size_t i = scan->lists; i < blocks * LANES; i++) {
         scores[i] = STRUCK;
     }
-    *ret_count = best_of(scores, blocks * LANES, want, *ret);
+    if (!best_of(scores, blocks * LANES, want, 0, *ret, (blocks + 1) * LANES, ret_count)) {
+        return false;
+    }
+    *ret_count = *ret_count < want ? *ret_count : want; /* of equal ones the first */
     return true;
 }
 
-/* What must not be found. Only the last block is filled up. */
-static void strike_out(const uint32_t *rows, size_t count, const uint8_t *allowed, int32_t *scores)
+static bool is_allowed(uint32_t row, const uint8_t *allowed)
 {
-    for (size_t i = allowed == NULL && count > 0 ? count - LANES : 0; i < count; i++) {
-        if (rows[i] == ROW_NONE || (allowed != NULL && (allowed[rows[i] / 8] >> (rows[i] % 8) & 1) == 0)) {
-            scores[i] = STRUCK;
+    return row != ROW_NONE && (allowed[row / 8] >> (row % 8) & 1) != 0;
+}
+
+/* Of a list; the rows that fill up its last block are struck out. */
+static void score_list(const struct dn_scan *scan, size_t list, const int16_t *query, int32_t *ret)
+{
+    size_t first = scan->first[list], blocks = scan->first[list + 1] - first;
+    const uint32_t *rows = scan->rows + first * LANES;
+    scan->score(scan->vectors + first * BLOCK_NUMBERS(scan->pairs), blocks, query, scan->pairs, ret);
+    for (size_t i = blocks > 0 ? (blocks - 1) * LANES : 0; i < blocks * LANES; i++) {
+        ret[i] = rows[i] == ROW_NONE ? STRUCK : ret[i];
+    }
+}
+
+/* The same where not all rows are allowed: blocks that have none need not be read. */
+static void score_allowed(const struct dn_scan *scan, size_t list, const int16_t *query,
+                          const uint8_t *allowed, int32_t *ret)
+{
+    for (size_t block = scan->first[list]; block < scan->first[list + 1]; block++, ret += LANES) {
+        const uint32_t *rows = scan->rows + block * LANES;
+        bool any = false;
+        for (size_t lane = 0; lane < LANES && !any; lane++) {
+            any = is_allowed(rows[lane], allowed);
+        }
+        if (any) {
+            scan->score(scan->vectors + block * BLOCK_NUMBERS(scan->pairs), 1, query, scan->pairs, ret);
+        }
+        for (size_t lane = 0; lane < LANES; lane++) {
+            ret[lane] = any && is_allowed(rows[lane], allowed) ? ret[lane] : STRUCK;
         }
     }
+}
+
+/* From places among the scores of the chosen lists to rows. Places come in order, so list after list. */
+static void rows_of(const struct dn_scan *scan, const uint32_t *chosen, const uint32_t *places, size_t count,
+                    int64_t *ret)
+{
+    size_t list = 0, begin = 0, end = 0;
+    for (size_t i = 0; i < count; i++) {
+        while (places[i] >= end) {
+            begin = end;
+            end += (scan->first[chosen[list] + 1] - scan->first[chosen[list]]) * LANES;
+            list++;
+        }
+        ret[i] = scan->rows[scan->first[chosen[list - 1]] * LANES + (places[i] - begin)];
+    }
+}
+
+size_t dn_scan_room(size_t want)
+{
+    return DN_SCAN_NEAR_MAX + NEAR_A_WANTED * want;
 }
 
 bool dn_scan_search(const struct dn_scan *scan, const float *query, size_t want, size_t lists,
@@ -381,27 +450,22 @@ bool dn_scan_search(const struct dn_scan *scan, const float *query, size_t want,
         lanes += (scan->first[chosen[i] + 1] - scan->first[chosen[i]]) * LANES;
     }
     int32_t *scores = lanes <= LANES_MAX ? dn_arena_alloc(scratch, lanes * sizeof *scores) : NULL;
-    uint32_t *found = lanes <= LANES_MAX ? dn_arena_alloc(scratch, lanes * sizeof *found) : NULL;
+    size_t room = dn_scan_room(want) < lanes ? dn_scan_room(want) : lanes;
+    uint32_t *found = dn_arena_alloc(scratch, room * sizeof *found);
     if (scores == NULL || found == NULL) {
         return false;
     }
     for (size_t i = 0; i < count; i++) {
-        size_t first = scan->first[chosen[i]], blocks = scan->first[chosen[i] + 1] - first;
-        scan->score(scan->vectors + first * BLOCK_NUMBERS(scan->pairs), blocks, rounded, scan->pairs,
-                    scores + at);
-        strike_out(scan->rows + first * LANES, blocks * LANES, allowed, scores + at);
-        at += blocks * LANES;
-    }
-    *ret_count = best_of(scores, lanes, want, found);
-    /* Places come in order, so list after list. */
-    size_t list = 0, begin = 0, end = 0;
-    for (size_t i = 0; i < *ret_count; i++) {
-        while (found[i] >= end) {
-            begin = end;
-            end += (scan->first[chosen[list] + 1] - scan->first[chosen[list]]) * LANES;
-            list++;
+        if (allowed == NULL) {
+            score_list(scan, chosen[i], rounded, scores + at);
+        } else {
+            score_allowed(scan, chosen[i], rounded, allowed, scores + at);
         }
-        ret_rows[i] = scan->rows[scan->first[chosen[list - 1]] * LANES + (found[i] - begin)];
+        at += (scan->first[chosen[i] + 1] - scan->first[chosen[i]]) * LANES;
     }
+    if (!best_of(scores, lanes, want, MARGIN, found, room, ret_count)) {
+        return false;
+    }
+    rows_of(scan, chosen, found, *ret_count, ret_rows);
     return true;
 }

@@ -118,7 +118,7 @@ static const struct dn_config_key KEYS[] = {
           "Most bytes of requests and answers a thread holds."),
     UINT("api.idle_timeout_ms", api.idle_timeout_ms, 100, 86400000, "300000", "ms",
          "A connection without calls is closed after this."),
-    UINT("api.resets_per_s", api.resets_per_s, 1, 1000000, "5000", "1/s",
+    UINT("api.resets_per_s", api.resets_per_s, 1, 1000000, "2000", "1/s",
          "Calls that a connection may give up in the long run (four times as many at once); beyond it is "
          "closed."),
 

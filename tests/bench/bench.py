@@ -198,7 +198,7 @@ def serving(cluster, folder):
     open(os.path.join(folder, "message.bin"), "wb").write(request.SerializeToString())
     # What it can do, as h2load asks for no-ops: 8 connections, 32 requests on each, all the time.
     seconds = 3 if SMALL else 10
-    command = [node.api, path, messages, "0", str(seconds), "8", "many"]
+    command = [node.api, path, messages, "max", str(seconds), "8", "many"]
     program("bench_rate", *command[:4], "1", *command[5:])
     used = cpu_seconds(node)
     out = json.loads(program("bench_rate", *command))

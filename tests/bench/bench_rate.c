@@ -3,7 +3,7 @@
  * timed from the moment it was meant to start, so that a stall is charged to all that had to wait for it.
  * (h2load's --rps sends in bursts every 10 ms: what it measures is the burst.) Prints JSON.
  *
- * A rate of 0 is what the server can do: IN_FLIGHT requests wait on each connection, all the time.
+ * A rate of `max` is what the server can do: IN_FLIGHT requests wait on each connection, all the time.
  *
  * Usage: bench_rate HOST:PORT PATH MESSAGE_FILE RATE SECONDS CONNECTIONS [many]
  * many: the file holds several messages, each behind its length (four bytes, little endian); they are sent in
@@ -197,9 +197,10 @@ int main(int argc, char **argv)
     }
     FILE *file = fopen(argv[3], "rb");
     size_t length = file == NULL ? 0 : fread(message, 1, sizeof message, file);
+    bool full = strcmp(argv[4], "max") == 0;
     double rate = atof(argv[4]), seconds = atof(argv[5]);
     unsigned connections = (unsigned)atoi(argv[6]);
-    if (file == NULL || bench.latency == NULL || rate < 0 || seconds <= 0 || connections == 0 ||
+    if (file == NULL || bench.latency == NULL || (!full && rate <= 0) || seconds <= 0 || connections == 0 ||
         connections > CONNECTIONS_MAX || !take_messages(&bench, message, length, many)) {
         fprintf(stderr, "bench_rate: a readable message, a rate, a time and 1 to %d connections are needed\n",
                 CONNECTIONS_MAX);
@@ -212,7 +213,6 @@ int main(int argc, char **argv)
             return 1;
         }
     }
-    bool full = rate == 0;
     bench.total = full ? 0 : (uint64_t)(rate * seconds) + 1;
     bench.requests = calloc(full ? connections * IN_FLIGHT : bench.total, sizeof *bench.requests);
     if (bench.requests == NULL) {
