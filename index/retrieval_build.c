@@ -236,7 +236,7 @@ static void probe_queries(const struct rows *rows, float *ret_queries)
 static uint32_t probe_found(const struct dn_built *built, const struct rows *rows, const float *query,
                             uint32_t k, size_t depth, float kth, struct dn_arena *scratch)
 {
-    size_t want = dn_search_want(k) < rows->count ? dn_search_want(k) : rows->count, count = 0;
+    size_t want = dn_search_want(built, k) < rows->count ? dn_search_want(built, k) : rows->count, count = 0;
     int64_t *ids = dn_arena_alloc(scratch, dn_scan_room(want) * sizeof *ids);
     struct dn_error err;
     uint32_t found = 0;

@@ -106,9 +106,8 @@ bool dn_built_selects(const struct dn_built *built);
 enum dn_code dn_built_search(const struct dn_built *built, const float *query, size_t want, size_t lists,
                              const uint8_t *allowed, struct dn_arena *scratch, int64_t *ret_rows,
                              size_t *ret_count, struct dn_error *err);
-/* How many rows a search for k items asks for when nothing is left out: near the last of them rows and scores
- * differ by what rounding does. */
-size_t dn_search_want(size_t k);
+/* How many rows a search for k items asks for when nothing is left out. */
+size_t dn_search_want(const struct dn_built *built, size_t k);
 /* The factory string in use for so many vectors. */
 void dn_factory_resolve(const char *factory, uint64_t vectors, char ret[DN_FACTORY_MAX]);
 enum dn_code dn_factory_make(const char *factory, uint32_t dim, FaissIndex **ret, struct dn_error *err);

@@ -262,9 +262,9 @@ static void prefetch_row(const struct search *s, int64_t row, size_t stage)
     }
 }
 
-size_t dn_search_want(size_t k)
+size_t dn_search_want(const struct dn_built *built, size_t k)
 {
-    return (size_t)ceil((double)k * OVERSAMPLE) + OVERSAMPLE_SLACK;
+    return built->scan != NULL ? k : (size_t)ceil((double)k * OVERSAMPLE) + OVERSAMPLE_SLACK;
 }
 
 enum dn_code dn_built_search(const struct dn_built *built, const float *query, size_t want, size_t lists,
@@ -437,9 +437,13 @@ static enum dn_code search_rows(struct search *s, struct dn_error *err)
     if (s->terms && share * built->rows <= EXACT_ROWS_MAX) {
         return search_selected(s, err); /* few enough to score them all */
     }
-    double want =
-        share > 0 ? ceil((double)s->k / share * (s->terms ? OVERSAMPLE_TERMS : OVERSAMPLE)) : INFINITY;
-    want += (double)s->excluded_count + OVERSAMPLE_SLACK;
+    double want = INFINITY;
+    if (share >= 1 && !s->terms && built->scan != NULL) {
+        want = (double)s->k; /* nothing is left out, and rounding is made up for (scan.h) */
+    } else if (share > 0) {
+        want = ceil((double)s->k / share * (s->terms ? OVERSAMPLE_TERMS : OVERSAMPLE)) + OVERSAMPLE_SLACK;
+    }
+    want += (double)s->excluded_count;
     if (want > OVERSAMPLE_MAX || want > (double)built->rows) {
         return search_selected(s, err);
     }
