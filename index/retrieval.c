@@ -197,7 +197,7 @@ static void note(struct dn_retrieval *retrieval, const struct dn_generation *g, 
     status->loaded_from_cache = g->built->from_cache;
     status->builds += built_now ? 1 : 0;
     status->memory_bytes = g->built->file_bytes + dn_scan_bytes(g->built->scan) +
-                           (uint64_t)g->built->rows * 20 + g->uncovered_count * 4;
+                           (uint64_t)g->built->rows * 32 + g->uncovered_count * 4;
     memcpy(status->factory, g->built->factory, sizeof status->factory);
     status->error[0] = '\0';
     pthread_mutex_unlock(&retrieval->lock);

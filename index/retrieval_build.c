@@ -62,7 +62,7 @@ void dn_generation_free(struct dn_generation *generation)
         return;
     }
     dn_built_release(generation->built);
-    free(generation->slots);
+    free(generation->places);
     free(generation->uncovered);
     free(generation);
 }
@@ -415,6 +415,17 @@ fail:
     return code;
 }
 
+/* With their checks, and without slots. */
+static struct dn_place *places_make(const struct dn_built *built)
+{
+    struct dn_place *places = calloc(built->rows, sizeof *places);
+    for (uint32_t row = 0; places != NULL && row < built->rows; row++) {
+        places[row].check = dn_place_check(built->id_hash[row], built->vector_hash[row]);
+        places[row].slot = DN_SLOT_NONE;
+    }
+    return places;
+}
+
 enum dn_code dn_built_make(struct dn_retrieval *retrieval, struct dn_epoch_reader *reader,
                            struct dn_generation **ret, struct dn_error *err)
 {
@@ -437,8 +448,14 @@ enum dn_code dn_built_make(struct dn_retrieval *retrieval, struct dn_epoch_reade
     if (code != DN_OK) {
         goto out;
     }
-    generation->slots = rows.slots;
-    rows.slots = NULL;
+    generation->places = places_make(generation->built);
+    if (generation->places == NULL) {
+        code = dn_fail(err, DN_NO_MEMORY, "places of %u rows: out of memory", rows.count);
+        goto out;
+    }
+    for (uint32_t row = 0; row < rows.count; row++) {
+        generation->places[row].slot = rows.slots[row];
+    }
     generation->live_rows = generation->built->rows;
     generation->since = origin.since;
     generation->state_generation = origin.generation;
@@ -481,8 +498,8 @@ static bool list_uncovered(void *data, uint32_t slot, const struct dn_block *blo
 }
 
 static enum dn_code map_rows(struct dn_retrieval *retrieval, struct dn_epoch_reader *reader,
-                             const struct origin *origin, const struct dn_built *built, uint32_t *slots,
-                             struct mapping *m, uint32_t *ret_stale)
+                             const struct origin *origin, const struct dn_built *built,
+                             struct dn_place *places, struct mapping *m, uint32_t *ret_stale)
 {
     enum dn_code code = DN_OK;
     for (uint32_t row = 0; row < built->rows && code == DN_OK;) {
@@ -495,11 +512,10 @@ static enum dn_code map_rows(struct dn_retrieval *retrieval, struct dn_epoch_rea
         for (; code == DN_OK && row < end && row < built->rows; row++) {
             const struct dn_block *block =
                 dn_state_find_hashes(state, built->id_hash[row], built->vector_hash[row]);
-            slots[row] = DN_SLOT_NONE;
             if (block == NULL) {
                 (*ret_stale)++;
             } else {
-                slots[row] = block->slot;
+                places[row].slot = block->slot;
                 if (block->slot < m->covered_slots) {
                     m->covered[block->slot / 8] |= (uint8_t)(1u << (block->slot % 8));
                 }
@@ -520,15 +536,15 @@ enum dn_code dn_generation_map(struct dn_retrieval *retrieval, struct dn_epoch_r
     }
     struct mapping m = {.covered_slots = 0};
     struct dn_generation *generation = calloc(1, sizeof *generation);
-    uint32_t *slots = calloc(built->rows, sizeof *slots);
+    struct dn_place *places = places_make(built);
     dn_epoch_enter(reader);
     m.covered_slots = (size_t)dn_catalog_slot_bound(retrieval->catalog);
     dn_epoch_leave(reader);
     m.covered = calloc(1, m.covered_slots / 8 + 1);
     enum dn_code code = DN_NO_MEMORY;
     uint32_t stale = 0;
-    if (generation != NULL && slots != NULL && m.covered != NULL) {
-        code = map_rows(retrieval, reader, &origin, built, slots, &m, &stale);
+    if (generation != NULL && places != NULL && m.covered != NULL) {
+        code = map_rows(retrieval, reader, &origin, built, places, &m, &stale);
     }
     if (code == DN_OK) {
         code = walk(retrieval, reader, &origin, list_uncovered, &m);
@@ -536,14 +552,14 @@ enum dn_code dn_generation_map(struct dn_retrieval *retrieval, struct dn_epoch_r
     free(m.covered);
     if (code != DN_OK) {
         free(m.uncovered);
-        free(slots);
+        free(places);
         free(generation);
         return dn_fail(err, code, "mapping the index to the catalogue: %s", dn_code_text(code));
     }
     built->references++;
     *generation = (struct dn_generation){
         .built = built,
-        .slots = slots,
+        .places = places,
         .uncovered = m.uncovered,
         .uncovered_count = m.count,
         .live_rows = built->rows - stale,

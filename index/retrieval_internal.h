@@ -1,9 +1,9 @@
 /* Inside retrieval: what the builder, the cache and the search share.
  *
  * Invariants:
- *  1. A generation (rows' slots, uncovered slots, place in the recent log) never changes once published.
- *  2. A row counts only if the block now in its slot has the row's id hash and vector hash. So a deleted,
- *     replaced or moved item is never returned, while a change of price or availability costs nothing.
+ *  1. A generation (rows' places, uncovered slots, place in the recent log) never changes once published.
+ *  2. A row counts only if the block now in its slot has the id and the vector of the row, by hash. So a
+ * deleted, replaced or moved item is never returned, while a change of price or availability costs nothing.
  *  3. Every item with a vector is a valid row, or in `uncovered`, or in the recent log from `since` on; or
  * the log has dropped that part and the search scans everything.
  *  4. A generation belongs to one state of the catalogue (`state_generation`): after a restore installed
@@ -50,9 +50,22 @@ struct dn_built {
     size_t file_bytes;     /* about what the index takes */
 };
 
+/* Where a row's item is, and whether it is still that: what a search looks at of each row that it found, in
+ * one line of the cache. */
+struct dn_place {
+    uint64_t check; /* dn_place_check of the block */
+    uint32_t slot;  /* DN_SLOT_NONE: its item was gone when the rows were mapped */
+    uint32_t unused;
+};
+
+static inline uint64_t dn_place_check(uint64_t id_hash, uint64_t vector_hash)
+{
+    return id_hash ^ (vector_hash << 32 | vector_hash >> 32);
+}
+
 struct dn_generation {
     struct dn_built *built;
-    uint32_t *slots; /* per row; DN_SLOT_NONE: its item was gone when the rows were mapped */
+    struct dn_place *places; /* per row */
     uint32_t *uncovered;
     size_t uncovered_count;
     uint32_t live_rows; /* rows that had their item when they were mapped */

@@ -25,6 +25,7 @@
 #define OVERSAMPLE_TERMS 1.5 /* where a sample guessed how many pass */
 #define OVERSAMPLE_SLACK 8u
 #define PREFETCH_ROWS 12u
+#define INSERTION_MAX 64u
 #define EXACT_ROWS_MAX 2048u /* passing rows that are scored without FAISS */
 
 struct search {
@@ -37,9 +38,10 @@ struct search {
     const uint32_t *excluded; /* sorted */
     size_t excluded_count;
     struct dn_arena *scratch;
-    /* The k best so far: a heap, the worst on top. */
+    /* The k best so far: in no order until there are so many, then a heap with the worst on top. */
     struct dn_hit *heap;
     size_t count, k;
+    bool heaped;
 };
 
 /* ---- collecting
@@ -69,11 +71,22 @@ static void sift_down(struct dn_hit *heap, size_t count, size_t at)
     }
 }
 
+static void make_heap(struct search *s)
+{
+    for (size_t at = s->heaped ? 0 : s->count / 2; at-- > 0;) {
+        sift_down(s->heap, s->count, at);
+    }
+    s->heaped = true;
+}
+
 static void push(struct search *s, uint32_t slot, float score, bool may_repeat)
 {
     struct dn_hit hit = {.slot = slot, .score = score};
-    if (s->count == s->k && !better(hit, s->heap[0])) {
-        return;
+    if (s->count == s->k) {
+        make_heap(s);
+        if (!better(hit, s->heap[0])) {
+            return;
+        }
     }
     for (size_t i = 0; may_repeat && i < s->count; i++) {
         if (s->heap[i].slot == slot) {
@@ -85,24 +98,29 @@ static void push(struct search *s, uint32_t slot, float score, bool may_repeat)
         sift_down(s->heap, s->count, 0);
         return;
     }
-    size_t at = s->count++;
-    s->heap[at] = hit;
-    while (at > 0 && better(s->heap[(at - 1) / 2], s->heap[at])) {
-        struct dn_hit swap = s->heap[at];
-        s->heap[at] = s->heap[(at - 1) / 2];
-        s->heap[(at - 1) / 2] = swap;
-        at = (at - 1) / 2;
-    }
+    s->heap[s->count++] = hit;
+    s->heaped = false;
 }
 
-/* Heap to best-first order. */
+/* To best-first order: a heap that is taken apart; few are sorted faster by moving each to its place. */
 static void finish(struct search *s, struct dn_hit *ret_hits)
 {
-    for (size_t end = s->count; end > 1; end--) {
+    if (s->count > INSERTION_MAX) {
+        make_heap(s);
+    }
+    for (size_t end = s->count; s->count > INSERTION_MAX && end > 1; end--) {
         struct dn_hit swap = s->heap[0];
         s->heap[0] = s->heap[end - 1];
         s->heap[end - 1] = swap;
         sift_down(s->heap, end - 1, 0);
+    }
+    for (size_t i = 1; s->count <= INSERTION_MAX && i < s->count; i++) {
+        struct dn_hit hit = s->heap[i];
+        size_t at = i;
+        for (; at > 0 && better(hit, s->heap[at - 1]); at--) {
+            s->heap[at] = s->heap[at - 1];
+        }
+        s->heap[at] = hit;
     }
     memcpy(ret_hits, s->heap, s->count * sizeof *ret_hits);
 }
@@ -149,13 +167,10 @@ static bool passes(const struct search *s, const struct dn_block *block)
 /* The block that a row stands for, if it still does. */
 static const struct dn_block *row_block(const struct search *s, uint32_t row)
 {
-    const struct dn_built *built = s->generation->built;
-    const struct dn_block *block = dn_state_block(s->state, s->generation->slots[row]);
-    if (block == NULL || block->vector_hash != built->vector_hash[row] ||
-        block->id_hash != built->id_hash[row]) {
-        return NULL;
-    }
-    return block;
+    const struct dn_place *place = &s->generation->places[row];
+    const struct dn_block *block = dn_state_block(s->state, place->slot);
+    bool same = block != NULL && dn_place_check(block->id_hash, block->vector_hash) == place->check;
+    return same ? block : NULL;
 }
 
 static void score(struct search *s, const struct dn_block *block, bool may_repeat)
@@ -243,12 +258,10 @@ static void prefetch_row(const struct search *s, int64_t row, size_t stage)
         return;
     }
     if (stage == 0) {
-        __builtin_prefetch(&g->slots[row]);
-        __builtin_prefetch(&g->built->vector_hash[row]);
-        __builtin_prefetch(&g->built->id_hash[row]);
+        __builtin_prefetch(&g->places[row]);
         return;
     }
-    const struct dn_block *block = dn_state_block(s->state, g->slots[row]);
+    const struct dn_block *block = dn_state_block(s->state, g->places[row].slot);
     if (block == NULL) {
         return;
     }
@@ -361,7 +374,7 @@ static enum dn_code select_rows(struct search *s, uint8_t **ret_allowed, const s
         if (row + PREFETCH_ROWS < rows) {
             /* Blocks lie all over memory: that wait, not the matching, is the cost. */
             const struct dn_block *ahead =
-                dn_state_block(s->state, s->generation->slots[row + PREFETCH_ROWS]);
+                dn_state_block(s->state, s->generation->places[row + PREFETCH_ROWS].slot);
             if (ahead != NULL) {
                 __builtin_prefetch(ahead);
                 __builtin_prefetch(&ahead->category);

@@ -48,6 +48,7 @@ float dn_nth_largest(float *values, size_t count, size_t n)
     return values[n];
 }
 
+#define FEW 64u /* are selected from at once */
 #define BUCKET_BITS 11u
 #define BUCKET_SHIFT                                                                                         \
     (31u - BUCKET_BITS) /* a sign, which scores do not have, then the exponent and 3 bits more */
@@ -64,7 +65,7 @@ static uint32_t bucket_of(float score)
  * from. */
 float dn_tally_threshold(const struct dn_tally *tally, unsigned source, size_t n, float *scratch)
 {
-    uint32_t buckets[1u << BUCKET_BITS] = {0}, cut = 0;
+    uint32_t buckets[1u << BUCKET_BITS], cut = 0;
     size_t count = 0, above = 0, within = 0;
 
     for (uint32_t i = 0; i < tally->count; i++) {
@@ -73,12 +74,17 @@ float dn_tally_threshold(const struct dn_tally *tally, unsigned source, size_t n
         if (!(score > 0))
             continue;
         count++;
-        uint32_t bucket = bucket_of(score);
-        buckets[bucket]++;
-        cut = bucket > cut ? bucket : cut;
     }
     if (count <= n)
         return 0;
+    if (count <= FEW)
+        return dn_nth_largest(scratch, count, n - 1);
+    memset(buckets, 0, sizeof buckets);
+    for (size_t i = 0; i < count; i++) {
+        uint32_t bucket = bucket_of(scratch[i]);
+        buckets[bucket]++;
+        cut = bucket > cut ? bucket : cut;
+    }
     for (; above + buckets[cut] < n; cut--)
         above += buckets[cut];
     for (size_t i = 0; i < count; i++) {
