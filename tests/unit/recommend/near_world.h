@@ -44,7 +44,7 @@ static const char *NAMES[ALL_ITEMS] = {"a", "b", "c", "d", "e", "f", "g", "h", "
 static char more_names[ALL_ITEMS][8];
 
 static uint64_t random_state;
-static uint32_t below(uint32_t bound)
+static inline uint32_t below(uint32_t bound)
 {
     random_state ^= random_state << 13;
     random_state ^= random_state >> 7;
