@@ -84,6 +84,12 @@ static void test_kept(void **state)
     model.weights[0][DN_FEATURE_CLICKS] = 50;
     order(w, DN_MODEL_LEARNED, &model);
     assert_int_equal(both(w, kept), 'c'); /* what is clicked most */
+    model.weights[0][DN_FEATURE_CLICKS] = -50;
+    order(w, DN_MODEL_LEARNED, &model);
+    assert_int_equal(both(w, kept), 'b');
+    model.weights[0][DN_FEATURE_CLICKS] = 50;
+    order(w, DN_MODEL_LEARNED, &model);
+    assert_int_equal(both(w, kept), 'c');
     order(w, DN_MODEL_FREEZE, NULL);
     assert_int_equal(both(w, kept), 'c');
     model.weights[0][DN_FEATURE_CLICKS] = -50;
