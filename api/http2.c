@@ -410,7 +410,7 @@ enum dn_code dn_http2_init(struct dn_server *server, struct dn_error *err)
      * proxy, or clients with short deadlines while a shard has no leader, give up more than that honestly,
      * and lose all other calls of the connection with it. What a flood makes us hold is bounded without it
      * (pending_bytes), but a call that was given up keeps its place among pending_calls until consensus gives
-     * it back: so one connection cannot fill them all at once. */
+     * it back: so one connection cannot, by default, fill them all at once. */
     uint64_t rate = server->limits.resets_per_s;
     nghttp2_option_set_stream_reset_rate_limit(server->option, rate * DN_RESETS_BURST_S, rate);
     return DN_OK;

@@ -232,7 +232,7 @@ static void probe_queries(const struct rows *rows, float *ret_queries)
     }
 }
 
-/* Asks as a search does, for somewhat more than k; what it would return of them counts. */
+/* Asks as a search does; what it would return of what is found counts. */
 static uint32_t probe_found(const struct dn_built *built, const struct rows *rows, const float *query,
                             uint32_t k, size_t depth, float kth, struct dn_arena *scratch)
 {

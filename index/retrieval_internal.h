@@ -18,6 +18,7 @@
 #define DN_INDEX_RETRIEVAL_INTERNAL_H
 
 #include "index/catalog_internal.h"
+#include "index/faiss_shim.h"
 #include "index/scan.h"
 
 #include <pthread.h>

@@ -275,6 +275,7 @@ static void prefetch_row(const struct search *s, int64_t row, size_t stage)
     }
 }
 
+/* The scan makes up for what rounding hides (scan.h); other kinds need some more. */
 size_t dn_search_want(const struct dn_built *built, size_t k)
 {
     return built->scan != NULL ? k : (size_t)ceil((double)k * OVERSAMPLE) + OVERSAMPLE_SLACK;
@@ -451,8 +452,8 @@ static enum dn_code search_rows(struct search *s, struct dn_error *err)
         return search_selected(s, err); /* few enough to score them all */
     }
     double want = INFINITY;
-    if (share >= 1 && !s->terms && built->scan != NULL) {
-        want = (double)s->k; /* nothing is left out, and rounding is made up for (scan.h) */
+    if (share >= 1 && !s->terms) {
+        want = (double)dn_search_want(built, s->k);
     } else if (share > 0) {
         want = ceil((double)s->k / share * (s->terms ? OVERSAMPLE_TERMS : OVERSAMPLE)) + OVERSAMPLE_SLACK;
     }

@@ -14,8 +14,8 @@
 #define ONE 32000.0f        /* a number of 1: ONE * ONE and what rounding adds are below 2^30 */
 #define LENGTH_MAX 1.001    /* of a vector */
 #define STRUCK (-(1 << 30)) /* the score of what must not be found; others are above */
-#define MAXIMA_A_WANTED 4u
-#define NEAR_A_WANTED 4u /* what reaches the first guess is about that much, and seldom more */
+#define MAXIMA_A_WANTED 4u  /* scores are counted by the largest of every few: as many of these */
+#define NEAR_A_WANTED 4u    /* what reaches the first guess is about that much, and seldom more */
 /* Scored at once: 512 KiB of the request's memory; FAISS does more with less. */
 #define LANES_MAX (1u << 17)
 #define MARGIN 102400 /* a cosine of 1e-4: many times what rounding makes of two */
@@ -356,6 +356,25 @@ static const int16_t *round_query(const struct dn_scan *scan, const float *query
     return rounded;
 }
 
+/* Of places that best_of found without a margin just `want`: the extra ones are as good as the last, and go.
+ */
+static size_t drop_ties(const int32_t *scores, uint32_t *places, size_t count, size_t want)
+{
+    uint32_t last = UINT32_MAX;
+    size_t ties = count - want, kept = 0;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t key = key_of(scores[places[i]]) >> NEXT_SHIFT;
+        last = key < last ? key : last;
+    }
+    for (size_t i = 0; i < count; i++) {
+        bool drops = ties > 0 && key_of(scores[places[i]]) >> NEXT_SHIFT == last;
+        ties -= drops;
+        places[kept] = places[i];
+        kept += !drops;
+    }
+    return kept;
+}
+
 /* The lists to look into, those of the nearest centres. */
 static bool choose_lists(const struct dn_scan *scan, const int16_t *query, size_t lists,
                          struct dn_arena *scratch, uint32_t **ret, size_t *ret_count)
@@ -378,7 +397,9 @@ static bool choose_lists(const struct dn_scan *scan, const int16_t *query, size_
     if (!best_of(scores, blocks * LANES, want, 0, *ret, (blocks + 1) * LANES, ret_count)) {
         return false;
     }
-    *ret_count = *ret_count < want ? *ret_count : want; /* of equal ones the first */
+    if (*ret_count > want) {
+        *ret_count = drop_ties(scores, *ret, *ret_count, want);
+    }
     return true;
 }
 

@@ -73,8 +73,8 @@ struct dn_pipeline {
     struct dn_slot_map excluded;
 
     struct dn_gathered *gathered; /* gather.h; NULL: the sources were not asked */
-    const struct dn_features
-        *features; /* of its candidates, and the weights of the request; NULL: no model */
+    /* Of its candidates, and the weights of the request; NULL: no model was asked. */
+    const struct dn_features *features;
     const float *weights;
     const char *after_reason, *near_reason; /* texts that several items share; NULL: not made yet */
 

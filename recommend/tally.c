@@ -50,8 +50,8 @@ float dn_nth_largest(float *values, size_t count, size_t n)
 
 #define FEW 64u /* are selected from at once */
 #define BUCKET_BITS 11u
-#define BUCKET_SHIFT                                                                                         \
-    (31u - BUCKET_BITS) /* a sign, which scores do not have, then the exponent and 3 bits more */
+/* A sign, which scores do not have, then the exponent and 3 bits more. */
+#define BUCKET_SHIFT (31u - BUCKET_BITS)
 
 static uint32_t bucket_of(float score)
 {

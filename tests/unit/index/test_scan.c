@@ -93,26 +93,37 @@ struct asked {
     const uint8_t *allowed;
 };
 
-static FaissIndex *index_of(const char *factory, const float *vectors, uint32_t dim, size_t rows)
+static FaissIndex *index_trained(const char *factory, const float *vectors, uint32_t dim, size_t rows,
+                                 const float *sample, size_t sampled)
 {
     FaissIndex *index = NULL;
     struct dn_error err = {0};
     dn_faiss_one_thread();
     if (dn_factory_make(factory, dim, &index, &err) != DN_OK ||
-        faiss_Index_train(index, TRAINED, random_units(dim, TRAINED)) != 0 ||
+        faiss_Index_train(index, (idx_t)sampled, sample) != 0 ||
         (rows > 0 && faiss_Index_add(index, (idx_t)rows, vectors) != 0)) {
         fail_msg("%s: %s %s", factory, err.message, faiss_get_last_error());
     }
     return index;
 }
 
-static struct bed bed_open(const char *factory, const float *vectors, uint32_t dim, size_t rows)
+static FaissIndex *index_of(const char *factory, const float *vectors, uint32_t dim, size_t rows)
 {
-    FaissIndex *index = index_of(factory, vectors, dim, rows);
+    return index_trained(factory, vectors, dim, rows, random_units(dim, TRAINED), TRAINED);
+}
+
+static struct bed bed_over(FaissIndex *index, const char *factory, const float *vectors, uint32_t dim,
+                           size_t rows)
+{
     struct bed bed = {factory, vectors, dim, rows, {dn_scan_make(index), dn_scan_make(index)}, index};
     assert_true(bed.scans[0] != NULL && bed.scans[1] != NULL);
     dn_scan_plain(bed.scans[1]);
     return bed;
+}
+
+static struct bed bed_open(const char *factory, const float *vectors, uint32_t dim, size_t rows)
+{
+    return bed_over(index_of(factory, vectors, dim, rows), factory, vectors, dim, rows);
 }
 
 static void bed_close(const struct bed *bed)
@@ -333,6 +344,40 @@ static void test_few_lists(void **unused __attribute__((unused)))
     bed_close(&bed);
 }
 
+/* Rows along axes: to a query along one of them nearly all centres are equally far, and must not push out the
+ * nearest. */
+static void test_equal_centres(void **unused __attribute__((unused)))
+{
+    float *vectors = take(160 * 32, sizeof *vectors);
+    bool eligible[160];
+    size_t checked = 0;
+    for (size_t row = 0; row < 160; row++) {
+        vectors[row * 32 + row % 32] = 1;
+    }
+    FaissIndex *index = index_trained("IVF16,Flat", vectors, 32, 160, vectors, 160);
+    struct bed bed = bed_over(index, "IVF16,Flat", vectors, 32, 160);
+    for (size_t axis = 0; axis < 32; axis++) {
+        int64_t rows[160];
+        size_t count = 0, missed = 0;
+        memset(eligible, true, sizeof eligible);
+        if (leave_lists(&bed, vectors + axis * 32, 1, eligible) <= TOLERANCE) {
+            continue;
+        }
+        assert_true(dn_scan_search(bed.scans[0], vectors + axis * 32, 160, 2, NULL, memory, rows, &count));
+        for (size_t row = 0; row < 160; row++) {
+            size_t at = 0;
+            while (at < count && rows[at] != (int64_t)row) {
+                at++;
+            }
+            missed += eligible[row] && at == count;
+        }
+        assert_int_equal(missed, 0);
+        checked++;
+    }
+    assert_true(checked > 8);
+    bed_close(&bed);
+}
+
 static void expect_none(FaissIndex *index)
 {
     assert_null(dn_scan_make(index));
@@ -409,11 +454,11 @@ int main(void)
     rng.state = seed * 2 + 1;
     memory = dn_arena_create(1 << 20, 1u << 30);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_brute_force), cmocka_unit_test(test_nearly_equal),
-        cmocka_unit_test(test_extremes),    cmocka_unit_test(test_queries),
-        cmocka_unit_test(test_few_lists),   cmocka_unit_test(test_not_ours),
-        cmocka_unit_test(test_small_arena), cmocka_unit_test(test_too_many),
-        cmocka_unit_test(test_too_near),
+        cmocka_unit_test(test_brute_force),   cmocka_unit_test(test_nearly_equal),
+        cmocka_unit_test(test_extremes),      cmocka_unit_test(test_queries),
+        cmocka_unit_test(test_few_lists),     cmocka_unit_test(test_not_ours),
+        cmocka_unit_test(test_equal_centres), cmocka_unit_test(test_small_arena),
+        cmocka_unit_test(test_too_many),      cmocka_unit_test(test_too_near),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     dn_arena_destroy(memory);

@@ -68,11 +68,19 @@ static char both(struct world *w, struct dn_model_kept *kept)
     return first[0];
 }
 
+/* Only how often an item was clicked counts: for it, or against. */
+static void clicks_count(struct world *w, enum dn_model_op op, float weight)
+{
+    struct dn_model model = {0};
+
+    model.weights[0][DN_FEATURE_CLICKS] = weight;
+    order(w, op, &model);
+}
+
 static void test_kept(void **state)
 {
     struct world *w = world_create();
     struct dn_model_kept *kept = calloc(1, sizeof *kept);
-    struct dn_model model;
 
     (void)state;
     walk(w, 0, 5, "ab");
@@ -80,23 +88,15 @@ static void test_kept(void **state)
     walk(w, 20, 9, "c");
     assert_int_equal(both(w, kept), 'b'); /* the default */
     let_learn(w);
-    model = (struct dn_model){0};
-    model.weights[0][DN_FEATURE_CLICKS] = 50;
-    order(w, DN_MODEL_LEARNED, &model);
-    assert_int_equal(both(w, kept), 'c'); /* what is clicked most */
-    model.weights[0][DN_FEATURE_CLICKS] = -50;
-    order(w, DN_MODEL_LEARNED, &model);
-    assert_int_equal(both(w, kept), 'b');
-    model.weights[0][DN_FEATURE_CLICKS] = 50;
-    order(w, DN_MODEL_LEARNED, &model);
-    assert_int_equal(both(w, kept), 'c');
+    for (int i = 0; i < 4; i++) {
+        enum dn_model_op op = i < 2 ? DN_MODEL_LEARNED : DN_MODEL_FIXED;
+        clicks_count(w, op, 50);
+        assert_int_equal(both(w, kept), 'c'); /* what is clicked most */
+        clicks_count(w, op, -50);
+        assert_int_equal(both(w, kept), 'b');
+    }
+    clicks_count(w, DN_MODEL_FIXED, 50);
     order(w, DN_MODEL_FREEZE, NULL);
-    assert_int_equal(both(w, kept), 'c');
-    model.weights[0][DN_FEATURE_CLICKS] = -50;
-    order(w, DN_MODEL_FIXED, &model);
-    assert_int_equal(both(w, kept), 'b');
-    model.weights[0][DN_FEATURE_CLICKS] = 50;
-    order(w, DN_MODEL_FIXED, &model);
     assert_int_equal(both(w, kept), 'c');
     order(w, DN_MODEL_RESET, NULL);
     assert_int_equal(both(w, kept), 'b');
